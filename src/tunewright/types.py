@@ -1,0 +1,155 @@
+"""The plain values that travel through the house: rows, roles, features, answers, estimates.
+
+Nothing here imports torch, reads a file, or knows a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A column that a task reads.
+
+    `accepted` are other names under which the column is found by itself; the choice is always
+    shown. A role that is `only_training` may be absent when a model predicts.
+    """
+
+    name: str
+    help: str
+    accepted: tuple[str, ...] = ()
+    required: bool = True
+    only_training: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example: the values of its roles, and where it was read.
+
+    `id` counts from 0 within its data set. `line` is the line (text formats) or row (others) of
+    `source`, counted from 1; 0 where there is none, such as for a Python list. `extras` holds the
+    columns that no role claimed; slices, groups and time read them.
+    """
+
+    id: int
+    values: Mapping[str, Any]
+    source: str = ""
+    line: int = 0
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """Names the row for a message, such as `train.csv, line 41`."""
+        return f"{self.source}, line {self.line}" if self.line else f"{self.source} row {self.id}"
+
+
+class Rows(Sequence[Row], Protocol):
+    """A data set whose rows can be counted, indexed and walked more than once."""
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStream:
+    """The token ids of one sequence, with special tokens.
+
+    `type_ids` are the segment ids (0 first text, 1 second) where the model has them. `num_cut`
+    counts the tokens that did not fit `max_length` and were cut: the truncation ledger adds
+    them up. `offsets` are (start, end) in characters of the text, (0, 0) for special tokens.
+    """
+
+    token_ids: Sequence[int]
+    type_ids: Sequence[int] | None = None
+    num_cut: int = 0
+    offsets: Sequence[tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One model input made from a row: named token streams and, in training, its targets.
+
+    `targets` hold numbers or flat sequences of numbers; `window` counts the inputs of one row.
+    """
+
+    row_id: int
+    streams: Mapping[str, TokenStream]
+    targets: Mapping[str, float | int | Sequence[float] | Sequence[int]] = field(
+        default_factory=dict
+    )
+    window: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(stream) for stream in self.streams.values())
+
+    @property
+    def num_cut(self) -> int:
+        return sum(stream.num_cut for stream in self.streams.values())
+
+
+LabelValue = str | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The answer of a classifier.
+
+    `label` is the likeliest class as the user wrote it (text, integer or boolean) and `score` its
+    probability in [0, 1]. `scores` are the probabilities of all classes in the order of the
+    model's labels. When the model has an abstain threshold and `score` is under it, `abstained`
+    is true. `logits` are the model's raw outputs, before temperature.
+    """
+
+    label: LabelValue
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+    abstained: bool = False
+    logits: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        tail = ", abstained=True" if self.abstained else ""
+        return f"Label({self.label!r}, {self.score:.4g}{tail})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `predict` writes: the label, its score, all scores, and abstention."""
+        return {
+            "label": self.label,
+            "score": self.score,
+            "scores": dict(self.scores),
+            "abstained": self.abstained,
+        }
+
+
+class Answer(Protocol):
+    """What a task says about a row, in the user's terms."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured number with its 95 % confidence interval.
+
+    `low` and `high` come from a percentile bootstrap over rows (Efron & Tibshirani 1993, chapter
+    13); both are NaN where no interval can be given, such as for a single row.
+    """
+
+    value: float
+    low: float
+    high: float
+    higher_is_better: bool = True
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
