@@ -1,0 +1,143 @@
+"""Batches: sequences one after another, never padded.
+
+Shape letters: N tokens, B sequences, R values a sequence carries as its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import torch
+from torch import Tensor
+
+from tunewright.types import Features, TokenStream
+
+
+@dataclass(frozen=True)
+class PackedStream:
+    """B sequences in one row of N tokens.
+
+    `token_ids_N` and `position_ids_N` are int64; every sequence's positions count from 0.
+    `boundaries` are B + 1 offsets as plain integers. `type_ids_N` is None where the model has no
+    segments.
+    """
+
+    token_ids_N: Tensor
+    position_ids_N: Tensor
+    boundaries: tuple[int, ...]
+    type_ids_N: Tensor | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.boundaries) - 1
+
+    @property
+    def num_tokens(self) -> int:
+        return self.boundaries[-1]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [end - start for start, end in zip(self.boundaries, self.boundaries[1:], strict=False)]
+
+    @property
+    def first_B(self) -> Tensor:
+        """Returns the offset of the first token of each sequence."""
+        return torch.tensor(self.boundaries[:-1], device=self.token_ids_N.device)
+
+    @property
+    def last_B(self) -> Tensor:
+        """Returns the offset of the last token of each sequence."""
+        return torch.tensor(self.boundaries[1:], device=self.token_ids_N.device) - 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Named packed streams and their targets; all streams hold the same rows in the same order."""
+
+    streams: Mapping[str, PackedStream]
+    targets: Mapping[str, Tensor]
+    row_ids: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(stream.num_tokens for stream in self.streams.values())
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.row_ids)
+
+
+def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Batch:
+    """Lays the sequences of `features` one after another on `device`.
+
+    Targets that are one number a sequence become (B,); flat sequences of numbers are joined and
+    become (sum of their lengths,). Integers become int64 and others float32.
+    """
+    names = features[0].streams
+    return Batch(
+        {name: _pack_stream([f.streams[name] for f in features], device) for name in names},
+        {name: _target([f.targets[name] for f in features], device) for name in features[0].targets},
+        tuple(f.row_id for f in features),
+    )
+
+
+def _pack_stream(streams: Sequence[TokenStream], device: torch.device | str) -> PackedStream:
+    lengths = [len(stream) for stream in streams]
+    segments = [stream.type_ids for stream in streams if stream.type_ids is not None]
+    return PackedStream(
+        _integers(chain.from_iterable(stream.token_ids for stream in streams), device),
+        _integers(chain.from_iterable(range(length) for length in lengths), device),
+        tuple(accumulate(lengths, initial=0)),
+        _integers(chain.from_iterable(segments), device) if segments else None,
+    )
+
+
+def _integers(values: Iterable[int], device: torch.device | str) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64, device=device)
+
+
+def _target(
+    values: Sequence[float | int | Sequence[float] | Sequence[int]], device: torch.device | str
+) -> Tensor:
+    flat = list(chain.from_iterable(v if isinstance(v, Sequence) else (v,) for v in values))
+    whole = all(isinstance(value, int) for value in flat)
+    return torch.tensor(flat, dtype=torch.int64 if whole else torch.float32, device=device)
+
+
+def fill(
+    features: Iterable[Features], *, max_tokens: int, max_sequences: int | None = None
+) -> Iterator[list[Features]]:
+    """Groups features, in their order, into lists of at most `max_tokens` tokens.
+
+    A single sequence longer than `max_tokens` is a list of its own: nothing is dropped.
+    """
+    batch: list[Features] = []
+    num_tokens = 0
+    for item in features:
+        full = num_tokens + item.num_tokens > max_tokens or len(batch) == max_sequences
+        if batch and full:
+            yield batch
+            batch, num_tokens = [], 0
+        batch.append(item)
+        num_tokens += item.num_tokens
+    if batch:
+        yield batch
+
+
+def padded(stream: PackedStream, pad_id: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns token ids, attention mask and segment ids as (B, longest), padded on the right.
+
+    For models that cannot run packed.
+    """
+    lengths = stream.lengths
+
+    def pad(values_N: Tensor, filler: int) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(
+            values_N.split(lengths), batch_first=True, padding_value=filler
+        )
+
+    mask = pad(torch.ones_like(stream.token_ids_N), 0)
+    types = None if stream.type_ids_N is None else pad(stream.type_ids_N, 0)
+    return pad(stream.token_ids_N, pad_id), mask, types
