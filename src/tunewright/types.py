@@ -5,7 +5,7 @@ Nothing here imports torch, reads a file, or knows a task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -46,10 +46,7 @@ class Row:
         return f"{self.source}, line {self.line}" if self.line else f"{self.source} row {self.id}"
 
 
-class Rows(Sequence[Row], Protocol):
-    """A data set whose rows can be counted, indexed and walked more than once."""
-
-    def __iter__(self) -> Iterator[Row]: ...
+Rows = Sequence[Row]  # a data set: counted, indexed, and walked more than once
 
 
 @dataclass(frozen=True, slots=True)

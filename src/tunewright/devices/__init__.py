@@ -1,0 +1,11 @@
+"""What this machine has, found and set up by itself."""
+
+from tunewright.devices.device import (
+    Device,
+    Precision,
+    find_device,
+    measure_roof,
+    settle_allocator,
+)
+
+__all__ = ["Device", "Precision", "find_device", "measure_roof", "settle_allocator"]

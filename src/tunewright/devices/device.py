@@ -1,0 +1,136 @@
+"""What this machine has: the device, its precision, its threads, its roof.
+
+Everything is found by itself; `TUNEWRIGHT_DEVICE` (cpu, cuda, cuda:1, mps) overrides the choice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tunewright.errors import SettingsError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+# mallopt parameters of glibc (malloc.h) and the largest threshold that it accepts.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGEST_THRESHOLD = -1, -3, 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors live and how wide matrix products are."""
+
+    name: str
+    kind: str
+    precision: Literal["bf16", "fp32"]
+    num_threads: int
+    description: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context in which a forward pass runs at this device's precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.kind, dtype=torch.bfloat16)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_device(precision: Precision = "auto") -> Device:
+    """Returns the best device of this machine.
+
+    `auto` takes bf16 where matrix products have units for it (AMX, AVX-512 BF16, NVIDIA from
+    compute capability 8.0), else fp32. Raises SettingsError when `TUNEWRIGHT_DEVICE` names a
+    device that is not here.
+    """
+    name = os.environ.get("TUNEWRIGHT_DEVICE") or _best_name()
+    kind = name.split(":")[0]
+    if not _is_present(kind):
+        raise SettingsError(
+            "TUNEWRIGHT_DEVICE",
+            f'there is no device "{name}" on this machine',
+            f"The best one here is {_best_name()}.",
+            "Unset the variable to take it.",
+        )
+    chosen = precision if precision != "auto" else ("bf16" if _has_bf16(kind) else "fp32")
+    return Device(name, kind, chosen, torch.get_num_threads(), _describe(kind))
+
+
+def _best_name() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _is_present(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    return kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available())
+
+
+def _has_bf16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return kind == "cpu" and bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    """The processor's feature names as Linux lists them; empty on other systems."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return frozenset(next((line.split(":")[1] for line in lines if "flags" in line), "").split())
+
+
+def _describe(kind: str) -> str:
+    if kind == "cuda":
+        return str(torch.cuda.get_device_name())
+    units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in _cpu_flags()]
+    return f"{platform.machine()} CPU" + (f" with {units[0]}" if units else "")
+
+
+def settle_allocator() -> bool:
+    """Lets glibc keep freed memory instead of handing each large tensor back to the system.
+
+    With the defaults every large tensor is a fresh mapping whose pages fault in one by one, which
+    took up to all of a core's time. Returns False where the C library is another.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    )
+
+
+@cache
+def measure_roof(device: Device, seconds: float = 0.5) -> float:
+    """Returns the FLOP/s of one large matrix product at the device's precision, measured now.
+
+    The peak that MFU is a share of; random data, since products of zeros run faster.
+    """
+    dtype = torch.bfloat16 if device.precision == "bf16" else torch.float32
+    size = 2048 if device.kind == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device.name).to(dtype) for _ in range(2))
+    _timed_product(left, right)
+    best, started = float("inf"), time.monotonic()
+    while time.monotonic() - started < seconds:
+        best = min(best, _timed_product(left, right))
+    return float(2 * size**3 / best)
+
+
+def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
+    started = time.perf_counter()
+    product = left @ right
+    product[0, 0].item()  # waits for an asynchronous device
+    return time.perf_counter() - started

@@ -1,0 +1,59 @@
+"""From text to token ids, with every token that was cut counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+
+from tunewright.types import TokenStream
+
+# A longer text is tokenised in pieces, so that memory stays flat; only the first piece can matter
+# to the model, and the others are counted for the ledger (exact but for words across a border).
+PIECE_CHARACTERS = 200_000
+
+
+def encode_text(
+    tokenizer: Any, text: str, pair: str | None = None, max_length: int | None = None
+) -> TokenStream:
+    """Returns the token ids of a text or pair, with special tokens, cut to `max_length`.
+
+    The longer text of a pair is cut first, as transformers' `longest_first` does. Segment ids are
+    given where the tokenizer's model reads them.
+    """
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    first, num_first = _encode(backend, text)
+    second, num_second = (None, 0) if pair is None else _encode(backend, pair)
+    special = backend.num_special_tokens_to_add(pair is not None)
+    room = None if max_length is None else max(max_length - special, 0)
+    keep_first, keep_second = _share(num_first, num_second, room)
+    first.truncate(keep_first)
+    if second is not None:
+        second.truncate(keep_second)
+    whole = backend.post_process(first, second, True)
+    reads_types = "token_type_ids" in tokenizer.model_input_names
+    return TokenStream(
+        whole.ids,
+        whole.type_ids if reads_types else None,
+        num_first + num_second - keep_first - keep_second,
+        whole.offsets,
+    )
+
+
+def _encode(backend: Tokenizer, text: str) -> tuple[Encoding, int]:
+    """Returns the encoding of the text's first piece and the number of tokens of all of it."""
+    head = backend.encode(text[:PIECE_CHARACTERS], add_special_tokens=False)
+    rest = range(PIECE_CHARACTERS, len(text), PIECE_CHARACTERS)
+    counts = (
+        len(backend.encode(text[start : start + PIECE_CHARACTERS], add_special_tokens=False))
+        for start in rest
+    )
+    return head, len(head) + sum(counts)
+
+
+def _share(first: int, second: int, room: int | None) -> tuple[int, int]:
+    """Returns how many tokens of each text are kept in `room`, cutting the longer one first."""
+    if room is None or first + second <= room:
+        return first, second
+    smaller = min(first, second, room // 2)
+    return (room - smaller, smaller) if first >= second else (smaller, room - smaller)

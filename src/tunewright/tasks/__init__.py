@@ -1,0 +1,68 @@
+"""The table of tasks. Reading it does not import torch.
+
+A task of your own joins through the entry point group `tunewright.tasks`, whose value is the
+task's class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from tunewright.errors import SettingsError, listed, nearest
+from tunewright.types import Role
+
+if TYPE_CHECKING:
+    from tunewright.tasks.base import Task
+
+ENTRY_POINTS = "tunewright.tasks"
+
+TEXT = Role("text", "the text to classify", ("sentence", "content", "review", "text_a", "sentence1",
+                                             "premise"))  # fmt: skip
+TEXT_PAIR = Role("text_pair", "a second text, read together with the first", ("text_b", "sentence2",
+                                                                              "hypothesis"), False)  # fmt: skip
+LABEL = Role("label", "the class of the text", ("labels", "target", "class", "category"),
+             only_training=True)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A line of the table: what a task is for, what it reads, and where its class is."""
+
+    name: str
+    summary: str
+    roles: tuple[Role, ...]
+    target: str
+
+    def load(self) -> type[Task]:
+        """Imports the task's module and returns its class."""
+        module, _, name = self.target.partition(":")
+        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+TASKS: dict[str, TaskEntry] = {
+    "text-classification": TaskEntry(
+        "text-classification",
+        "one label for a text or a pair of texts",
+        (TEXT, TEXT_PAIR, LABEL),
+        "tunewright.tasks.text_classification:TextClassification",
+    ),
+}
+
+
+def find_task(name: str) -> type[Task]:
+    """Returns the class of a task by name: from the table, or from an installed entry point.
+
+    Raises SettingsError that names the nearest task.
+    """
+    if name in TASKS:
+        return TASKS[name].load()
+    foreign = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name in foreign:
+        return foreign[name].load()  # type: ignore[no-any-return]
+    known = [*TASKS, *foreign]
+    hint = nearest(name, known)
+    remedy = f'Did you mean "{hint}"?' if hint else ""
+    raise SettingsError("task", f'there is no task "{name}"', f"There is {listed(known)}.", remedy)

@@ -1,0 +1,143 @@
+"""The task contract: everything the rest of the house knows about a downstream task.
+
+    row --encode--> features --vary--> --pack--> batch --forward--> outputs --loss--> Loss
+                    features           --pack--> batch --forward--> outputs --decode--> parts --join--> answer
+                                                                             answers, rows --statistics, reduce--> metrics
+
+A task is a frozen dataclass of plain values. It holds no model and no tokenizer, is saved beside
+the weights as `task.json`, and comes back whole wherever the model is used. The same `encode`
+serves training, evaluation, prediction and serving.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from tunewright.errors import SettingsError, listed, nearest
+from tunewright.metrics import MetricSpec
+from tunewright.models.batch import Batch
+from tunewright.types import Answer, Features, Role, Row
+
+Outputs = Mapping[str, Tensor]
+Statistics = Mapping[str, np.ndarray]
+Scope = Literal["row", "document", "batch"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum over `count` units (rows, tokens, or their weights), never a mean.
+
+    Sums and counts of micro-batches, devices and processes add up exactly to those of one large
+    batch.
+    """
+
+    sum: Tensor
+    count: float
+
+
+class Task(ABC):
+    """One downstream task. See the module's head for how the methods follow one another.
+
+    Subclasses are frozen pydantic dataclasses; each field is a setting of `[task]`, with its
+    help in the field's metadata.
+    """
+
+    name: ClassVar[str]
+    roles: ClassVar[tuple[Role, ...]]
+    metrics: ClassVar[tuple[MetricSpec, ...]]
+    scope: ClassVar[Scope] = "row"
+    text_roles: ClassVar[tuple[str, ...]] = ("text",)
+    label_role: ClassVar[str | None] = None
+
+    @abstractmethod
+    def learn(self, rows: Iterable[Row]) -> Self:
+        """Returns the task with what only training data can tell, such as its label names."""
+
+    @abstractmethod
+    def encode(self, row: Row, processor: Any) -> list[Features]:
+        """Returns the model inputs of one row; deterministic. Training-only roles may be absent."""
+
+    def vary(self, features: Features, rng: np.random.Generator) -> Features:
+        """Returns the features as training sees them; `rng` depends on (seed, epoch, row) only."""
+        return features
+
+    @abstractmethod
+    def build(self, source: Path, *, dropout: float | None, seed: int) -> tuple[Any, tuple[str, ...]]:
+        """Returns the library's own model class with this task's head, and notices to show."""
+
+    @abstractmethod
+    def forward(self, model: Any, batch: Batch) -> Outputs:
+        """Runs the model; the only differentiable call."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, batch: Batch) -> Loss:
+        """Returns the loss of a batch as a sum and a count."""
+
+    @abstractmethod
+    def decode(self, outputs: Outputs, features: Sequence[Features], processor: Any) -> list[Any]:
+        """Returns one part for each of `features`, in the user's terms."""
+
+    def join(self, parts: Sequence[Any], row: Row) -> Any:
+        """Puts together what `encode` cut apart; by default a row has one part."""
+        (part,) = parts
+        return part
+
+    def calibrate(self, answers: Sequence[Any], rows: Sequence[Row]) -> Self:
+        """Returns the task with what validation can fit, such as a temperature."""
+        return self
+
+    @abstractmethod
+    def statistics(self, answer: Any, row: Row) -> Mapping[str, Any]:
+        """Returns the figures of one row that `reduce` adds up: numbers or small arrays."""
+
+    @abstractmethod
+    def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
+        """Returns the metrics of rows whose statistics are stacked along the first axis.
+
+        `counts` (R,) says how often each row counts (a bootstrap draw); None is once each.
+        """
+
+    def figures(self, statistics: Statistics) -> dict[str, Any]:
+        """Returns what the report draws for this task, as plain values."""
+        return {}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"task": self.name, **asdict(self)}  # type: ignore[call-overload]
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps(self.to_json(), ensure_ascii=False, indent=2)
+        (folder / "task.json").write_text(text + "\n", encoding="utf-8")
+
+
+def build_task(task_class: type[Task], options: Mapping[str, Any], where: str = "[task]") -> Task:
+    """Returns a task from its settings; every mistake is a SettingsError that names its key."""
+    known = [item.name for item in fields(task_class)]  # type: ignore[arg-type]
+    for key in options:
+        if key not in known:
+            hint = nearest(key, known)
+            remedy = f"Did you mean task.{hint}?" if hint else f"It has {listed(known, 20)}."
+            raise SettingsError(where, f"task.{key} is not a setting of {task_class.name}", remedy)
+    try:
+        return TypeAdapter(task_class).validate_python(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(where, f"task.{key} is {first['input']!r}", f"{first['msg']}.") from None
+
+
+def stack(statistics: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Stacks the statistics of rows along a new first axis."""
+    rows = list(statistics)
+    return {name: np.asarray([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+__all__ = ["Answer", "Loss", "Outputs", "Scope", "Statistics", "Task", "build_task", "stack"]

@@ -1,0 +1,238 @@
+"""One label for a text, or for a pair of texts.
+
+    {"text": "A fine film.", "label": "positive"}
+    ->  Label("positive", 0.98)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional
+
+from tunewright.data import check_labels
+from tunewright.errors import DataError, SettingsError, listed
+from tunewright.metrics import (
+    CLASSIFICATION_METRICS,
+    MetricSpec,
+    classification_metrics,
+    fit_abstention,
+    fit_temperature,
+    softmax,
+)
+from tunewright.models.batch import Batch
+from tunewright.models.folder import load_classifier
+from tunewright.models.heads import classify
+from tunewright.models.tokens import encode_text
+from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
+from tunewright.tasks.base import Loss, Outputs, Statistics, Task
+from tunewright.types import Features, Label, LabelValue, Role, Row
+
+Kind = Literal["string", "integer", "boolean"]
+ClassWeights = Literal["balanced"] | dict[str, float] | None
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TextClassification(Task):
+    """Text classification with the library's own sequence classification heads.
+
+    The loss is cross-entropy, optionally weighted, smoothed (Szegedy et al. 2016) or focal (Lin et
+    al. 2017); its count is the sum of the rows' class weights, so that the mean equals
+    `torch.nn.CrossEntropyLoss`.
+    """
+
+    name: ClassVar[str] = "text-classification"
+    roles: ClassVar[tuple[Role, ...]] = (TEXT, TEXT_PAIR, LABEL)
+    metrics: ClassVar[tuple[MetricSpec, ...]] = CLASSIFICATION_METRICS
+    text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    label_role: ClassVar[str | None] = "label"
+
+    max_length: PositiveInt | None = field(
+        default=None,
+        metadata={"help": "tokens of a text, special tokens included; longer texts are cut and "
+                          "counted. Off: 256, or the model's limit if that is less"},
+    )  # fmt: skip
+    class_weights: ClassWeights = field(
+        default=None,
+        metadata={"help": '"balanced" (inverse frequency), or a weight per label. Off: all 1'},
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "share of the target spread over all classes, [0, 1)"}
+    )
+    focal_gamma: float = field(
+        default=0.0, metadata={"help": "exponent of the focal loss, >= 0; 0 is cross-entropy"}
+    )
+    calibrated: bool = field(
+        default=True, metadata={"help": "fit a temperature on validation, used by every answer"}
+    )
+    target_accuracy: float | None = field(
+        default=None,
+        metadata={"help": "accuracy that answers must reach on validation, (0, 1]: less certain "
+                          "texts are marked as abstained. Off: never abstain"},
+    )  # fmt: skip
+    labels: tuple[str, ...] = field(
+        default=(), metadata={"help": "the classes in order. Off: learned from the training rows"}
+    )
+    label_kind: Kind = field(default="string", metadata={"help": "type of a label in the data"})
+    weights: tuple[float, ...] = field(
+        default=(), metadata={"help": "weight of each class; learned from class_weights"}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "divides the logits; fitted"})
+    abstain_below: float = field(default=0.0, metadata={"help": "least score answered; fitted"})
+
+    def __post_init__(self) -> None:
+        checks = {
+            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
+            "focal_gamma": (0 <= self.focal_gamma < 100, "at least 0"),
+            "temperature": (0 < self.temperature < 1e6, "more than 0"),
+            "target_accuracy": (0 < (self.target_accuracy or 1) <= 1, "more than 0 and at most 1"),
+        }
+        for key, (holds, needed) in checks.items():
+            if not holds:
+                value = getattr(self, key)
+                raise SettingsError("[task]", f"task.{key} is {value}", f"It must be {needed}.")
+
+    def learn(self, rows: Iterable[Row]) -> Self:
+        counts: dict[LabelValue, int] = {}
+        source = "the training data"
+        for row in rows:
+            counts[row.values["label"]] = counts.get(row.values["label"], 0) + 1
+            source = row.source
+        check_labels(counts, source)
+        kind = _kind_of(counts)
+        found = {_name(value): count for value, count in counts.items()}
+        order = sorted(found, key=int) if kind == "integer" else sorted(found)
+        labels = (*self.labels, *(name for name in order if name not in self.labels))
+        weights = _weights(self.class_weights, labels, found)
+        return replace(self, labels=labels, label_kind=kind, weights=weights)
+
+    def encode(self, row: Row, processor: Any) -> list[Features]:
+        stream = encode_text(
+            processor, row.values["text"], row.values.get("text_pair"), self.max_length
+        )
+        targets = {}
+        if row.values.get("label") is not None:
+            targets["label"] = self._index(row.values["label"])
+        return [Features(row.id, {"text": stream}, targets)]
+
+    def build(self, source: Path, *, dropout: float | None, seed: int) -> tuple[Any, tuple[str, ...]]:
+        loaded = load_classifier(source, self.labels, dropout=dropout, seed=seed)
+        return loaded.model, loaded.notices
+
+    def forward(self, model: Any, batch: Batch) -> Outputs:
+        return {"logits": classify(model, batch.streams["text"])}
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Loss:
+        logits_BC, label_B = outputs["logits"].float(), batch.targets["label"]
+        if bool((label_B < 0).any()):
+            raise DataError(
+                "the training data",
+                "a label was not there when the labels were learned",
+                f"The model knows {listed(self.labels)}.",
+            )
+        weight_C = torch.tensor(self.weights, device=logits_BC.device) if self.weights else None
+        loss_B = functional.cross_entropy(
+            logits_BC, label_B, weight_C, reduction="none", label_smoothing=self.label_smoothing
+        )
+        if self.focal_gamma:
+            loss_B = loss_B * _focus(logits_BC, label_B, self.focal_gamma)
+        count = len(label_B) if weight_C is None else float(weight_C[label_B].sum())
+        return Loss(loss_B.sum(), count)
+
+    def decode(
+        self, outputs: Outputs, features: Sequence[Features], processor: Any
+    ) -> list[Label]:
+        logits_BC = outputs["logits"].float().cpu().numpy()
+        probabilities_BC = softmax(logits_BC / self.temperature)
+        return [
+            self._label(logits, probabilities)
+            for logits, probabilities in zip(logits_BC, probabilities_BC, strict=True)
+        ]
+
+    def calibrate(self, answers: Sequence[Label], rows: Sequence[Row]) -> Self:
+        """Returns the task with temperature (Guo et al. 2017) and threshold fitted on `rows`."""
+        true_R = np.array([self._index(row.values["label"]) for row in rows])
+        known = true_R >= 0
+        if not self.calibrated or not known.any():
+            return self
+        logits_RC = np.array([answer.logits for answer in answers])
+        temperature = fit_temperature(logits_RC[known], true_R[known])
+        if self.target_accuracy is None:
+            return replace(self, temperature=temperature)
+        probabilities_RC = softmax(logits_RC / temperature)
+        correct_R = probabilities_RC.argmax(1) == true_R
+        threshold = fit_abstention(probabilities_RC.max(1), correct_R, self.target_accuracy)
+        return replace(self, temperature=temperature, abstain_below=threshold)
+
+    def statistics(self, answer: Label, row: Row) -> Mapping[str, Any]:
+        probabilities = np.fromiter(answer.scores.values(), np.float32, len(self.labels))
+        true = self._index(row.values["label"])
+        return {"true": true, "predicted": int(probabilities.argmax()), "probabilities": probabilities,
+                "abstained": answer.abstained}  # fmt: skip
+
+    def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
+        return classification_metrics(
+            statistics["true"], statistics["predicted"], statistics["probabilities"], counts
+        )
+
+    def _index(self, value: LabelValue) -> int:
+        """Returns the position of a label, or -1 when training never saw it."""
+        name = _name(value)
+        return self.labels.index(name) if name in self.labels else -1
+
+    def _label(self, logits_C: np.ndarray, probabilities_C: np.ndarray) -> Label:
+        best = int(probabilities_C.argmax())
+        score = float(probabilities_C[best])
+        scores = {name: float(p) for name, p in zip(self.labels, probabilities_C, strict=True)}
+        return Label(self._value(self.labels[best]), score, scores, score < self.abstain_below,
+                     tuple(float(x) for x in logits_C))  # fmt: skip
+
+    def _value(self, name: str) -> LabelValue:
+        if self.label_kind == "integer":
+            return int(name)
+        return name == "true" if self.label_kind == "boolean" else name
+
+
+def _kind_of(values: Iterable[LabelValue]) -> Kind:
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        return "boolean"
+    return "integer" if kinds == {int} else "string"
+
+
+def _name(value: LabelValue) -> str:
+    """Returns a label as it stands in the model's configuration."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _weights(
+    choice: ClassWeights, labels: Sequence[str], counts: Mapping[str, int]
+) -> tuple[float, ...]:
+    """Returns a weight for each label; `balanced` is rows / (classes x rows of the class)."""
+    if choice is None:
+        return ()
+    if choice == "balanced":
+        total = sum(counts.values())
+        return tuple(total / (len(counts) * counts[n]) if n in counts else 1.0 for n in labels)
+    unknown = [name for name in choice if name not in labels]
+    if unknown:
+        raise SettingsError(
+            "[task]",
+            f"task.class_weights names {listed(unknown)}",
+            f"The labels are {listed(labels)}.",
+        )
+    return tuple(choice.get(name, 1.0) for name in labels)
+
+
+def _focus(logits_BC: Tensor, label_B: Tensor, gamma: float) -> Tensor:
+    """Returns (1 - p)^gamma with p the probability of the true class."""
+    p_B = logits_BC.softmax(-1).gather(1, label_B[:, None])[:, 0]
+    return (1 - p_B) ** gamma
