@@ -1,0 +1,241 @@
+"""The report: one HTML page that needs nothing but itself.
+
+The template lays out; this module chooses what fits. Long lists are cut, and each says how many
+entries it leaves out, so that the page stays small however large the run was. There is no script
+in the page and its content policy allows none to run or anything to be fetched.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from tunewright.errors import RunError
+from tunewright.reports import charts, confusion, wording
+from tunewright.reports.charts import Figure
+from tunewright.reports.content import ClassificationFigures, ReportContent, SliceScore
+from tunewright.types import Estimate
+
+MAX_MISTAKES = 50
+MAX_TEXT = 2000  # characters of one mistake
+MAX_SLICES = 100
+MAX_CLASSES = 200
+MAX_PAIRS = 20
+MAX_FINDINGS = 50
+MAX_FILES = 100
+MAX_SETTINGS = 300
+MAX_WORST = 20
+MAX_METRICS = 40
+NUM_SLICE_METRICS = 3  # beside the plotted one; more columns than fit a page
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut(Generic[T]):
+    """The first entries of a list, and how many there are in all."""
+
+    shown: Sequence[T]
+    total: int
+
+    @property
+    def num_hidden(self) -> int:
+        return self.total - len(self.shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """The slices of one column."""
+
+    column: str
+    rows: Sequence[SliceScore]
+
+
+def write_report(content: ReportContent, path: str | os.PathLike[str]) -> Path:
+    """Writes the page to `path`, making its folder, and returns the path.
+
+    The page appears whole or not at all. Raises RunError when it cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    page = render_report(content)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8", newline="\n")
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(
+            str(target),
+            f"the report cannot be written ({error.strerror})",
+            "It needs a folder that can be written to and some free space.",
+            "Free space or choose another folder, then run tunewright report.",
+        ) from error
+    return target
+
+
+def render_report(content: ReportContent) -> str:
+    """Returns the page as HTML; the same content gives the same text."""
+    view = {
+        "report": content,
+        "headline": next(iter(content.metrics), None),
+        **_metrics_view(content),
+        **_learning_view(content),
+        **_classification_view(content.classification),
+        **_slices_view(content),
+        **_data_view(content),
+    }
+    return wording.printable(_template().render(view, sections=_sections(content, view)))
+
+
+def _sections(content: ReportContent, view: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the anchor and name of every section that has something to show."""
+    figures = content.classification
+    present = {
+        "metrics": content.metrics,
+        "audit": content.findings,
+        "learning": view["learning_figures"],
+        "classes": figures and figures.labels,
+        "curves": view["curve_figures"],
+        "calibration": figures,
+        "slices": content.slices,
+        "mistakes": content.mistakes,
+        "lengths": content.truncation,
+        "data": content.data_files,
+        "settings": content.settings,
+        "versions": content.versions,
+        "notes": content.notes,
+    }
+    return [(anchor, anchor.capitalize()) for anchor, holds in present.items() if holds]
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for formatter in (wording.number, wording.percent, wording.readable, wording.clipped):
+        environment.filters[formatter.__name__] = formatter
+    environment.globals["nan"] = math.nan
+    environment.globals["is_fraction"] = charts.is_fraction
+    environment.globals["swatch"] = charts.swatch
+    environment.globals["interval_words"] = wording.interval
+    environment.globals["interval_mark"] = charts.interval_mark
+    environment.globals["interval_axis"] = charts.interval_axis
+    return environment.get_template("page.html.jinja")
+
+
+def _cut(entries: Sequence[T], limit: int) -> Cut[T]:
+    return Cut(entries[:limit], len(entries))
+
+
+def _metrics_view(content: ReportContent) -> dict[str, Any]:
+    metrics = _cut(list(content.metrics.items()), MAX_METRICS)
+    plain = content.baseline.metrics if content.baseline else {}
+    estimates = list(content.metrics.values())
+    headline = estimates[0] if estimates else None
+    first = plain.get(next(iter(content.metrics), ""))
+    ends = () if first is None else (first,)
+    return {
+        "metrics": metrics,
+        "baseline_metrics": plain,
+        "headline_estimate": headline,
+        "headline_scale": charts.shared_scale([headline], *ends, width=320) if headline else None,
+        "metrics_scale": charts.shared_scale(_fractions(content.metrics), 0, 1),
+    }
+
+
+def _fractions(metrics: Mapping[str, Estimate]) -> list[Estimate]:
+    return [each for each in metrics.values() if charts.is_fraction(each)]
+
+
+def _learning_view(content: ReportContent) -> dict[str, Any]:
+    headline = next(iter(content.metrics), None)
+    figures = [
+        charts.loss_curve(content.steps, content.evaluations),
+        charts.metric_curve(content.evaluations, headline, content.best_step) if headline else None,
+        charts.step_curve(content.steps, "learning_rate", "s4"),
+        charts.step_curve(content.steps, "tokens_per_second", "s5"),
+    ]
+    return {"learning_figures": _present(figures)}
+
+
+def _classification_view(figures: ClassificationFigures | None) -> dict[str, Any]:
+    if figures is None:
+        return {"matrix": None, "pairs": None, "curve_figures": [], "reliability": None} | {
+            "class_scores": None
+        }
+    pairs = confusion.confused_pairs(figures)
+    # Every pair can be read off a small matrix; a large one needs the table.
+    is_small = len(figures.labels) <= confusion.MAX_LABELLED_CELLS
+    curves = [charts.roc(figures.roc), charts.precision_recall(figures.precision_recall)]
+    return {
+        "matrix": confusion.confusion_matrix(figures),
+        "pairs": None if is_small or not pairs else _cut(pairs, MAX_PAIRS),
+        "curve_figures": _present(curves),
+        "reliability": charts.reliability(figures.reliability),
+        "class_scores": _cut(sorted(figures.class_scores, key=lambda each: each.f1), MAX_CLASSES),
+    }
+
+
+def _slices_view(content: ReportContent) -> dict[str, Any]:
+    slices = _cut(content.slices, MAX_SLICES)
+    headline = next(iter(content.metrics), None)
+    names = list(dict.fromkeys(name for each in slices.shown for name in each.metrics))
+    plotted = headline if headline in names else next(iter(names), None)
+    columns = dict.fromkeys(each.column for each in slices.shown)
+    measured = [each.metrics.get(plotted) for each in slices.shown] if plotted else []
+    estimates = [estimate for estimate in measured if estimate is not None]
+    return {
+        "slices": slices,
+        "slice_groups": [
+            Slices(column, [each for each in slices.shown if each.column == column])
+            for column in columns
+        ],
+        "slice_metric": plotted,
+        "slice_others": [name for name in names if name != plotted][:NUM_SLICE_METRICS],
+        "slice_scale": charts.shared_scale(estimates) if estimates else None,
+    }
+
+
+def _data_view(content: ReportContent) -> dict[str, Any]:
+    truncation = content.truncation
+    return {
+        "findings": _cut(content.findings, MAX_FINDINGS),
+        "lengths": charts.length_histogram(truncation) if truncation else None,
+        "worst_cut": _cut(truncation.worst if truncation else (), MAX_WORST),
+        "mistakes": _cut(content.mistakes, MAX_MISTAKES),
+        "num_mistakes": _num_mistakes(content),
+        "max_text": MAX_TEXT,
+        "files": _cut(content.data_files, MAX_FILES),
+        "settings": _settings_groups(content.settings),
+        "num_settings_hidden": max(len(list(wording.flat(content.settings))) - MAX_SETTINGS, 0),
+    }
+
+
+def _num_mistakes(content: ReportContent) -> int:
+    return len(content.mistakes) if content.num_mistakes is None else content.num_mistakes
+
+
+def _settings_groups(settings: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Returns the settings by their first name; those without a group come under ``."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, value in list(wording.flat(settings))[:MAX_SETTINGS]:
+        group, _, rest = name.rpartition(".") if name.count(".") < 2 else name.partition(".")
+        groups.setdefault(group, []).append((rest, value))
+    return groups
+
+
+def _present(figures: Sequence[Figure | None]) -> list[Figure]:
+    return [figure for figure in figures if figure is not None]
