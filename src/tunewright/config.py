@@ -1,0 +1,220 @@
+"""A run's configuration: composed here, owned by the parts, and read without torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunewright.data import AuditConfig, DataConfig
+from tunewright.errors import SettingsError, listed, nearest
+from tunewright.training.config import TrainingConfig
+
+
+class TaskChoice(BaseModel):
+    """The task's name, and its own settings, which the task checks when it is loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field("text-classification", description="what the model is trained to do")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(BaseModel):
+    """What training starts from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        "starter", description='"starter" (all-MiniLM-L6-v2), a folder, or an id of the Hub'
+    )
+
+
+class EvaluationConfig(BaseModel):
+    """How a model is judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_resamples: int = Field(
+        1000, ge=0, le=100_000, description="bootstrap draws behind each interval; 0 gives none"
+    )
+    slices: tuple[str, ...] = Field(
+        (), description="columns by whose values the metrics are also shown"
+    )
+    num_mistakes: int = Field(50, ge=0, description="most confident mistakes shown in the report")
+
+
+class OutputConfig(BaseModel):
+    """Where a run is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str = Field("runs", description="the folder of all runs")
+    name: str | None = Field(
+        None, description="the run's folder within it; off: the data's name, numbered when taken"
+    )
+
+
+class RunConfig(BaseModel):
+    """One run, whole. A short key such as `learning_rate` finds its section by itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: TrainingConfig = TrainingConfig()
+    task: TaskChoice = TaskChoice()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    audit: AuditConfig = AuditConfig()
+    output: OutputConfig = OutputConfig()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a TOML file into plain nested values.
+
+    Raises SettingsError when there is no such file or it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(str(path), "there is no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(str(path), f"it is not TOML ({error})") from None
+
+
+def compose(*layers: Mapping[str, Any], where: str = "settings") -> RunConfig:
+    """Returns the configuration that the layers make, later ones winning.
+
+    Raises SettingsError that names the key, what was found and the nearest known key.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge(merged, layer)
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise _explained(error, where) from None
+
+
+def overrides(pairs: Iterable[str], task_keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the layer that `key=value` words make.
+
+    A value is read as TOML where it is TOML (`3e-5`, `true`, `["a", "b"]`) and as text otherwise.
+    A key without a section finds its own; `task_keys` are the settings of the chosen task.
+    """
+    layer: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise SettingsError("command line", f'"{pair}" is not a setting', "Write key=value.")
+        set_key(layer, key.strip(), _value(text.strip()), task_keys)
+    return layer
+
+
+def set_key(
+    layer: dict[str, Any], key: str, value: Any, task_keys: Iterable[str] = ()
+) -> None:
+    """Puts one value under its full path into a layer."""
+    *path, last = _full_path(key, frozenset(task_keys))
+    for part in path:
+        layer = layer.setdefault(part, {})
+    layer[last] = value
+
+
+def known_keys() -> dict[str, str]:
+    """Returns every setting by full path, with its description; the task's own are not among them."""
+    return dict(_walk(RunConfig, ""))
+
+
+def to_toml(config: RunConfig, options_help: Mapping[str, str] | None = None) -> str:
+    """Returns the whole configuration as commented TOML; what is off stands as a comment."""
+    document = tomlkit.document()
+    for name in RunConfig.model_fields:
+        document.add(name, _table(getattr(config, name), options_help or {}))
+        document.add(tomlkit.nl())
+    return tomlkit.dumps(document)
+
+
+def _table(section: BaseModel, options_help: Mapping[str, str]) -> tomlkit.items.Table:
+    table = tomlkit.table()
+    helps = {name: info.description or "" for name, info in type(section).model_fields.items()}
+    values = {name: getattr(section, name) for name in helps} | (section.model_extra or {})
+    for name, value in sorted(values.items(), key=lambda item: isinstance(item[1], BaseModel)):
+        table.add(tomlkit.comment(helps.get(name, options_help.get(name, ""))))
+        if value is None:
+            table.add(tomlkit.comment(f"{name} ="))
+        elif isinstance(value, BaseModel):
+            table.add(name, _table(value, options_help))
+        else:
+            table.add(name, list(value) if isinstance(value, tuple) else value)
+    return table
+
+
+def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _walk(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info.description or ""
+
+
+def _full_path(key: str, task_keys: frozenset[str]) -> list[str]:
+    """Returns the path of a full or short key; of several the first section's wins.
+
+    Sections are asked in the order of `RunConfig`, so `seed` is `training.seed`.
+    """
+    sections = RunConfig.model_fields
+    first = key.split(".")[0]
+    if first in sections and "." in key:
+        return key.split(".")
+    if key in ("task", "model"):
+        return [key, "name"]
+    known = known_keys()
+    for path in known:
+        if path.endswith(f".{key}"):
+            return path.split(".")
+    if key in task_keys:
+        return ["task", key]
+    short = {path.split(".", 1)[1]: path for path in known} | {k: f"task.{k}" for k in task_keys}
+    raise _unknown(key, [*known, *short], short, "settings")
+
+
+def _unknown(key: str, known: Iterable[str], short: Mapping[str, str], where: str) -> SettingsError:
+    hint = nearest(key, known)
+    remedy = f"Did you mean {short.get(hint, hint)}?" if hint else ""
+    return SettingsError(where, f"{key} is not a setting", remedy=remedy)
+
+
+def _explained(error: ValidationError, where: str) -> SettingsError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        sections = [*known_keys(), *RunConfig.model_fields]
+        return _unknown(key, sections, {}, where)
+    message = first["msg"].removeprefix("Value error, ")
+    found = first["input"]
+    shown = listed([found]) if isinstance(found, str) else repr(found)
+    return SettingsError(where, f"{key} is {shown}", f"{message[0].upper()}{message[1:]}.")

@@ -1,0 +1,45 @@
+"""Floating-point operations of real tokens: no padding, no recomputation.
+
+With s the length of a sequence, P the parameters that take part in matrix products, L layers and
+d = heads x head width: training is 6 P s + 12 L d s², inference 2 P s + 4 L d s²; half the square
+term for causal attention (Kaplan et al. 2020, appendix, with the attention term added).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """What one token and one pair of tokens cost in a model."""
+
+    matrix_parameters: int
+    attention_width: float
+
+    @classmethod
+    def of(cls, model: Any) -> Self:
+        """Counts the backbone's linear layers; heads see one token a text and are left out."""
+        config = model.config
+        linear = (m for m in model.base_model.modules() if isinstance(m, nn.Linear | Conv1D))
+        head_width = getattr(config, "head_dim", None)
+        width = head_width * config.num_attention_heads if head_width else config.hidden_size
+        causal = any(getattr(m, "is_causal", False) for m in model.base_model.modules())
+        return cls(
+            sum(module.weight.numel() for module in linear),
+            config.num_hidden_layers * width * (0.5 if causal else 1.0),
+        )
+
+    def inference(self, lengths: Sequence[int]) -> float:
+        """Returns the operations of a forward pass over sequences of these lengths."""
+        squares = sum(length * length for length in lengths)
+        return 2.0 * self.matrix_parameters * sum(lengths) + 4.0 * self.attention_width * squares
+
+    def training(self, lengths: Sequence[int]) -> float:
+        """Returns the operations of a forward and a backward pass."""
+        return 3.0 * self.inference(lengths)

@@ -1,0 +1,94 @@
+"""A model that answers: rows in, answers out, in the same order, with flat memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunewright.devices import Device
+from tunewright.models.batch import fill, pack
+from tunewright.tasks.base import Task
+from tunewright.types import Features, Row
+
+# Rows are sorted by length within a window; it ends at so many rows or characters, whichever
+# comes first, so that memory does not grow with the input or with one huge text.
+WINDOW_ROWS, WINDOW_CHARACTERS = 2048, 16_000_000
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A task, a model and a tokenizer, ready to answer.
+
+    `max_tokens` bounds the tokens of one forward pass. Answers do not depend on the neighbours in
+    a batch beyond the rounding of matrix kernels (see `docs/how-it-works.md`).
+    """
+
+    task: Task
+    model: Any
+    tokenizer: Any
+    device: Device
+    max_tokens: int = 16_384
+
+    def answers(self, rows: Iterable[Row]) -> Iterator[Any]:
+        """Yields one answer for each row, in order, reading rows as they are needed."""
+        for window in _windows(rows):
+            encoded = [self.task.encode(row, self.tokenizer) for row in window]
+            yield from self.answer_encoded(window, encoded)
+
+    def answer_encoded(
+        self, rows: Sequence[Row], encoded: Sequence[Sequence[Features]]
+    ) -> Iterator[Any]:
+        """Yields the answers of rows that `task.encode` has already been through."""
+        parts: dict[int, dict[int, Any]] = defaultdict(dict)
+        places = [(place, item) for place, items in enumerate(encoded) for item in items]
+        places.sort(key=lambda entry: entry[1].num_tokens)
+        answered = self._parts([item for _, item in places])
+        for (place, item), part in zip(places, answered, strict=True):
+            parts[place][item.window] = part
+        for place, row in enumerate(rows):
+            yield self.task.join([part for _, part in sorted(parts.pop(place).items())], row)
+
+    @torch.no_grad()
+    def _parts(self, features: Sequence[Features]) -> Iterator[Any]:
+        with _evaluating(self.model):
+            for piece in fill(features, max_tokens=self.max_tokens):
+                batch = pack([_without_targets(item) for item in piece], self.device.name)
+                with self.device.autocast():
+                    outputs = self.task.forward(self.model, batch)
+                yield from self.task.decode(outputs, piece, self.tokenizer)
+
+
+def _without_targets(item: Features) -> Features:
+    return Features(item.row_id, item.streams, {}, item.window)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Holds the model in evaluation mode for the time of a block."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    window: list[Row] = []
+    characters = 0
+    for row in rows:
+        window.append(row)
+        characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
+        if len(window) == WINDOW_ROWS or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+

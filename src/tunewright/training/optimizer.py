@@ -1,0 +1,131 @@
+"""AdamW with its groups: decay, depth, head, and what is frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunewright.errors import SettingsError
+
+_LAYER = re.compile(r"\.(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
+
+
+def depths(model: Any) -> dict[str, int]:
+    """Returns the depth of each parameter: 0 embeddings, 1.. layers, last the head.
+
+    A part of the backbone that is in no layer and no embedding (a final norm) counts with the
+    highest layer.
+    """
+    prefix = model.base_model_prefix + "."
+    names = [name for name, _ in model.named_parameters()]
+    layers = {name: _layer_of(name) for name in names if name.startswith(prefix)}
+    top = max((layer for layer in layers.values() if layer is not None), default=0)
+
+    def depth(name: str) -> int:
+        if name not in layers:
+            return top + 1
+        layer = layers[name]
+        if layer is not None:
+            return layer
+        return 0 if "embed" in name or ".wte." in name or ".wpe." in name else top
+
+    return {name: depth(name) for name in names}
+
+
+def _layer_of(name: str) -> int | None:
+    match = _LAYER.search(name)
+    return None if match is None else int(match[1]) + 1
+
+
+def freeze(model: Any, num_layers: int) -> int:
+    """Stops the embeddings and the lowest `num_layers` layers from learning; -1 is all layers.
+
+    Returns the number of parameters that still learn. Raises SettingsError when the model has
+    fewer layers.
+    """
+    depth_of = depths(model)
+    head = max(depth_of.values())
+    if num_layers >= head:
+        raise SettingsError(
+            "training.freeze_layers",
+            f"it is {num_layers}",
+            f"The model has {head - 1} layers.",
+            "Use -1 to train the head alone.",
+        )
+    highest = head - 1 if num_layers == -1 else num_layers
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(num_layers == 0 or depth_of[name] > highest)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def build_optimizer(
+    model: Any,
+    *,
+    learning_rate: float,
+    head_learning_rate: float | None = None,
+    weight_decay: float = 0.0,
+    layer_lr_decay: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> torch.optim.AdamW:
+    """Returns AdamW (Loshchilov & Hutter 2019) over the parameters that learn.
+
+    Vectors (biases, norms) are not decayed. Each group keeps its own peak as `peak`; the loop
+    multiplies it with the schedule's factor.
+    """
+    depth_of = depths(model)
+    head = max(depth_of.values())
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        base = (head_learning_rate or learning_rate) if depth_of[name] == head else learning_rate
+        peak = base * layer_lr_decay ** (head - depth_of[name])
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((peak, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": params, "lr": peak, "peak": peak, "weight_decay": decay}
+            for (peak, decay), params in groups.items()
+        ],
+        betas=betas,
+        eps=epsilon,
+        fused=True,
+    )
+
+
+def set_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Sets every group's step size to its peak times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+class MovingAverage:
+    """The exponential moving average of a model's weights (Polyak & Juditsky 1992).
+
+    `decay` is that of a long run; early on it is (1 + t) / (10 + t) if that is less, so that the
+    average is not ruled by the first weights.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        self._live = list(parameters)
+        self._average = [p.detach().clone() for p in self._live]
+        self._decay, self._updates = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self._updates += 1
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        torch._foreach_lerp_(self._average, self._live, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges the model's weights with the average; calling it again undoes it."""
+        for live, average in zip(self._live, self._average, strict=True):
+            kept = live.detach().clone()
+            live.copy_(average)
+            average.copy_(kept)
