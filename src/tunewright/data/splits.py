@@ -192,7 +192,7 @@ def _apportioned(
     `tie_C` is a random order that decides between equal remainders.
     """
     exact_C = rows_C * fraction
-    given_C = np.minimum(np.floor(exact_C).astype(np.int64), room_C)
+    given_C: Indices = np.minimum(np.floor(exact_C).astype(np.int64), room_C)
     remainder_C = exact_C - given_C
     for class_ in np.lexsort((tie_C, -remainder_C)):
         if given_C.sum() >= total:
