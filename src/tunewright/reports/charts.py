@@ -28,7 +28,7 @@ from tunewright.reports.svg import (
     text,
     value_range,
 )
-from tunewright.reports.wording import interval, number, percent, readable
+from tunewright.reports.wording import interval, nan_first, number, percent, readable
 from tunewright.types import Estimate
 
 MAX_POINTS = 300  # what a curve 360 pixels wide can show
@@ -37,13 +37,17 @@ MAX_CURVES = 6  # as many as there are colours
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture with its title and caption; `legend` pairs names with series classes."""
+    """A picture with its title and caption.
+
+    `legend` pairs names with series classes. A picture shrinks with its column, but not under
+    `min_width` pixels: from there on it scrolls.
+    """
 
     title: str
     svg: Markup
     caption: str = ""
     legend: tuple[tuple[str, str], ...] = ()
-    is_wide: bool = False
+    min_width: float = 0.0
 
 
 def swatch(kind: str) -> Markup:
@@ -86,7 +90,7 @@ def metric_curve(
     if not points:
         return None
     plot = Plot.of(_x_range(points), _y_range(points))
-    marks = [plot.line(points, "s3"), _step_dots(plot, points, "s3")]
+    marks = [plot.line(points, "s3 alone"), _step_dots(plot, points, "s3")]
     best = [(x, y) for x, y in points if x == best_step]
     caption = f"Measured {len(points)} times." if len(points) > 1 else "Measured once."
     if best:
@@ -113,7 +117,7 @@ def step_curve(steps: Sequence[Mapping[str, Any]], column: str, kind: str) -> Fi
         if utilisation:
             spread += f" Model FLOPs utilisation {percent(fmean(utilisation))}."
     name = readable(column)
-    marks = (plot.axes("step"), plot.line(shown, kind))
+    marks = (plot.axes("step"), plot.line(shown, f"{kind} alone"))
     return Figure(name, picture(420, 270, f"{name} by training step. {spread}", *marks), spread)
 
 
@@ -163,7 +167,7 @@ def _best_mark(plot: Plot, x: float, y: float) -> Markup:
 
 def roc(curves: Sequence[Curve]) -> Figure | None:
     """Returns the ROC curves, with the line of a coin's answers."""
-    words = "The dashed line is what guessing gives."
+    words = "The thin diagonal is what guessing gives."
     return _curves("ROC", curves, ("false positive rate", "true positive rate"), words)
 
 
@@ -200,8 +204,9 @@ def _worst(curves: Sequence[Curve]) -> list[Curve]:
     averages = [curve for curve in curves if curve.is_average]
     others = [curve for curve in curves if not curve.is_average]
     room = max(MAX_CURVES - len(averages), 0)
-    chosen = sorted(others, key=lambda curve: curve.area)[:room] if len(others) > room else others
-    return [*averages, *chosen]
+    if len(others) <= room:
+        return [*averages, *others]
+    return [*averages, *sorted(others, key=lambda curve: nan_first(curve.area))[:room]]
 
 
 def _curve_name(curve: Curve) -> str:
@@ -224,18 +229,18 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Figure | None:
     parts.append(plot.dots(dots, "s1"))
     total = sum(each.count for each in filled)
     caption = (
-        f"Of {total:,} answers, grouped by confidence. On the dashed line an answer given with "
+        f"Of {total:,} answers, grouped by confidence. On the diagonal an answer given with "
         "90 % confidence is right nine times in ten; below it the model is too sure."
     )
     parts.append(_confidence_histogram(filled))
-    svg = picture(420, 380, f"Reliability diagram. {caption}", *parts)
+    svg = picture(420, 362, f"Reliability diagram. {caption}", *parts)
     return Figure("Reliability", svg, caption)
 
 
 def _confidence_histogram(bins: Sequence[ReliabilityBin]) -> Markup:
     width = 0.5 / max(len(bins), 10)
     highest = max(each.count for each in bins)
-    plot = Plot(420, 380, Scale(0, 1, 50, 408), Scale(0, highest, 340, 284))
+    plot = Plot(420, 362, Scale(0, 1, 50, 408), Scale(0, highest, 340, 284))
     bars = [
         plot.bar(
             (max(each.confidence - width, 0), min(each.confidence + width, 1)),
@@ -246,9 +251,8 @@ def _confidence_histogram(bins: Sequence[ReliabilityBin]) -> Markup:
         for each in bins
     ]
     base = segment((50, 340), (408, 340), "axis")
-    name = text(229, 374, "confidence (bars: number of answers)", kind="name")
-    ticks = [text(plot.x(tick), 357, f"{tick:g}") for tick in (0, 0.25, 0.5, 0.75, 1)]
-    return Markup("").join([*bars, base, *ticks, name])
+    name = text(229, 356, "confidence (bars: number of answers)", kind="name")
+    return Markup("").join([*bars, base, name])
 
 
 def _bin_words(each: ReliabilityBin) -> str:
@@ -266,7 +270,8 @@ def length_histogram(ledger: TruncationLedger) -> Figure | None:
         return None
     limit = ledger.max_length
     end = max(bins[-1].high, limit)
-    plot = Plot.of((min(0, bins[0].low), end), (0, _y_top([each.count for each in bins])), 860, 260)
+    counts = (0.0, _y_top([each.count for each in bins]))
+    plot = Plot.of((min(0, bins[0].low), end), counts)
     parts = [plot.axes("tokens", "texts")]
     for each in bins:
         kind = "s2" if each.low >= limit else "s1"
@@ -279,8 +284,8 @@ def length_histogram(ledger: TruncationLedger) -> Figure | None:
     parts.append(text(x, 24, f"max_length {limit:,}", anchor, "mark"))
     share = ledger.cut_texts / ledger.num_texts if ledger.num_texts else 0.0
     caption = f"{percent(share)} of the texts are longer than the {limit:,} tokens that are read."
-    svg = picture(860, 260, f"Histogram of text lengths. {caption}", *parts)
-    return Figure("Length of the texts", svg, caption, (), True)
+    svg = picture(420, 270, f"Histogram of text lengths. {caption}", *parts)
+    return Figure("Length of the texts", svg, caption)
 
 
 def _y_top(counts: Sequence[int]) -> float:
@@ -308,7 +313,7 @@ def interval_mark(estimate: Estimate, scale: Scale, reference: float = math.nan)
     """Returns a dot on its interval, with a tick where the reference lies."""
     width, middle = scale.end + scale.start, 10.0
     parts = [segment((0, middle), (width, middle), "rule")]
-    if math.isfinite(reference):
+    if scale.low <= reference <= scale.high:
         parts.append(segment((scale(reference), 1), (scale(reference), 19), "reference"))
     if math.isfinite(estimate.low) and math.isfinite(estimate.high):
         low, high = scale(estimate.low), scale(estimate.high)
@@ -320,9 +325,7 @@ def interval_mark(estimate: Estimate, scale: Scale, reference: float = math.nan)
     return picture(width, 20, words, *parts)
 
 
-def interval_axis(scale: Scale) -> Markup:
-    """Returns the two ends of a shared scale, to stand above its marks."""
+def scale_ends(scale: Scale) -> tuple[str, str]:
+    """Returns both ends of a shared scale in words, to stand above its marks."""
     decimals = 2 if scale.high - scale.low >= 0.05 else 3
-    low, high = (number(end, decimals) for end in (scale.low, scale.high))
-    ends = (text(scale.start - 6, 12, low, "start"), text(scale.end + 6, 12, high, "end"))
-    return picture(scale.end + scale.start, 16, f"Scale from {low} to {high}", *ends)
+    return number(scale.low, decimals), number(scale.high, decimals)

@@ -45,32 +45,29 @@ def confusion_matrix(figures: ClassificationFigures) -> Figure | None:
     total = sum(map(sum, figures.confusion))
     caption = (
         f"{right:,} of {total:,} rows lie on the diagonal: they were answered right. "
-        "A cell is the darker, the larger its share of the row."
+        "The stronger a cell's colour, the larger its share of the row."
     )
     if num_classes <= MAX_LABELLED_CELLS:
-        return Figure("Confusion matrix", _labelled_matrix(figures, caption), caption, (), True)
+        svg, width = _labelled_matrix(figures, caption)
+        return Figure("Confusion matrix", svg, caption, (), min(0.75 * width, 560))
     caption += " Point at a cell for its classes; columns are in the order of the rows."
-    return Figure("Confusion matrix", _compact_matrix(figures, caption), caption, (), True)
+    svg, width = _compact_matrix(figures, caption)
+    return Figure("Confusion matrix", svg, caption, (), width)
 
 
-def _labelled_matrix(figures: ClassificationFigures, caption: str) -> Markup:
+def _labelled_matrix(figures: ClassificationFigures, caption: str) -> tuple[Markup, float]:
     labels = [shortened(label, 150) for label in figures.labels]
     count = len(labels)
     cell = 64.0 if count <= 6 else 50.0
     longest = max(text_width(label) for label in labels)
     is_turned = longest > cell - 8
-    left = longest + 34
-    top = (longest * 0.72 if is_turned else 16.0) + 34
+    left = max(longest + 12, 84.0)  # at least the words in the corner
+    top = max(longest * 0.8 if is_turned else 0.0, 22.0) + 14
     edge = count * cell
     right = longest * 0.72 if is_turned else 8.0
     parts = [
-        text(left + edge / 2, 13, "predicted", kind="name"),
-        element(
-            "text",
-            {"transform": f"translate(12 {top + edge / 2:.1f}) rotate(-90)", "class": "name"}
-            | {"text-anchor": "middle"},
-            "true",
-        ),
+        text(left - 10, top - 20, "predicted →", "end", "name"),
+        text(left - 10, top - 5, "true ↓", "end", "name"),
     ]
     for index, label in enumerate(labels):
         middle = (index + 0.5) * cell
@@ -78,7 +75,8 @@ def _labelled_matrix(figures: ClassificationFigures, caption: str) -> Markup:
         parts.append(_column_label(left + middle, top - 9, label, is_turned))
     cells = _cells(figures, left, top, cell, 2.0, True)
     description = f"Confusion matrix of {count} classes. {caption}"
-    return picture(left + edge + right, top + edge + 4, description, *parts, *cells)
+    width = left + edge + right
+    return picture(width, top + edge + 4, description, *parts, *cells), width
 
 
 def _column_label(x: float, y: float, label: str, is_turned: bool) -> Markup:
@@ -88,7 +86,7 @@ def _column_label(x: float, y: float, label: str, is_turned: bool) -> Markup:
     return element("text", place, label)
 
 
-def _compact_matrix(figures: ClassificationFigures, caption: str) -> Markup:
+def _compact_matrix(figures: ClassificationFigures, caption: str) -> tuple[Markup, float]:
     count = len(figures.labels)
     cell = 22.0 if count <= 30 else 9.0
     labels = [shortened(label, 150, 11 if cell > 10 else 7.5) for label in figures.labels]
@@ -103,7 +101,8 @@ def _compact_matrix(figures: ClassificationFigures, caption: str) -> Markup:
         parts.append(text(left - 6, top + (index + 0.5) * cell + 3, label, "end", kind))
     cells = _cells(figures, left, top, cell, 0.5, False)
     description = f"Confusion matrix of {count} classes. {caption}"
-    return picture(left + edge + 4, top + edge + 4, description, *parts, *cells)
+    width = left + edge + 4
+    return picture(width, top + edge + 4, description, *parts, *cells), width
 
 
 def _cells(
@@ -117,7 +116,8 @@ def _cells(
                 continue
             share = count / sum(row) if count else 0.0
             x, y = left + j * cell, top + i * cell
-            parts.append(_cell(x, y, cell - gap, share, i == j, _cell_words(figures, i, j)))
+            shade = _shade(share, 0.15 if written else 0.35)
+            parts.append(_cell(x, y, cell - gap, shade, i == j, _cell_words(figures, i, j)))
             if written:
                 ink = "cell strong" if share > 0.5 else "cell" if count else "cell empty"
                 middle = (cell - gap) / 2
@@ -125,12 +125,17 @@ def _cells(
     return parts
 
 
-def _cell(x: float, y: float, size: float, share: float, is_right: bool, words: str) -> Markup:
-    kind = "none" if not share else "heat" if is_right else "heat wrong"
+def _shade(share: float, least: float) -> float:
     # A single error in a large class has to be seen too, so shades begin well above nothing.
-    opacity = f"{0.15 + 0.85 * share:.2f}" if share else "1"
+    return least + (1 - least) * share if share else 0.0
+
+
+def _cell(x: float, y: float, size: float, shade: float, is_right: bool, words: str) -> Markup:
+    kind = "none" if not shade else "heat" if is_right else "heat wrong"
     place: dict[str, Attribute] = {"x": x, "y": y, "width": size, "height": size}
-    look: dict[str, Attribute] = {"rx": min(3, size / 4), "class": kind, "fill-opacity": opacity}
+    look: dict[str, Attribute] = {"rx": min(3, size / 4), "class": kind}
+    if shade:
+        look["fill-opacity"] = f"{shade:.2f}"
     return element("rect", place | look, title=words)
 
 

@@ -21,13 +21,14 @@ from tunewright.errors import RunError
 from tunewright.reports import charts, confusion, wording
 from tunewright.reports.charts import Figure
 from tunewright.reports.content import ClassificationFigures, ReportContent, SliceScore
-from tunewright.types import Estimate
+from tunewright.reports.svg import shortened
 
 MAX_MISTAKES = 50
 MAX_TEXT = 2000  # characters of one mistake
 MAX_SLICES = 100
 MAX_CLASSES = 200
 MAX_PAIRS = 20
+MAX_PAIRS_BESIDE = 8  # the height of a small matrix
 MAX_FINDINGS = 50
 MAX_FILES = 100
 MAX_SETTINGS = 300
@@ -128,12 +129,17 @@ def _template() -> Template:
     for formatter in (wording.number, wording.percent, wording.readable, wording.clipped):
         environment.filters[formatter.__name__] = formatter
     environment.globals["nan"] = math.nan
-    environment.globals["is_fraction"] = charts.is_fraction
     environment.globals["swatch"] = charts.swatch
     environment.globals["interval_words"] = wording.interval
     environment.globals["interval_mark"] = charts.interval_mark
-    environment.globals["interval_axis"] = charts.interval_axis
+    environment.globals["scale_ends"] = charts.scale_ends
+    environment.filters["preview"] = _preview
     return environment.get_template("page.html.jinja")
+
+
+def _preview(text: str) -> str:
+    # About three lines of a page, be they Latin or the twice as wide Chinese.
+    return shortened(text, 1760, 16)
 
 
 def _cut(entries: Sequence[T], limit: int) -> Cut[T]:
@@ -141,23 +147,22 @@ def _cut(entries: Sequence[T], limit: int) -> Cut[T]:
 
 
 def _metrics_view(content: ReportContent) -> dict[str, Any]:
-    metrics = _cut(list(content.metrics.items()), MAX_METRICS)
-    plain = content.baseline.metrics if content.baseline else {}
-    estimates = list(content.metrics.values())
-    headline = estimates[0] if estimates else None
-    first = plain.get(next(iter(content.metrics), ""))
-    ends = () if first is None else (first,)
-    return {
-        "metrics": metrics,
-        "baseline_metrics": plain,
-        "headline_estimate": headline,
-        "headline_scale": charts.shared_scale([headline], *ends, width=320) if headline else None,
-        "metrics_scale": charts.shared_scale(_fractions(content.metrics), 0, 1),
+    # Plotted together are the metrics that share a unit and a direction; the scale is as narrow
+    # as their intervals allow, for on [0, 1] the intervals of a good model vanish.
+    plotted = {
+        name: each
+        for name, each in content.metrics.items()
+        if each.higher_is_better and charts.is_fraction(each)
     }
-
-
-def _fractions(metrics: Mapping[str, Estimate]) -> list[Estimate]:
-    return [each for each in metrics.values() if charts.is_fraction(each)]
+    headline = list(content.metrics.values())[:1]
+    return {
+        "metrics": _cut(list(content.metrics.items()), MAX_METRICS),
+        "plotted": plotted,
+        "baseline_metrics": content.baseline.metrics if content.baseline else {},
+        "headline_estimate": headline[0] if headline else None,
+        "headline_scale": charts.shared_scale(headline, width=320),
+        "metrics_scale": charts.shared_scale(list(plotted.values())),
+    }
 
 
 def _learning_view(content: ReportContent) -> dict[str, Any]:
@@ -174,18 +179,20 @@ def _learning_view(content: ReportContent) -> dict[str, Any]:
 def _classification_view(figures: ClassificationFigures | None) -> dict[str, Any]:
     if figures is None:
         return {"matrix": None, "pairs": None, "curve_figures": [], "reliability": None} | {
-            "class_scores": None
+            "class_scores": None,
+            "is_small": False,
         }
     pairs = confusion.confused_pairs(figures)
-    # Every pair can be read off a small matrix; a large one needs the table.
+    scores = sorted(figures.class_scores, key=lambda each: wording.nan_first(each.f1))
     is_small = len(figures.labels) <= confusion.MAX_LABELLED_CELLS
     curves = [charts.roc(figures.roc), charts.precision_recall(figures.precision_recall)]
     return {
         "matrix": confusion.confusion_matrix(figures),
-        "pairs": None if is_small or not pairs else _cut(pairs, MAX_PAIRS),
+        "pairs": _cut(pairs, MAX_PAIRS_BESIDE if is_small else MAX_PAIRS) if pairs else None,
+        "is_small": is_small,
         "curve_figures": _present(curves),
         "reliability": charts.reliability(figures.reliability),
-        "class_scores": _cut(sorted(figures.class_scores, key=lambda each: each.f1), MAX_CLASSES),
+        "class_scores": _cut(scores, MAX_CLASSES),
     }
 
 

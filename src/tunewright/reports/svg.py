@@ -85,12 +85,12 @@ def text_width(words: str, size: float = FONT_SIZE) -> float:
 
 def shortened(words: str, width: float, size: float = FONT_SIZE) -> str:
     """Returns the text, ended by an ellipsis where it would be wider than `width`."""
-    words = words[: int(4 * width / size) + 1]
-    if text_width(words, size) <= width:
+    kept = words[: int(4 * width / size)]  # zero-width characters do not go on for ever
+    if kept == words and text_width(words, size) <= width:
         return words
-    while words and text_width(words, size) > width - size:
-        words = words[:-1]
-    return words.rstrip() + "…"
+    while kept and text_width(kept, size) > width - size:
+        kept = kept[:-1]
+    return kept.rstrip() + "…"
 
 
 def _attribute(value: Attribute) -> str:

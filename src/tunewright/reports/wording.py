@@ -41,7 +41,7 @@ def percent(fraction: float | None, decimals: int = 1) -> str:
     """Returns a fraction in [0, 1] as a percentage."""
     if fraction is None or not math.isfinite(fraction):
         return UNDEFINED
-    return f"{100 * fraction:.{decimals}f} %"
+    return f"{100 * fraction:.{decimals}f}\N{NO-BREAK SPACE}%"
 
 
 def interval(estimate: Estimate, decimals: int = 3) -> str:
@@ -49,6 +49,11 @@ def interval(estimate: Estimate, decimals: int = 3) -> str:
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return UNDEFINED
     return f"{number(estimate.low, decimals)} to {number(estimate.high, decimals)}"
+
+
+def nan_first(value: float) -> float:
+    """Returns a key by which values sort upwards, the undefined ones first."""
+    return -math.inf if math.isnan(value) else value
 
 
 def clipped(words: object, limit: int = 200) -> str:
