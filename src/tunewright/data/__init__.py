@@ -1,0 +1,43 @@
+"""Reads labelled data from anywhere into rows, checks it, and divides it. It knows no task."""
+
+from tunewright.data.checks import (
+    CheckedRows,
+    Dropped,
+    check_labels,
+    check_rows,
+    is_blank,
+    plain_label,
+    read_number,
+)
+from tunewright.data.columns import ColumnChoice, resolve_columns
+from tunewright.data.config import DataConfig
+from tunewright.data.readers import ReadSettings, read_splits, read_table, stream_tables
+from tunewright.data.splits import Split, SplitConfig, split
+from tunewright.data.starter import bbc_news
+from tunewright.data.table import Table, TableRows
+from tunewright.data.writers import escape_formula, write_rows
+
+__all__ = [
+    "CheckedRows",
+    "ColumnChoice",
+    "DataConfig",
+    "Dropped",
+    "ReadSettings",
+    "Split",
+    "SplitConfig",
+    "Table",
+    "TableRows",
+    "bbc_news",
+    "check_labels",
+    "check_rows",
+    "escape_formula",
+    "is_blank",
+    "plain_label",
+    "read_number",
+    "read_splits",
+    "read_table",
+    "resolve_columns",
+    "split",
+    "stream_tables",
+    "write_rows",
+]

@@ -1,0 +1,243 @@
+"""Checks the rows a model is to learn from: empty labels, blank texts, odd labels, bad numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunewright.data.table import TableRows
+from tunewright.errors import DataError, listed
+from tunewright.types import LabelValue, Role
+
+# A column with more classes than this, more of them than half the rows, is no label.
+MIN_ID_CLASSES = 100
+MAX_CLASSES_PER_ROW = 0.5
+SHOWN_LINES = 5
+
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.0+)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """How many rows were left out, and the first lines of each kind (0 = no line known)."""
+
+    unlabelled: int = 0
+    blank: int = 0
+    unlabelled_lines: tuple[int, ...] = ()
+    blank_lines: tuple[int, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        return self.unlabelled + self.blank
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as the run folder keeps it."""
+        return {
+            "unlabelled": self.unlabelled,
+            "unlabelled_lines": list(self.unlabelled_lines),
+            "blank": self.blank,
+            "blank_lines": list(self.blank_lines),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """The rows that are left, what was dropped, and how many rows with a blank text were kept."""
+
+    rows: TableRows
+    dropped: Dropped
+    num_blank_kept: int
+
+    def notices(self, source: str) -> tuple[str, ...]:
+        """Returns whole sentences on what was dropped or is odd, to be shown to the user."""
+        dropped = self.dropped
+        counts = (
+            (dropped.unlabelled, "without a label dropped (data.drop_unlabelled)"),
+            (dropped.blank, "with a blank text dropped (data.drop_blank)"),
+            (self.num_blank_kept, "with a blank text kept (data.drop_blank=true drops them)"),
+        )
+        return tuple(f"{source}: {counted(n)} {words}." for n, words in counts if n)
+
+
+def is_blank(value: object) -> bool:
+    """Says whether a value shows nothing: missing, or text of blanks and invisible characters."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    if not isinstance(value, str) or value.strip() != "":
+        # A text that begins and ends with an invisible character may hold nothing else.
+        return isinstance(value, str) and all(map(_is_invisible, value))
+    return True
+
+
+def _is_invisible(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) in ("Cf", "Cc")
+
+
+def check_rows(
+    rows: TableRows,
+    roles: Sequence[Role],
+    *,
+    drop_unlabelled: bool = False,
+    drop_blank: bool = False,
+) -> CheckedRows:
+    """Checks rows for training: every needed label is there; blank texts are counted.
+
+    Raises: DataError when labels are empty and `drop_unlabelled` is off, or no row is left.
+    """
+    needed = [role for role in roles if role.required and role.name in rows.columns]
+    labels = [role.name for role in needed if role.only_training]
+    texts = [role.name for role in needed if not role.only_training]
+    unlabelled = _blank_places(rows, labels)
+    if unlabelled and not drop_unlabelled:
+        raise _empty_labels(rows, labels, sorted(unlabelled))
+    blank = _blank_places(rows, texts) - unlabelled
+    gone = unlabelled | blank if drop_blank else unlabelled
+    kept = rows.select(place for place in range(len(rows)) if place not in gone)
+    if not kept:
+        raise DataError(
+            rows.table.name,
+            "no row is left once those without a label or text are dropped",
+            "At least one row is needed.",
+        )
+    dropped = Dropped(
+        len(unlabelled),
+        len(blank) if drop_blank else 0,
+        _first_lines(rows, unlabelled),
+        _first_lines(rows, blank) if drop_blank else (),
+    )
+    return CheckedRows(kept, dropped, 0 if drop_blank else len(blank))
+
+
+def _blank_places(rows: TableRows, roles: Iterable[str]) -> set[int]:
+    """Returns the places of the rows in which one of `roles` is blank."""
+    return {
+        place for role in roles for place, value in enumerate(rows.values(role)) if is_blank(value)
+    }
+
+
+def _first_lines(rows: TableRows, places: Iterable[int]) -> tuple[int, ...]:
+    return tuple(int(rows.lines[place]) for place in sorted(places)[:SHOWN_LINES])
+
+
+def _empty_labels(rows: TableRows, labels: Sequence[str], places: Sequence[int]) -> DataError:
+    columns = listed(rows.columns[role] for role in labels)
+    where, remedy = rows.table.name, "or pass data.drop_unlabelled=true."
+    if len(places) == 1:
+        row = rows[places[0]]
+        found = f"column {columns} is empty"
+        needed = "Every row needs a label to train."
+        return DataError(row.where, found, needed, f"Remove the row {remedy}")
+    lines = _first_lines(rows, places)
+    first = [str(line or place) for line, place in zip(lines, places, strict=False)]
+    more = " and more" if len(places) > SHOWN_LINES else ""
+    found = (
+        f"column {columns} is empty in {len(places):,} of {len(rows):,} rows "
+        f"({'lines' if lines[0] else 'rows'} {', '.join(first)}{more})"
+    )
+    return DataError(where, found, "Every row needs a label to train.", f"Remove the rows {remedy}")
+
+
+def check_labels(
+    labels: Iterable[LabelValue] | Mapping[LabelValue, int], source: str, column: str = "label"
+) -> None:
+    """Checks the labels of a classifier's training rows: one value per row, or a count of each.
+
+    A mapping cannot tell 1 from 1.0 and true, which Python takes for one key.
+
+    Raises: DataError when one label is written in several ways (1, 1.0, "1", " 1"), when nearly
+    every row has a label of its own, and when all rows have the same one.
+    """
+    counts = _label_counts(labels)
+    num_rows = counts.total()
+    spellings: dict[str, list[tuple[object, int]]] = {}
+    for (_, value), count in counts.items():
+        spellings.setdefault(plain_label(value), []).append((value, count))
+    for label, written in spellings.items():
+        if len(written) > 1:
+            raise _several_spellings(label, written, source, column)
+    if len(counts) > max(MIN_ID_CLASSES, MAX_CLASSES_PER_ROW * num_rows):
+        raise DataError(
+            source,
+            f'column "{column}" has {len(counts):,} different labels in {num_rows:,} rows',
+            "It looks like an id or like free text; a class needs several rows.",
+            "Name the column of the classes with data.columns.label.",
+        )
+    if len(counts) == 1:
+        ((_, only),) = counts
+        raise DataError(
+            source,
+            f'column "{column}" has the one label {_shown(only)} in all {num_rows:,} rows',
+            "A classifier needs at least two classes.",
+            "Add rows of another class, or name another column with data.columns.label.",
+        )
+
+
+def _label_counts(
+    labels: Iterable[LabelValue] | Mapping[LabelValue, int],
+) -> Counter[tuple[type, LabelValue]]:
+    if isinstance(labels, Mapping):
+        return Counter({(type(value), value): count for value, count in labels.items()})
+    return Counter((type(value), value) for value in labels)
+
+
+def plain_label(value: object) -> str:
+    """Returns the form that two spellings of one label share: `1.0` and `" 1"` are `1`."""
+    text = str(value).strip()
+    if isinstance(value, bool):
+        return text.lower()
+    match = _WHOLE_NUMBER.fullmatch(text)
+    return text.split(".")[0] if match else text
+
+
+def _several_spellings(
+    label: str, written: Sequence[tuple[object, int]], source: str, column: str
+) -> DataError:
+    forms = ", ".join(f"{_shown(value)} in {counted(count)}" for value, count in written)
+    return DataError(
+        source,
+        f'column "{column}" writes the label {label} in {len(written)} ways: {forms}',
+        "Each label has to be written in one way.",
+        "Write all of them alike.",
+    )
+
+
+def counted(num_rows: int) -> str:
+    """Returns a number of rows in words."""
+    return "1 row" if num_rows == 1 else f"{num_rows:,} rows"
+
+
+def _shown(value: object) -> str:
+    """Returns a label so that text, number and boolean can be told apart."""
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def read_number(value: object, where: str) -> float:
+    """Returns a finite number from a number or from text such as "3", "-0.5" or "1e-3".
+
+    `where` names row and column in the message. Raises: DataError for anything else: an empty
+    value, "N/A", a boolean, "1,5", NaN, infinities, and numbers too large for 64 bits (1e400).
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise _not_a_number(value, where, "")
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        hint = 'Write decimals with a point, such as "1.5".' if "," in value else ""
+        raise _not_a_number(value, where, hint)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _not_a_number(value, where, "")
+    return number
+
+
+def _not_a_number(value: object, where: str, hint: str) -> DataError:
+    found = "the value is empty" if is_blank(value) else f"{_shown(value)} is not a finite number"
+    remedy = hint or "Correct the value, or remove the row."
+    return DataError(where, found, "A number is needed here.", remedy)

@@ -1,0 +1,116 @@
+"""Finds out which column plays which role of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tunewright.errors import DataError, SettingsError, listed, nearest
+from tunewright.types import Role
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnChoice:
+    """Which column plays which role.
+
+    `mapping` is role to column. `guessed` are the roles whose column the user did not name and
+    that goes by another name than its role's, or that other columns could have played too.
+    `passed_over` are those other columns, by role. `unused` are the columns without a role.
+    """
+
+    mapping: Mapping[str, str]
+    guessed: tuple[str, ...]
+    passed_over: Mapping[str, tuple[str, ...]]
+    unused: tuple[str, ...]
+
+    def notices(self, source: str) -> tuple[str, ...]:
+        """Returns whole sentences on what was guessed in `source`, to be shown to the user."""
+        return tuple(f"{source}: {self._notice(role)}" for role in self.guessed)
+
+    def _notice(self, role: str) -> str:
+        taken = f'the column "{self.mapping[role]}" is taken as {role}.'
+        others = listed(self.passed_over[role])
+        return f"{taken} Others: {others}; data.columns.{role} names one." if others else taken
+
+
+def resolve_columns(
+    roles: Sequence[Role],
+    column_names: Sequence[str],
+    given: Mapping[str, str],
+    *,
+    training: bool,
+    source: str,
+) -> ColumnChoice:
+    """Chooses a column for each role.
+
+    A column in `given` (role to column) wins. Otherwise the role's own name is looked for, then
+    its accepted names in their order, whatever their case. Roles that are `only_training` may be
+    missing unless `training`. `source` names the data in messages.
+
+    Raises: DataError when a named or needed column is missing, SettingsError when `given` names
+    a role that the task has not.
+    """
+    _check_given(roles, column_names, given, source)
+    mapping: dict[str, str] = {}
+    guessed: list[str] = []
+    passed_over: dict[str, tuple[str, ...]] = {}
+    for role in roles:
+        if role.name in given:
+            mapping[role.name] = given[role.name]
+            continue
+        taken = {*mapping.values(), *given.values()}
+        candidates = _candidates(role, [name for name in column_names if name not in taken])
+        if candidates:
+            mapping[role.name] = candidates[0]
+            if candidates[0] != role.name or len(candidates) > 1:
+                guessed.append(role.name)
+                passed_over[role.name] = tuple(candidates[1:])
+        elif role.required and (training or not role.only_training):
+            raise _missing_role(role, column_names, source)
+    unused = tuple(name for name in column_names if name not in mapping.values())
+    return ColumnChoice(mapping, tuple(guessed), passed_over, unused)
+
+
+def _check_given(
+    roles: Sequence[Role], column_names: Sequence[str], given: Mapping[str, str], source: str
+) -> None:
+    known = [role.name for role in roles]
+    for role, column in given.items():
+        if role not in known:
+            near = nearest(role, known)
+            raise SettingsError(
+                f"data.columns.{role}",
+                f'"{role}" is not a role of this task',
+                f"It has {listed(known)}.",
+                f'Did you mean "{near}"?' if near else "",
+            )
+        if column not in column_names:
+            near = nearest(column, column_names)
+            raise DataError(
+                source,
+                f'there is no column "{column}"',
+                f"It has {listed(column_names)}.",
+                f'Did you mean "{near}"?' if near else "",
+            )
+
+
+def _candidates(role: Role, column_names: Sequence[str]) -> list[str]:
+    """Returns the columns that could play a role, best first."""
+    found: list[str] = []
+    for accepted in (role.name, *role.accepted):
+        exact = [name for name in column_names if name == accepted]
+        folded = [name for name in column_names if name.casefold() == accepted.casefold()]
+        found += [name for name in (*exact, *folded) if name not in found]
+    return found
+
+
+def _missing_role(role: Role, column_names: Sequence[str], source: str) -> DataError:
+    matches = (nearest(name, column_names) for name in (role.name, *role.accepted))
+    near = next(filter(None, matches), None)
+    hint = f'Did you mean "{near}"? ' if near else ""
+    return DataError(
+        source,
+        f'there is no column "{role.name}" ({role.help})',
+        f"It has {listed(column_names)}.",
+        f"{hint}Name the column with data.columns.{role.name}=COLUMN.",
+    )

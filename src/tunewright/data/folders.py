@@ -1,0 +1,136 @@
+"""Finds the data sets in a folder: files or folders named by split, or a folder of texts per class.
+
+reviews/train.csv, reviews/test.csv             two splits
+bbc/business/001.txt, bbc/tech/001.txt          one text per file, the folder is its label
+imdb/train/pos/0.txt, imdb/test/neg/0.txt       both
+saved/dataset_info.json, saved/state.json       what `datasets` saved to disk
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tunewright.data.encoding import find_encoding
+from tunewright.data.sources import FileStamp, TextFile, is_data_file
+from tunewright.data.table import Table
+from tunewright.errors import DataError, listed
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+# `train-00000-of-00003.parquet`, as the Hub cuts a split into files.
+_SHARD = re.compile(r"^(?P<name>.+)-\d+-of-\d+$")
+NEEDED = (
+    "A folder has to hold files named by split (such as train.csv and test.csv), or one folder "
+    "of .txt files per class."
+)
+
+
+def visible(folder: Path) -> list[Path]:
+    """Returns a folder's entries by name, without the hidden ones."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Says whether `datasets` saved this folder with `save_to_disk`."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def split_entries(folder: Path) -> dict[str, list[Path]]:
+    """Returns the files or folder of each split in `folder`, by the split's usual name.
+
+    Raises: DataError when two entries claim one split.
+    """
+    found: dict[str, list[Path]] = {}
+    for entry in visible(folder):
+        split = SPLIT_NAMES.get(_split_word(entry))
+        if split and (entry.is_dir() or is_data_file(entry)):
+            found.setdefault(split, []).append(entry)
+    for split, entries in found.items():
+        if len(entries) > 1 and not all(_SHARD.match(_stem(entry)) for entry in entries):
+            raise DataError(
+                str(folder),
+                f"{listed(entry.name for entry in entries)} both hold {split} rows",
+                "Each split needs one file, or files numbered like train-00000-of-00003.parquet.",
+                "Remove or rename one of them.",
+            )
+    if not found and (folder / "data").is_dir():
+        return split_entries(folder / "data")
+    return found
+
+
+def _stem(entry: Path) -> str:
+    return entry.name.split(".")[0].lower()
+
+
+def _split_word(entry: Path) -> str:
+    match = _SHARD.match(_stem(entry))
+    return match["name"] if match else _stem(entry)
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Returns the folders in `folder` that hold .txt files, one folder per class."""
+    return [entry for entry in visible(folder) if entry.is_dir() and any(entry.glob("*.txt"))]
+
+
+def read_class_folders(folder: Path, encoding: str | None, max_text_bytes: int) -> Table:
+    """Returns one row per text file, with the columns text, label (its folder) and file.
+
+    Raises: DataError for a file that cannot be decoded, or is longer than `max_text_bytes`.
+    """
+    paths = [path for entry in class_folders(folder) for path in sorted(entry.glob("*.txt"))]
+    stamps = tuple(FileStamp.of(path) for path in paths)
+    for stamp in stamps:
+        if stamp.size_bytes > max_text_bytes:
+            raise DataError(
+                str(stamp.path),
+                f"the text has {stamp.size_bytes:,} bytes",
+                f"The limit is {max_text_bytes:,}.",
+                "Cut it, or raise data.max_text_bytes.",
+            )
+    decoded = [_decoded(path, encoding) for path in paths]
+    return table_of_texts(str(folder), paths, decoded, stamps)
+
+
+def table_of_texts(
+    name: str,
+    paths: Sequence[Path],
+    decoded: Sequence[tuple[str, str]],
+    stamps: tuple[FileStamp, ...],
+) -> Table:
+    """Returns the table of text files from their paths and their (text, encoding)."""
+    columns = {
+        "text": [text for text, _ in decoded],
+        "label": [path.parent.name for path in paths],
+        "file": [f"{path.parent.name}/{path.name}" for path in paths],
+    }
+    codecs = sorted({codec for _, codec in decoded})
+    return Table(
+        name,
+        pa.table({key: pa.array(values, pa.large_string()) for key, values in columns.items()}),
+        np.ones(len(paths), np.int64),
+        tuple(f"{name}/{file}" for file in columns["file"]),
+        np.arange(len(paths)),
+        ", ".join(codecs),
+        files=stamps,
+    )
+
+
+def _decoded(path: Path, encoding: str | None) -> tuple[str, str]:
+    file = TextFile(path, "lines", "", 1.0)
+    codec = find_encoding(file.open, file.name, encoding)
+    return path.read_bytes().decode(codec), codec

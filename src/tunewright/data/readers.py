@@ -1,0 +1,270 @@
+"""The way in: any source of labelled text becomes a `Table`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tunewright.data.columnar import read_arrow, read_parquet
+from tunewright.data.delimited import FLUSH_ROWS, read_delimited
+from tunewright.data.encoding import Lines, check_encoding, find_encoding, too_long_error
+from tunewright.data.folders import (
+    NEEDED,
+    class_folders,
+    is_saved_dataset,
+    read_class_folders,
+    split_entries,
+    visible,
+)
+from tunewright.data.frames import memory_splits
+from tunewright.data.hub import fetch_hub_splits, is_hub_id, read_saved
+from tunewright.data.jsonfiles import read_json, read_json_lines
+from tunewright.data.sources import (
+    MIB,
+    FileStamp,
+    check_is_file,
+    format_of,
+    missing_file,
+    text_file,
+)
+from tunewright.data.table import Batch, Table, joined, table_of
+from tunewright.errors import DataError, listed
+
+COLUMNAR = {"parquet": read_parquet, "arrow": read_arrow}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """How files are read; `DataConfig` explains each setting."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    quote: str = '"'
+    subset: str | None = None
+    max_rows: int | None = None
+    max_text_bytes: int = 64 * MIB
+    max_file_expansion: float = 100.0
+
+
+DEFAULTS = ReadSettings()
+
+
+def read_table(source: object, settings: ReadSettings = DEFAULTS, split: str = "") -> Table:
+    """Returns one data set as a table.
+
+    `source` is a path or Hub id (str or PathLike), a pandas or polars frame, a `pyarrow.Table`, a
+    `datasets.Dataset`, a list of texts or dicts, a dict of lists, or a pair (texts, labels).
+    `split` ("train", "validation", "test") chooses from a source that holds several.
+
+    Raises: DataError for anything that cannot be read whole and without doubt, naming file, line
+    and value where there are such.
+    """
+    splits = read_splits(source, settings)
+    if split in splits:
+        return splits[split]
+    if len(splits) == 1 and not split:
+        return next(iter(splits.values()))
+    name = next(iter(splits.values())).name if len(splits) == 1 else str(source)
+    found = f"it holds the splits {listed(splits)}"
+    needed = f'There is no split "{split}".' if split else "One of them is needed here."
+    raise DataError(name, found, needed, "Name the file of the split that is meant.")
+
+
+def read_splits(source: object, settings: ReadSettings = DEFAULTS) -> dict[str, Table]:
+    """Returns every split of a source by its usual name: "train", "validation", "test".
+
+    A source that is one data set, such as a file or a frame, is called "train".
+    Raises: DataError as `read_table` does, also for a data set without rows.
+    """
+    if isinstance(source, str | os.PathLike):
+        splits = _splits_at(os.fspath(source), settings)
+    else:
+        splits = memory_splits(source)
+    return {split: _finished(table, settings) for split, table in splits.items()}
+
+
+def _splits_at(source: str | bytes, settings: ReadSettings) -> dict[str, Table]:
+    name = os.fsdecode(source)
+    path = Path(name)
+    if not os.path.lexists(path) and is_hub_id(name):
+        return fetch_hub_splits(name, settings.subset)
+    if path.is_dir():
+        return _folder_splits(path, settings)
+    check_is_file(path)
+    return {"train": _file_table(path, settings)}
+
+
+def _folder_splits(folder: Path, settings: ReadSettings) -> dict[str, Table]:
+    if is_saved_dataset(folder):
+        return read_saved(folder)
+    if entries := split_entries(folder):
+        return {split: _entry_table(paths, settings) for split, paths in entries.items()}
+    if class_folders(folder):
+        return {"train": read_class_folders(folder, settings.encoding, settings.max_text_bytes)}
+    held = listed(entry.name for entry in visible(folder))
+    found = f"the folder holds {held}" if held else "the folder is empty"
+    raise DataError(str(folder), found, NEEDED)
+
+
+def _entry_table(paths: list[Path], settings: ReadSettings) -> Table:
+    tables = [_single_table(path, settings) for path in paths]
+    return tables[0] if len(tables) == 1 else joined(str(paths[0].parent), tables)
+
+
+def _single_table(path: Path, settings: ReadSettings) -> Table:
+    splits = _splits_at(str(path), settings)
+    if len(splits) > 1:
+        raise DataError(str(path), f"it holds the splits {listed(splits)} itself", NEEDED)
+    return next(iter(splits.values()))
+
+
+def _file_table(path: Path, settings: ReadSettings) -> Table:
+    stamp = FileStamp.of(path)
+    notes: list[str] = []
+    with _opened(path, settings, notes) as (batches, encoding):
+        table = table_of(str(path), list(_first_rows(batches, settings.max_rows)))
+    stamp.check()
+    return replace(table, encoding=encoding, notes=tuple(notes), files=(stamp,))
+
+
+@contextmanager
+def _opened(
+    path: Path, settings: ReadSettings, notes: list[str]
+) -> Iterator[tuple[Iterator[Batch], str]]:
+    """Opens a file and gives its batches and its encoding ("" when it is no text)."""
+    kind, _ = format_of(path)
+    if kind in COLUMNAR:
+        yield COLUMNAR[kind](path), ""
+        return
+    file = text_file(path, settings.max_file_expansion)
+    codec = find_encoding(file.open, file.name, settings.encoding)
+    if codec not in ("utf-8", "utf-8-sig"):
+        notes.append(f"{file.name}: the text is read as {codec.upper()}.")
+    with file.open() as stream:
+        lines = Lines(stream, codec, file.name, settings.max_text_bytes)
+        try:
+            yield text_batches(lines, file.format, settings, notes), codec
+        finally:
+            lines.close()
+
+
+def text_batches(
+    lines: Lines, kind: str, settings: ReadSettings, notes: list[str]
+) -> Iterator[Batch]:
+    """Returns the batches of a text stream of the format `kind`: csv, tsv, jsonl, json, lines."""
+    if kind == "jsonl":
+        return read_json_lines(lines, notes)
+    if kind == "json":
+        return read_json(lines, notes)
+    if kind == "lines":
+        return read_text_lines(lines)
+    delimiter = settings.delimiter or ("\t" if kind == "tsv" else None)
+    return read_delimited(lines, notes, delimiter, settings.quote)
+
+
+def read_text_lines(lines: Lines) -> Iterator[Batch]:
+    """Yields one row per line of plain text, in the column text; blank lines are blank texts."""
+    texts: list[str] = []
+    for line in lines:
+        texts.append(line.rstrip("\r\n"))
+        if len(texts) == FLUSH_ROWS:
+            yield _text_batch(texts, lines.num_read)
+            texts = []
+    yield _text_batch(texts, lines.num_read)
+
+
+def _text_batch(texts: list[str], last_line: int) -> Batch:
+    columns = pa.RecordBatch.from_arrays([pa.array(texts, pa.large_string())], names=["text"])
+    return Batch(columns, np.arange(last_line - len(texts) + 1, last_line + 1))
+
+
+def _first_rows(batches: Iterable[Batch], max_rows: int | None) -> Iterator[Batch]:
+    left = max_rows
+    for batch in batches:
+        if left is not None and batch.columns.num_rows >= left:
+            yield Batch(batch.columns.slice(0, left), batch.lines[:left])
+            return
+        yield batch
+        left = None if left is None else left - batch.columns.num_rows
+
+
+def _finished(table: Table, settings: ReadSettings) -> Table:
+    """Applies the limits that hold for every source."""
+    limit = settings.max_rows
+    if limit is not None and table.num_rows > limit:
+        table = table.select(range(limit))
+    if limit is not None and table.num_rows == limit:
+        note = f"{table.name}: at most {limit:,} rows are read (data.max_rows)."
+        table = replace(table, notes=(*table.notes, note))
+    check_has_rows(table)
+    check_text_sizes(table, settings.max_text_bytes)
+    return table
+
+
+def check_has_rows(table: Table) -> None:
+    """Raises DataError when a table has no rows."""
+    if not table.num_rows:
+        found = "there is a header but no row" if table.column_names else "there is no row"
+        raise DataError(table.name, found, "At least one row is needed.")
+
+
+def check_text_sizes(table: Table, max_text_bytes: int) -> None:
+    """Raises DataError, with the row, when a text is longer than `max_text_bytes`."""
+    for column in table.columns.columns:
+        if pa.types.is_large_string(column.type):
+            sizes = pc.binary_length(column)
+            if (pc.max(sizes).as_py() or 0) > max_text_bytes:
+                source, line = table.place(
+                    pc.index(pc.greater(sizes, max_text_bytes), True).as_py()
+                )
+                raise too_long_error(source, line, max_text_bytes)
+
+
+def stream_tables(
+    source: str | os.PathLike[str] | BinaryIO,
+    settings: ReadSettings = DEFAULTS,
+    kind: str = "jsonl",
+) -> Iterator[Table]:
+    """Yields a file's rows as small tables, one after the other: memory does not grow with it.
+
+    `source` may be a binary stream, such as standard input, whose format `kind` names (csv, tsv,
+    jsonl, json, lines); it is read as `settings.encoding`, or as UTF-8. A row's line counts from
+    the beginning of the file.
+
+    Raises: DataError as `read_table` does, when the rows before the fault have been given.
+    """
+    if not isinstance(source, str | os.PathLike):
+        codec = check_encoding(settings.encoding or "utf-8")
+        lines = Lines(source, codec, "standard input", settings.max_text_bytes)
+        batches = text_batches(lines, kind, settings, [])
+        yield from _small_tables("standard input", batches, codec, settings)
+        return
+    path = Path(source)
+    if path.is_dir() or not path.exists():
+        raise (
+            missing_file(path)
+            if not path.exists()
+            else DataError(str(path), "this is a folder", "A file is needed here.")
+        )
+    stamp = FileStamp.of(path)
+    with _opened(path, settings, []) as (batches, codec):
+        yield from _small_tables(str(path), batches, codec, settings)
+    stamp.check()
+
+
+def _small_tables(
+    name: str, batches: Iterable[Batch], codec: str, settings: ReadSettings
+) -> Iterator[Table]:
+    for batch in _first_rows(batches, settings.max_rows):
+        if batch.columns.num_rows:
+            table = table_of(name, [batch], encoding=codec)
+            check_text_sizes(table, settings.max_text_bytes)
+            yield table
