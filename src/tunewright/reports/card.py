@@ -35,7 +35,7 @@ MAX_EXAMPLE = 120  # characters of the text in the snippets
 _HUB_METRICS = {"brier": "brier_score", "ece": "calibration_error", "mcc": "matthews_correlation"}
 _FAMILIES = ("f1", "precision", "recall", "roc_auc")
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#$])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~#$])")
 
 
 def model_card(content: CardContent) -> str:
@@ -203,7 +203,8 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _plain(words: object, limit: int = 200) -> str:
     """Returns text on one line, with everything that Markdown or HTML would read escaped."""
-    return _MARKDOWN.sub(r"\\\1", one_line(words, limit)).replace("&", "&amp;")
+    entities = one_line(words, limit).replace("&", "&amp;").replace("<", "&lt;")
+    return _MARKDOWN.sub(r"\\\1", entities.replace(">", "&gt;"))
 
 
 def _code(words: object) -> str:
