@@ -141,7 +141,12 @@ def _data(content: CardContent) -> str:
     parts = []
     if files:
         rows = (
-            (_plain(each.split), _code(each.path), f"{each.num_rows:,}", _code(each.sha256))
+            (
+                _plain(each.split),
+                _code_cell(each.path),
+                f"{each.num_rows:,}",
+                _code_cell(each.sha256),
+            )
             for each in files[:MAX_FILES]
         )
         parts.append(_table(("Split", "File", "Rows", "SHA-256"), rows))
@@ -180,7 +185,7 @@ def _settings(content: CardContent) -> str:
     entries = list(flat(content.settings))
     if not entries:
         return ""
-    rows = ((_code(name), _plain(value)) for name, value in entries[:MAX_SETTINGS])
+    rows = ((_code_cell(name), _plain(value)) for name, value in entries[:MAX_SETTINGS])
     hidden = len(entries) - MAX_SETTINGS
     more = f"\n\n{hidden:,} more settings are in `run.toml`." if hidden > 0 else ""
     return f"## Settings\n\n{_table(('Setting', 'Value'), rows)}{more}"
@@ -209,10 +214,14 @@ def _plain(words: object, limit: int = 200) -> str:
 
 def _code(words: object) -> str:
     """Returns text as inline code, in a fence longer than any run of backticks inside."""
-    inside = one_line(words).replace("|", r"\|")
+    inside = one_line(words)
     fence = "`" * (_longest_run(inside) + 1)
     pad = " " if "`" in inside else ""
     return f"{fence}{pad}{inside}{pad}{fence}" if inside else "(empty)"
+
+
+def _code_cell(words: object) -> str:
+    return _code(words).replace("|", r"\|")
 
 
 def _block(language: str, source: str) -> str:

@@ -116,7 +116,7 @@ def _cells(
                 continue
             share = count / sum(row) if count else 0.0
             x, y = left + j * cell, top + i * cell
-            shade = _shade(share, 0.15 if written else 0.35)
+            shade = _shade(share, 0.15 if written else 0.45)
             parts.append(_cell(x, y, cell - gap, shade, i == j, _cell_words(figures, i, j)))
             if written:
                 ink = "cell strong" if share > 0.5 else "cell" if count else "cell empty"
