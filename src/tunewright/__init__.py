@@ -1,1 +1,58 @@
+"""Tunewright turns labelled data into a working, measured, explained, small and fast Transformer.
+
+    import tunewright as tw
+
+    run = tw.train("reviews.csv", task="text-classification", text="review", label="stars")
+    run.evaluate("test.csv").metrics["accuracy"]
+    tw.load("runs/reviews/model").predict(["A fine film."])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunewright.api import audit, compare, train
+    from tunewright.errors import TunewrightError
+    from tunewright.estimator import TextClassifier
+    from tunewright.run.finished import FinishedRun
+    from tunewright.run.loaded import load
+    from tunewright.types import Estimate, Label
+
 __version__ = "0.1.0"
+
+# Names are imported when they are used, so that `tunewright --help` does not import torch.
+_HOMES = {
+    "Estimate": "tunewright.types",
+    "FinishedRun": "tunewright.run.finished",
+    "Label": "tunewright.types",
+    "TextClassifier": "tunewright.estimator",
+    "TunewrightError": "tunewright.errors",
+    "audit": "tunewright.api",
+    "compare": "tunewright.api",
+    "load": "tunewright.run.loaded",
+    "train": "tunewright.api",
+}
+
+__all__ = [
+    "Estimate",
+    "FinishedRun",
+    "Label",
+    "TextClassifier",
+    "TunewrightError",
+    "audit",
+    "compare",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tunewright' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True)
 class Role:
@@ -49,6 +51,9 @@ class Row:
 Rows = Sequence[Row]  # a data set: counted, indexed, and walked more than once
 
 
+Integers = Sequence[int] | np.ndarray
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStream:
     """The token ids of one sequence, with special tokens.
@@ -58,8 +63,8 @@ class TokenStream:
     them up. `offsets` are (start, end) in characters of the text, (0, 0) for special tokens.
     """
 
-    token_ids: Sequence[int]
-    type_ids: Sequence[int] | None = None
+    token_ids: Integers
+    type_ids: Integers | None = None
     num_cut: int = 0
     offsets: Sequence[tuple[int, int]] | None = None
 

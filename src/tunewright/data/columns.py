@@ -98,10 +98,9 @@ def _candidates(role: Role, column_names: Sequence[str]) -> list[str]:
     """Returns the columns that could play a role, best first."""
     found: list[str] = []
     for accepted in (role.name, *role.accepted):
-        exact = [name for name in column_names if name == accepted]
-        folded = [name for name in column_names if name.casefold() == accepted.casefold()]
-        found += [name for name in (*exact, *folded) if name not in found]
-    return found
+        found += [name for name in column_names if name == accepted]
+        found += [name for name in column_names if name.casefold() == accepted.casefold()]
+    return list(dict.fromkeys(found))
 
 
 def _missing_role(role: Role, column_names: Sequence[str], source: str) -> DataError:

@@ -35,6 +35,7 @@ from tunewright.data.sources import (
     missing_file,
     text_file,
 )
+from tunewright.data.starter import STARTER_DATA, bbc_news
 from tunewright.data.table import Batch, Table, joined, table_of
 from tunewright.errors import DataError, listed
 
@@ -84,7 +85,9 @@ def read_splits(source: object, settings: ReadSettings = DEFAULTS) -> dict[str, 
     A source that is one data set, such as a file or a frame, is called "train".
     Raises: DataError as `read_table` does, also for a data set without rows.
     """
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, Table):
+        splits = {"train": source}
+    elif isinstance(source, str | os.PathLike):
         splits = _splits_at(os.fspath(source), settings)
     else:
         splits = memory_splits(source)
@@ -94,6 +97,8 @@ def read_splits(source: object, settings: ReadSettings = DEFAULTS) -> dict[str, 
 def _splits_at(source: str | bytes, settings: ReadSettings) -> dict[str, Table]:
     name = os.fsdecode(source)
     path = Path(name)
+    if name == STARTER_DATA:
+        return {"train": bbc_news()}
     if not os.path.lexists(path) and is_hub_id(name):
         return fetch_hub_splits(name, settings.subset)
     if path.is_dir():

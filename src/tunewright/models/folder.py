@@ -7,6 +7,7 @@ a manifest.json beside it, which names every file's size and SHA-256.
 from __future__ import annotations
 
 import copy
+import glob
 import hashlib
 import importlib.util
 import json
@@ -165,9 +166,10 @@ def save_model(
         raise ModelError(
             str(folder), "exists already", "Nothing is overwritten.", "Name a new folder."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_partial(folder)
         partial.mkdir()
         _write_model(model, partial)
         _write_tokenizer(tokenizer, partial, max_length)
@@ -185,6 +187,12 @@ def save_model(
         raise _not_saved(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _clear_partial(folder: Path) -> None:
+    """Removes what a killed save of the same folder left behind."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _not_saved(folder: Path, error: Exception) -> RunError:

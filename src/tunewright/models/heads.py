@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tunewright.models.attention import PACKED, register
 from tunewright.models.batch import PackedStream, padded
+from tunewright.models.tokenizers import POSITIONS_AFTER_PADDING
 
 Head = Callable[[Any, Tensor, PackedStream], Tensor]
 
@@ -77,9 +78,6 @@ HEADS: dict[str, Head] = {
     "smollm3": _last_token,
     "xlm-roberta": _first_token,
 }
-
-# These count positions from one past their padding id (transformers, create_position_ids_from_input_ids).
-POSITIONS_AFTER_PADDING = frozenset({"camembert", "roberta", "xlm-roberta"})
 
 
 def mean_pool(hidden_ND: Tensor, stream: PackedStream) -> Tensor:

@@ -187,8 +187,8 @@ def _is_unbounded(token: str) -> bool:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Returns the fast tokenizer of a model folder; it neither cuts nor pads by itself.
 
-    A tokenizer without padding token gets one that never ends a text: the padding token that
-    config.json names, else the end token, else the unknown or the first token.
+    A tokenizer without padding token gets one that does not end texts: the padding token that
+    config.json names, else the end token, else another special token, else the rarest token.
 
     Raises ModelError as `check_tokenizer` does, when the file cannot be used, or when it has more
     tokens than the model has embeddings.
@@ -346,11 +346,12 @@ def _padding(tokenizer: PreTrainedTokenizerFast, config: Any) -> str:
     if isinstance(stated, int) and 0 <= stated < len(tokenizer):
         return str(tokenizer.convert_ids_to_tokens(stated))
     ends = tokenizer("a")["input_ids"][-1:]
-    choices = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
-    for token in choices:
+    named = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for token in (*named, *special):
         if token is not None and tokenizer.convert_tokens_to_ids(token) not in ends:
             return str(token)
-    return str(tokenizer.convert_ids_to_tokens(0))
+    return str(tokenizer.convert_ids_to_tokens(len(tokenizer) - 1))  # the rarest
 
 
 def max_length_of(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:

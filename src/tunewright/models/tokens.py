@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from tunewright.types import TokenStream
@@ -33,10 +34,9 @@ def encode_text(
     whole = backend.post_process(first, second, True)
     reads_types = "token_type_ids" in tokenizer.model_input_names
     return TokenStream(
-        whole.ids,
-        whole.type_ids if reads_types else None,
+        np.array(whole.ids, np.int32),
+        np.array(whole.type_ids, np.int32) if reads_types else None,
         num_first + num_second - keep_first - keep_second,
-        whole.offsets,
     )
 
 

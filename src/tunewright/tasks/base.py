@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -29,6 +29,7 @@ from tunewright.types import Answer, Features, Role, Row
 
 Outputs = Mapping[str, Tensor]
 Statistics = Mapping[str, np.ndarray]
+Reducer = Callable[[np.ndarray | None], Mapping[str, float]]
 Scope = Literal["row", "document", "batch"]
 
 
@@ -106,16 +107,31 @@ class Task(ABC):
         `counts` (R,) says how often each row counts (a bootstrap draw); None is once each.
         """
 
-    def figures(self, statistics: Statistics) -> dict[str, Any]:
-        """Returns what the report draws for this task, as plain values."""
-        return {}
+    def prepare(self, statistics: Statistics) -> Reducer:
+        """Returns `reduce` of these statistics as a function of the counts alone.
+
+        A task whose metrics share work between bootstrap draws does that work here, once.
+        """
+        return lambda counts: self.reduce(statistics, counts)
+
+    @abstractmethod
+    def compared(self, answer: Any, row: Row) -> tuple[Any, Any]:
+        """Returns the true and the predicted value, for metrics of the user's own."""
+
+    def within(self, limit: int) -> Self:
+        """Returns the task with its lengths settled for a model that reads `limit` tokens."""
+        return self
+
+    def continued(self, previous: Task) -> Self:
+        """Returns the task with what a model trained before already knows, such as its labels."""
+        return self
 
     def to_json(self) -> dict[str, Any]:
         return {"task": self.name, **asdict(self)}  # type: ignore[call-overload]
 
-    def save(self, folder: Path) -> None:
-        text = json.dumps(self.to_json(), ensure_ascii=False, indent=2)
-        (folder / "task.json").write_text(text + "\n", encoding="utf-8")
+    def to_json_text(self) -> str:
+        """Returns what stands in `task.json`."""
+        return json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
 
 
 def build_task(task_class: type[Task], options: Mapping[str, Any], where: str = "[task]") -> Task:
@@ -132,6 +148,15 @@ def build_task(task_class: type[Task], options: Mapping[str, Any], where: str = 
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise SettingsError(where, f"task.{key} is {first['input']!r}", f"{first['msg']}.") from None
+
+
+def load_task(folder: Path, find: Callable[[str], type[Task]]) -> Task | None:
+    """Returns the task saved in a model folder as `task.json`, or None where there is none."""
+    file = folder / "task.json"
+    if not file.exists():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return build_task(find(values.pop("task")), values, str(file))
 
 
 def stack(statistics: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:

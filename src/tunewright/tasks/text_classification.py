@@ -26,17 +26,21 @@ from tunewright.metrics import (
     classification_metrics,
     fit_abstention,
     fit_temperature,
+    prepare_classification,
     softmax,
 )
 from tunewright.models.batch import Batch
-from tunewright.models.folder import load_classifier
+from tunewright.models.classifier import load_classifier
 from tunewright.models.heads import classify
 from tunewright.models.tokens import encode_text
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
-from tunewright.tasks.base import Loss, Outputs, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
 from tunewright.types import Features, Label, LabelValue, Role, Row
 
 Kind = Literal["string", "integer", "boolean"]
+# Beyond this, time grows faster than accuracy on most texts; longer ones are the user's choice.
+DEFAULT_MAX_LENGTH = 256
+
 ClassWeights = Literal["balanced"] | dict[str, float] | None
 
 
@@ -81,12 +85,12 @@ class TextClassification(Task):
     labels: tuple[str, ...] = field(
         default=(), metadata={"help": "the classes in order. Off: learned from the training rows"}
     )
-    label_kind: Kind = field(default="string", metadata={"help": "type of a label in the data"})
+    label_kind: Kind = field(default="string", metadata={"help": "type of a label in the data", "fitted": True})
     weights: tuple[float, ...] = field(
-        default=(), metadata={"help": "weight of each class; learned from class_weights"}
+        default=(), metadata={"help": "weight of each class", "fitted": True}
     )
-    temperature: float = field(default=1.0, metadata={"help": "divides the logits; fitted"})
-    abstain_below: float = field(default=0.0, metadata={"help": "least score answered; fitted"})
+    temperature: float = field(default=1.0, metadata={"help": "divides the logits", "fitted": True})
+    abstain_below: float = field(default=0.0, metadata={"help": "least score answered", "fitted": True})
 
     def __post_init__(self) -> None:
         checks = {
@@ -181,6 +185,31 @@ class TextClassification(Task):
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         return classification_metrics(
             statistics["true"], statistics["predicted"], statistics["probabilities"], counts
+        )
+
+    def prepare(self, statistics: Statistics) -> Reducer:
+        return prepare_classification(statistics)
+
+    def compared(self, answer: Label, row: Row) -> tuple[LabelValue, LabelValue]:
+        return row.values["label"], answer.label
+
+    def within(self, limit: int) -> Self:
+        if self.max_length is None:
+            return replace(self, max_length=min(DEFAULT_MAX_LENGTH, limit))
+        if self.max_length > limit:
+            raise SettingsError(
+                "[task]",
+                f"task.max_length is {self.max_length}",
+                f"The model reads at most {limit} tokens.",
+                f"Use task.max_length={limit} or a model that reads more.",
+            )
+        return self
+
+    def continued(self, previous: Task) -> Self:
+        if not isinstance(previous, TextClassification) or self.labels:
+            return self
+        return replace(
+            self, labels=previous.labels, max_length=self.max_length or previous.max_length
         )
 
     def _index(self, value: LabelValue) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tunewright.data import AuditConfig, DataConfig
+from tunewright.data.audit import AuditConfig
+from tunewright.data.config import DataConfig
 from tunewright.errors import SettingsError, listed, nearest
+from tunewright.tasks import find_task
 from tunewright.training.config import TrainingConfig
 
 
@@ -218,3 +221,17 @@ def _explained(error: ValidationError, where: str) -> SettingsError:
     found = first["input"]
     shown = listed([found]) if isinstance(found, str) else repr(found)
     return SettingsError(where, f"{key} is {shown}", f"{message[0].upper()}{message[1:]}.")
+
+
+def task_keys(task: str) -> list[str]:
+    """Returns the settings of a task, without those that training fits; imports the task."""
+    return [name for name, _, _ in task_settings(task)]
+
+
+def task_settings(task: str) -> list[tuple[str, Any, str]]:
+    """Returns (name, default, description) of each setting of a task that a user may choose."""
+    return [
+        (item.name, item.default, item.metadata.get("help", ""))
+        for item in fields(find_task(task))  # type: ignore[arg-type]
+        if not item.metadata.get("fitted")
+    ]

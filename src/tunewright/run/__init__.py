@@ -1,0 +1,1 @@
+"""Train, evaluate and predict as one call each. Importing this package does not import torch."""

@@ -1,0 +1,107 @@
+"""Is one run better than another? On the same rows, with a paired test, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from tunewright.errors import SettingsError
+from tunewright.metrics import mcnemar, paired_bootstrap
+from tunewright.metrics.compare import Difference, McNemar
+from tunewright.run.finished import FinishedRun
+from tunewright.run.judge import lines_of
+
+MAX_ROWS_SHOWN = 100
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same rows.
+
+    `differences` are b - a by metric, with 95 % interval and p-value from a paired bootstrap.
+    `mcnemar` tests whether the two are right equally often. `rows` are the first rows whose
+    answers differ, as both saw them; `num_different` counts them all.
+    """
+
+    a: str
+    b: str
+    num_rows: int
+    differences: Mapping[str, Difference]
+    mcnemar: McNemar | None
+    num_different: int
+    rows: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_runs(
+    a: str | PathLike[str], b: str | PathLike[str], data: Any, columns: Mapping[str, str]
+) -> Comparison:
+    """Compares two run folders; on `data` when it is given, else on what both were judged on.
+
+    Raises SettingsError when the stored rows or the classes are not the same.
+    """
+    first, second = FinishedRun(a), FinishedRun(b)
+    folders = [_judged(run, data, columns) for run in (first, second)]
+    task, other = first.model.predictor.task, second.model.predictor.task
+    if getattr(task, "labels", ()) != getattr(other, "labels", ()):
+        raise SettingsError(
+            f"{a} and {b}", "the runs answer with different labels",
+            "Both need the same labels to be compared.",
+        )  # fmt: skip
+    lines = [list(lines_of(folder / "predictions.jsonl")) for folder in folders]
+    _check_same_rows(lines[0], lines[1], f"{a} and {b}")
+    statistics = [load_file(folder / "statistics.safetensors") for folder in folders]
+    different = [
+        {"row": x["row"], "source": x["source"], "line": x["line"], "true": x["true"],
+         "a": x["label"], "b": y["label"]}
+        for x, y in zip(*lines, strict=True)
+        if x.get("label") != y.get("label")
+    ]  # fmt: skip
+    return Comparison(
+        str(a),
+        str(b),
+        len(lines[0]),
+        paired_bootstrap(
+            task.reduce, statistics[0], statistics[1], task.metrics, prepare=task.prepare
+        ),
+        _mcnemar(statistics[0], statistics[1]),
+        len(different),
+        list(islice(different, MAX_ROWS_SHOWN)),
+    )
+
+
+def _judged(run: FinishedRun, data: Any, columns: Mapping[str, str]) -> Path:
+    """Returns the folder with the run's figures on the data, judging it there if need be."""
+    if data is None:
+        run.folder.read_json("evaluation/metrics.json")
+        return run.folder.evaluation
+    return run.evaluate(data, columns).folder
+
+
+def _check_same_rows(a: list[dict[str, Any]], b: list[dict[str, Any]], where: str) -> None:
+    def key(line: Mapping[str, Any]) -> tuple[Any, ...]:
+        return line["source"], line["line"], line["row"], line["true"]
+
+    if [key(line) for line in a] == [key(line) for line in b]:
+        return
+    raise SettingsError(
+        where,
+        f"they were judged on different rows ({len(a):,} and {len(b):,})",
+        "A paired test needs the same rows in the same order.",
+        "Name a file that both are to be judged on.",
+    )
+
+
+def _mcnemar(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> McNemar | None:
+    if "predicted" not in a:
+        return None
+    return mcnemar(a["predicted"] == a["true"], b["predicted"] == b["true"])

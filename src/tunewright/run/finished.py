@@ -1,0 +1,87 @@
+"""A finished run: its folder, its figures, its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import SettingsError
+from tunewright.run.config import RunConfig, compose, read_config
+from tunewright.run.judge import EvaluationResult, Judge, OwnMetric
+from tunewright.run.loaded import TrainedModel, load
+from tunewright.run.record import RunFolder, is_run_folder
+from tunewright.types import Estimate
+
+
+class FinishedRun:
+    """A run folder whose training is done."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        """Opens a run folder. Raises SettingsError when it is not one."""
+        self.folder = RunFolder(Path(path))
+        if not is_run_folder(self.folder.path):
+            raise SettingsError(
+                str(path), "there is no run.toml", "A run folder is needed.",
+                "Name a folder under runs/.",
+            )  # fmt: skip
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def report(self) -> Path:
+        return self.folder.report
+
+    @cached_property
+    def result(self) -> EvaluationResult | None:
+        """The evaluation at the end of training; None where no rows were left to judge on."""
+        return EvaluationResult.read(self.folder.evaluation)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return compose(read_config(self.folder.config), where=str(self.folder.config))
+
+    @cached_property
+    def model(self) -> TrainedModel:
+        return load(self.folder.model, self.config.training.precision)
+
+    @property
+    def metrics(self) -> dict[str, Estimate]:
+        """The metrics of the evaluation at the end of training, by name."""
+        return dict(self.result.metrics) if self.result else {}
+
+    def predict(self, source: Any, columns: Mapping[str, str] | None = None) -> list[Any]:
+        """Returns the model's answers; see `TrainedModel.predict`."""
+        return self.model.predict(source, columns)
+
+    def evaluate(
+        self,
+        source: Any,
+        columns: Mapping[str, str] | None = None,
+        metrics: tuple[OwnMetric, ...] = (),
+    ) -> EvaluationResult:
+        """Measures the model on labelled rows, with the run's settings.
+
+        The figures and predictions are also written to `evaluation/NAME/`, NAME being the
+        data's.
+        """
+        chosen = self.config.evaluation
+        judge = Judge(chosen.num_resamples, chosen.slices, chosen.num_mistakes, metrics)
+        name = Path(source).name.split(".")[0] if isinstance(source, str | PathLike) else "memory"
+        folder = self.folder.evaluation / name
+        result = self.model.evaluate(
+            source,
+            columns,
+            judge,
+            settings=self.config.data.reading(),
+            predictions=folder / "predictions.jsonl",
+        )
+        return result.save(folder)
+
+    def __repr__(self) -> str:
+        return f"FinishedRun({str(self.path)!r})"
+

@@ -1,0 +1,265 @@
+"""Judging a model on labelled rows: metrics with intervals, slices, mistakes, predictions."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from tunewright.errors import DataError
+from tunewright.metrics import MetricSpec, Slice, Slicer, bootstrap
+from tunewright.metrics.bootstrap import interval
+from tunewright.prediction.predictor import Predictor
+from tunewright.tasks.base import stack
+from tunewright.types import Estimate, Features, Label, Row
+
+# A metric of the user's own is called anew for each draw, so it gets fewer than the built-in ones.
+OWN_METRIC_RESAMPLES = 200
+
+OwnMetric = Callable[[Sequence[Any], Sequence[Any]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A wrong answer, how sure the model was of it, where the row stands and what it says."""
+
+    where: str
+    text: str
+    true: Any
+    predicted: Any
+    score: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a model scores on a data set.
+
+    `metrics` are estimates by name, each with `.value`, `.low` and `.high`. `slices` are lists of
+    slices by column; `statistics` the stacked per-row figures, for comparisons.
+    """
+
+    split: str
+    num_rows: int
+    metrics: Mapping[str, Estimate]
+    slices: Mapping[str, Sequence[Slice]] = field(default_factory=dict)
+    mistakes: Sequence[Mistake] = ()
+    num_mistakes: int = 0
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    folder: Path = Path()
+
+    def save(self, folder: Path) -> Self:
+        """Writes `metrics.json`, and the per-row figures that `compare` pairs.
+
+        Returns the result with its `folder`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        mistakes = {"num_mistakes": self.num_mistakes, "shown": [asdict(m) for m in self.mistakes]}
+        for name, value in (("metrics.json", self.to_json()), ("mistakes.json", mistakes)):
+            text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+            (folder / name).write_text(text, encoding="utf-8")
+        figures = {name: np.ascontiguousarray(values) for name, values in self.statistics.items()}
+        save_file(figures, folder / "statistics.safetensors")
+        return replace(self, folder=folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Returns the result that `save` wrote, or None where there is none."""
+        if not (folder / "metrics.json").is_file():
+            return None
+        stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        mistakes = json.loads((folder / "mistakes.json").read_text(encoding="utf-8"))
+        return cls(
+            stored["split"],
+            stored["num_rows"],
+            _estimates(stored["metrics"]),
+            {
+                column: [Slice(**{**part, "metrics": _estimates(part["metrics"])}) for part in parts]
+                for column, parts in stored["slices"].items()
+            },
+            [Mistake(**mistake) for mistake in mistakes["shown"]],
+            mistakes["num_mistakes"],
+            load_file(folder / "statistics.safetensors"),
+            folder,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "num_rows": self.num_rows,
+            "metrics": {name: _finite(value.to_json()) for name, value in self.metrics.items()},
+            "slices": {
+                column: [_finite(part.to_json()) for part in parts]
+                for column, parts in self.slices.items()
+            },
+        }
+
+
+def _estimates(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
+    return {
+        name: Estimate(**{k: math.nan if v is None else v for k, v in value.items()})
+        for name, value in stored.items()
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass
+class Judge:
+    """How evaluations are done: the number of draws, the columns to slice by, the user's metrics."""
+
+    num_resamples: int = 1000
+    slices: Sequence[str] = ()
+    num_mistakes: int = 50
+    own_metrics: Sequence[OwnMetric] = ()
+
+    def point(
+        self, predictor: Predictor, rows: Sequence[Row], encoded: Sequence[Sequence[Features]]
+    ) -> dict[str, float]:
+        """Returns the metrics without intervals, for picking a checkpoint."""
+        answers = list(predictor.answer_encoded(rows, encoded))
+        pairs = list(zip(answers, rows, strict=True))
+        task = predictor.task
+        metrics = dict(task.reduce(stack(task.statistics(a, row) for a, row in pairs)))
+        compared = [task.compared(answer, row) for answer, row in pairs]
+        for metric in self.own_metrics:
+            metrics[metric.__name__] = float(metric(*zip(*compared, strict=True)))
+        return metrics
+
+    def judge(
+        self, predictor: Predictor, rows: Sequence[Row], split: str, predictions: Path | None = None
+    ) -> EvaluationResult:
+        """Answers every row and measures the answers; writes them to `predictions` as JSON lines.
+
+        Only per-row figures are kept, so memory is flat in what the model puts out.
+        """
+        if not len(rows):
+            raise DataError(split, "there are no rows", "At least one is needed to evaluate.")
+        tally = _Tally(predictor, self.num_mistakes)
+        with ExitStack() as closing:
+            file = closing.enter_context(_created(predictions)) if predictions else None
+            for row, answer in zip(rows, predictor.answers(rows), strict=True):
+                tally.add(row, answer)
+                if file is not None:
+                    file.write(_prediction(row, answer, predictor))
+        task, statistics = predictor.task, stack(tally.statistics)
+        metrics = bootstrap(
+            task.reduce, statistics, task.metrics, self.num_resamples, prepare=task.prepare
+        )
+        own = {m.__name__: _own(m, tally.compared, self.num_resamples) for m in self.own_metrics}
+        return EvaluationResult(
+            split,
+            len(rows),
+            {**metrics, **own},
+            self._sliced(predictor, statistics, rows, tally.lengths),
+            tally.mistakes,
+            tally.num_mistakes,
+            statistics,
+        )
+
+    def _sliced(
+        self,
+        predictor: Predictor,
+        statistics: Mapping[str, np.ndarray],
+        rows: Sequence[Row],
+        lengths: Sequence[int],
+    ) -> dict[str, list[Slice]]:
+        task = predictor.task
+        draws = min(self.num_resamples, 300)
+        slicer = Slicer(task.reduce, statistics, _shown(task.metrics), task.prepare, draws)
+        parts = {"text length": slicer.by_length(np.array(lengths), "characters")}
+        for column in self.slices:
+            parts[column] = slicer.by_value([_column(row, column) for row in rows])
+        return parts
+
+
+def _shown(specs: Sequence[MetricSpec]) -> list[MetricSpec]:
+    """The headline metric and macro F1 say enough about a slice."""
+    return [spec for spec in specs if spec is specs[0] or spec.name == "f1_macro"]
+
+
+def _column(row: Row, column: str) -> Any:
+    known = {**row.extras, **row.values}
+    if column not in known:
+        raise DataError(
+            row.source,
+            f'there is no column "{column}" to slice by',
+            f"It has {', '.join(known)}.",
+            "Mend evaluation.slices.",
+        )
+    return known[column]
+
+
+class _Tally:
+    """Collects the per-row figures and the most confident mistakes of a stream of answers."""
+
+    def __init__(self, predictor: Predictor, num_mistakes: int) -> None:
+        self._task, self._limit = predictor.task, num_mistakes
+        self._heap: list[tuple[float, int, Mistake]] = []
+        self.statistics: list[Mapping[str, Any]] = []
+        self.compared: list[tuple[Any, Any]] = []
+        self.lengths: list[int] = []
+        self.num_mistakes = 0
+
+    def add(self, row: Row, answer: Any) -> None:
+        self.statistics.append(self._task.statistics(answer, row))
+        true, predicted = self._task.compared(answer, row)
+        self.compared.append((true, predicted))
+        texts = [row.values.get(role) for role in self._task.text_roles]
+        self.lengths.append(sum(len(text) for text in texts if isinstance(text, str)))
+        if true != predicted:
+            self.num_mistakes += 1
+            score = getattr(answer, "score", 0.0)
+            text = "\n".join(text for text in texts if isinstance(text, str))
+            entry = (score, -row.id, Mistake(row.where, text, true, predicted, score))
+            heapq.heappush(self._heap, entry)
+            if len(self._heap) > self._limit:
+                heapq.heappop(self._heap)
+
+    @property
+    def mistakes(self) -> list[Mistake]:
+        return [entry[2] for entry in sorted(self._heap, key=lambda e: e[:2], reverse=True)]
+
+
+def _own(metric: OwnMetric, compared: Sequence[tuple[Any, Any]], num_resamples: int) -> Estimate:
+    """Measures a metric of the user's own, with an interval from fewer draws."""
+    true, predicted = (list(side) for side in zip(*compared, strict=True))
+    generator = np.random.Generator(np.random.PCG64(0))
+    values = []
+    for _ in range(min(num_resamples, OWN_METRIC_RESAMPLES)):
+        drawn = generator.integers(0, len(true), len(true))
+        values.append(metric([true[i] for i in drawn], [predicted[i] for i in drawn]))
+    value = float(metric(true, predicted))
+    better = bool(getattr(metric, "higher_is_better", True))
+    return Estimate(value, *interval(np.array(values, np.float64)), better)
+
+
+def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
+    true, _ = predictor.task.compared(answer, row)
+    logits = {"logits": list(answer.logits)} if isinstance(answer, Label) else {}
+    line = {"row": row.id, "source": row.source, "line": row.line, "true": true}
+    return json.dumps(line | answer.to_json() | logits, ensure_ascii=False) + "\n"
+
+
+def _created(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w", encoding="utf-8")
+
+
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSON lines file."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)

@@ -1,0 +1,95 @@
+"""The parity gate: an artefact must answer as the one that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from tunewright.errors import ParityRefused
+from tunewright.models.batch import Batch, pack, padded
+from tunewright.models.classifier import quiet_library
+from tunewright.types import Features
+
+PROBE_SEQUENCES = 32
+
+# fp32 sums in another order differ by about 1e-6 of the largest logit; this is a hundred times that.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two models' logits are apart on a probe set.
+
+    `largest_difference` is absolute; `flipped_fraction` the share of sequences whose likeliest
+    class changed.
+    """
+
+    against: str
+    num_sequences: int
+    largest_difference: float
+    flipped_fraction: float
+    tolerance: float
+
+    def check(self, where: str) -> None:
+        """Raises ParityRefused when the difference is past the tolerance."""
+        if self.largest_difference <= self.tolerance and self.flipped_fraction == 0:
+            return
+        raise ParityRefused(
+            where,
+            f"its logits differ from {self.against} by {self.largest_difference:.3g}, and "
+            f"{self.flipped_fraction:.1%} of the answers change",
+            f"At most {self.tolerance:g} is allowed.",
+            "The artefact must not be used.",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_logits(
+    against: str, ours_BC: np.ndarray, theirs_BC: np.ndarray, tolerance: float = TOLERANCE
+) -> Parity:
+    """Measures how far `ours_BC` is from `theirs_BC`, the logits of the same sequences."""
+    flipped = float((ours_BC.argmax(1) != theirs_BC.argmax(1)).mean())
+    largest = float(np.abs(ours_BC - theirs_BC).max())
+    return Parity(against, len(ours_BC), largest, flipped, tolerance)
+
+
+def load_stock_classifier(folder: Path) -> Any:
+    """Returns what stock transformers reads from a saved folder, in fp32."""
+    with quiet_library():
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
+
+
+@torch.no_grad()
+def task_logits(task: Any, model: Any, features: Sequence[Features]) -> np.ndarray:
+    """Returns our logits of a probe set in fp32, (B, C), by the model's own route."""
+    model.eval()
+    batches = (pack(_bare([item]), model.device) for item in features)
+    return np.concatenate([task.forward(model, b)["logits"].float().cpu().numpy() for b in batches])
+
+
+@torch.no_grad()
+def stock_logits(model: Any, features: Sequence[Features]) -> np.ndarray:
+    """Returns the logits of a stock transformers classifier in fp32, (B, C), padded."""
+    model.eval()
+    return _padded_logits(model, pack(_bare(features), model.device))
+
+
+def _padded_logits(model: Any, batch: Batch) -> np.ndarray:
+    ids, mask, types = padded(batch.streams["text"], model.config.pad_token_id or 0)
+    segments = {} if types is None else {"token_type_ids": types}
+    logits_BC: torch.Tensor = model(input_ids=ids, attention_mask=mask, **segments).logits
+    return logits_BC.float().cpu().numpy()
+
+
+def _bare(features: Iterable[Features]) -> list[Features]:
+    return [Features(item.row_id, item.streams, {}, item.window) for item in features]

@@ -1,0 +1,98 @@
+"""The run folder: where everything about a run is written, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run folder, and how its files are written."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "run.toml"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, target)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Reads one of the run's JSON files; raises SettingsError where it is missing."""
+        file = self.path / name
+        if not file.exists():
+            raise SettingsError(
+                str(self.path), f"there is no {name}", "A finished run folder has one.",
+                "Train the run to its end first.",
+            )  # fmt: skip
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def new_run_folder(folder: str, name: str | None, data_name: str) -> RunFolder:
+    """Makes a folder for a run; a name that is taken gets a number, so nothing is overwritten."""
+    base = name or re.sub(r"[^\w.-]+", "-", Path(data_name).name.split(".")[0]).strip("-") or "run"
+    for number in range(1, 100_000):
+        path = Path(folder) / (base if number == 1 else f"{base}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return RunFolder(path)
+    raise SettingsError(folder, f'there are 100,000 runs called "{base}"', "", "Use another name.")
+
+
+def is_run_folder(path: Path) -> bool:
+    return (path / "run.toml").is_file()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what the numbers depend on."""
+    from importlib.metadata import version
+    from platform import platform, python_version
+
+    names = ("tunewright", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+    found = {name: version(name) for name in names}
+    return {"python": python_version(), **found, "platform": platform()}
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Adds one object to a JSON lines file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, ensure_ascii=False) + "\n")

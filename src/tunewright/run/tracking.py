@@ -1,0 +1,128 @@
+"""Where a run's events go: `metrics.jsonl`, TensorBoard, Weights & Biases, MLflow."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tunewright.errors import SettingsError
+from tunewright.run.record import append_line
+from tunewright.training.events import Evaluation, Event, Step
+
+
+class Tracker(Protocol):
+    """Takes named numbers at a step."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Reads the `WANDB_*` variables itself."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._run = _extra("wandb").init(dir=str(folder), name=folder.name, config=dict(settings))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """Reads `MLFLOW_TRACKING_URI` itself."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._mlflow = _extra("mlflow")
+        self._mlflow.start_run(run_name=folder.name)
+        self._mlflow.log_dict(dict(settings), "settings.json")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._mlflow.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases] | type[MLflow]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def _extra(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise SettingsError(
+            "training.track",
+            f"{module} is not installed",
+            "Tracking with it needs the package.",
+            'Run: pip install "tunewright[tracking]"',
+        ) from None
+
+
+class Journal:
+    """Writes events to `metrics.jsonl` and to every tracker of the run."""
+
+    def __init__(
+        self, folder: Path, track: Sequence[str], settings: Mapping[str, Any], every: int, roof: float
+    ) -> None:
+        """`every` is the number of updates between two lines; `roof` FLOP/s, for MFU."""
+        self._file = folder / "metrics.jsonl"
+        self._trackers: list[Tracker] = [TRACKERS[name](folder, settings) for name in track]
+        self._every, self._roof = every, roof
+        self._pending: list[Step] = []
+
+    def take(self, event: Event) -> None:
+        """Writes an event down; updates are averaged over a line's span."""
+        if isinstance(event, Step):
+            self._pending.append(event)
+            if event.step % self._every == 0 or event.step == event.total_steps:
+                self._write("step", event.step, summed_up(self._pending, self._roof))
+                self._pending = []
+        elif isinstance(event, Evaluation):
+            values = {f"validation/{name}": value for name, value in event.metrics.items()}
+            self._write("evaluation", event.step, {"epoch": event.epoch, **values})
+
+    def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        append_line(self._file, {"event": kind, "step": step, **values})
+        for tracker in self._trackers:
+            tracker.log(values, step)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def summed_up(steps: Sequence[Step], roof: float) -> dict[str, float]:
+    """Returns the figures of several updates as one line; MFU is a share of `roof` FLOP/s."""
+    seconds, last = sum(step.seconds for step in steps), steps[-1]
+    rows = sum(step.num_rows for step in steps)
+    return {
+        "epoch": last.epoch,
+        "loss": sum(step.loss * step.num_rows for step in steps) / rows,
+        "learning_rate": last.learning_rate,
+        "gradient_norm": last.gradient_norm,
+        "tokens_per_second": sum(step.num_tokens for step in steps) / seconds,
+        "mfu": sum(step.flop for step in steps) / seconds / roof,
+    }

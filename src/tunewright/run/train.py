@@ -1,0 +1,348 @@
+"""Training, end to end: read, audit, train, calibrate, save, check parity, judge, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tunewright.data.audit import Audit, audit
+from tunewright.data.ledger import TruncationLedger
+from tunewright.devices import Device, find_device, measure_roof, settle_allocator
+from tunewright.models.architecture import load_config
+from tunewright.models.dropout import DropoutSource, replace_dropout
+from tunewright.models.folder import find_model, save_model
+from tunewright.models.heads import choose_route
+from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.prediction.predictor import Predictor
+from tunewright.run.config import RunConfig, to_toml
+from tunewright.run.finished import FinishedRun
+from tunewright.run.judge import Judge, OwnMetric
+from tunewright.run.pages import write_card, write_report
+from tunewright.run.parity import (
+    PROBE_SEQUENCES,
+    Parity,
+    compare_logits,
+    load_stock_classifier,
+    stock_logits,
+    task_logits,
+)
+from tunewright.run.prepare import Prepared, prepare
+from tunewright.run.record import RunFolder, new_run_folder, versions
+from tunewright.run.tracking import Journal
+from tunewright.tasks import find_task
+from tunewright.tasks.base import Task, build_task, load_task
+from tunewright.training.checkpoint import Checkpoints
+from tunewright.training.course import Best, Course, total_steps
+from tunewright.training.events import Event, Finished
+from tunewright.training.loop import EncodedRow, Loop
+from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
+from tunewright.training.schedule import Schedule
+from tunewright.types import Rows
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence that the user should read."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that is about to train: its folder, device, audit and size."""
+
+    folder: Path
+    device: Device
+    route: str
+    roof: float
+    audit: Audit
+    num_rows: Mapping[str, int]
+    total_steps: int
+
+
+Told = Notice | Started | Event
+Tell = Callable[[Told], None]
+
+
+def train(
+    sources: Mapping[str, Any],
+    config: RunConfig,
+    own_metrics: Sequence[OwnMetric] = (),
+    tell: Tell = lambda _: None,
+) -> FinishedRun:
+    """Trains, measures and documents a model; returns the finished run.
+
+    `sources` maps `train` (and `validation`, `test` where they are given) to paths, frames or
+    lists. `tell` hears of everything as it happens. Raises UserError for input that cannot be
+    used, AuditRefused when a gate of `[audit]` fails, ParityRefused when the saved model does
+    not answer as the trained one, NonFiniteLoss when training diverges.
+    """
+    return _Training(sources, config, own_metrics, tell).run()
+
+
+def audit_only(sources: Mapping[str, Any], config: RunConfig) -> Audit:
+    """Reads and tokenises the data as `train` does, and returns the audit; trains nothing.
+
+    Raises what `train` raises before its first step.
+    """
+    training = _Training(sources, config, (), lambda _: None)
+    training.settle_task()
+    found = training.encode_and_audit()[1]
+    found.check_gates(config.audit)
+    return found
+
+
+class _Training:
+    """One training run, step by step; each method is a stage and leaves what the next ones need."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Any],
+        config: RunConfig,
+        own_metrics: Sequence[OwnMetric],
+        tell: Tell,
+    ) -> None:
+        self.config, self.tell, self.settings = config, tell, config.training
+        self.judge = Judge(
+            config.evaluation.num_resamples,
+            config.evaluation.slices,
+            config.evaluation.num_mistakes,
+            own_metrics,
+        )
+        self.notices: list[str] = []
+        settle_allocator()
+        self.device = find_device(self.settings.precision)
+        task_class = find_task(config.task.name)
+        task = build_task(task_class, config.task.options)
+        self.source = find_model(config.model.name)
+        previous = load_task(self.source, find_task)
+        self.task: Task = task if previous is None else task.continued(previous)
+        self.prepared = prepare(sources, task.roles, task.label_role, config.data)
+        for sentence in self.prepared.notices:
+            self.note(sentence)
+
+    def note(self, sentence: str) -> None:
+        self.notices.append(sentence)
+        self.tell(Notice(sentence))
+
+    def run(self) -> FinishedRun:
+        started = time.time()
+        self.settle_task()
+        encoded, found = self.encode_and_audit()
+        found.check_gates(self.config.audit)
+        self.load()
+        self.open_folder(found)
+        loop = self.build_loop(encoded["train"])
+        roof = measure_roof(self.device)
+        journal = Journal(self.folder.path, self.settings.track, self.config.model_dump(mode="json"),
+                          self.settings.logging_steps, roof)  # fmt: skip
+        sizes = {name: len(rows) for name, rows in self.prepared.splits.items()}
+        self.tell(Started(self.folder.path, self.device, self.route, roof, found, sizes,
+                          loop.schedule.total_steps))  # fmt: skip
+        try:
+            finished = self.follow(self.course(loop, encoded), journal)
+        finally:
+            journal.close()
+        self.calibrate()
+        parity = self.save()
+        return self.conclude(finished, parity, time.time() - started)
+
+    def settle_task(self) -> None:
+        """Learns from the training rows what the task has to know, and loads the tokenizer."""
+        self.tokenizer = load_tokenizer(self.source)
+        self.task = self.task.learn(self.prepared.splits["train"])
+        self.task = self.task.within(max_length_of(load_config(self.source), self.tokenizer))
+
+    def load(self) -> None:
+        """Builds the model and chooses its route."""
+        self.model, notices = self.task.build(
+            self.source, dropout=self.settings.dropout, seed=self.settings.seed
+        )
+        for sentence in notices:
+            self.note(sentence)
+        self.route = choose_route(self.model)
+        self.model.to(self.device.name)
+        if self.route != "packed":
+            self.note(f"{self.config.model.name} runs in padded batches ({self.route}).")
+        elif getattr(self.model.config, "attention_probs_dropout_prob", 0):
+            self.note("Attention dropout is off: packed attention has none.")
+
+    def encode_and_audit(self) -> tuple[dict[str, list[EncodedRow]], Audit]:
+        """Encodes every split, counting what is cut, and looks at the data."""
+        encoded: dict[str, list[EncodedRow]] = {}
+        ledgers: dict[str, TruncationLedger] = {}
+        for name, rows in self.prepared.splits.items():
+            ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
+            encoded[name] = [self._encoded(row, ledgers[name]) for row in rows]
+        encoded.pop("test", None)  # judged later, streaming
+        found = audit(
+            self.prepared.splits,
+            self.task.text_roles,
+            self.task.label_role,
+            ledgers,
+            self.config.audit,
+        )
+        return encoded, found
+
+    def _encoded(self, row: Any, ledger: TruncationLedger) -> EncodedRow:
+        features = self.task.encode(row, self.tokenizer)
+        ledger.add(row.id, sum(f.num_tokens for f in features), sum(f.num_cut for f in features))
+        return features
+
+    def open_folder(self, found: Audit) -> None:
+        """Makes the run folder and writes what is known before the first step."""
+        output = self.config.output
+        data_name = self.prepared.files[0]["path"] or "run"
+        self.folder = new_run_folder(output.folder, output.name, data_name)
+        resolved = _resolved(self.config, self.prepared, self.task)
+        self.folder.write_text("run.toml", to_toml(resolved))
+        self.folder.write_json("data.json", self.prepared.files)
+        self.folder.write_json("audit.json", found.to_json())
+
+    def build_loop(self, rows: list[EncodedRow]) -> Loop:
+        settings = self.settings
+        dropout = self._prepare_model()
+        steps = total_steps(
+            len(rows), settings.batch_size, settings.num_train_epochs, settings.max_steps
+        )
+        warmup = settings.warmup_steps
+        warmup = round(settings.warmup_ratio * steps) if warmup is None else warmup
+        average = None
+        if settings.ema_decay is not None:
+            average = MovingAverage(self.model.parameters(), settings.ema_decay)
+        return Loop(
+            model=self.model,
+            task=self.task,
+            rows=rows,
+            optimizer=build_optimizer(
+                self.model,
+                learning_rate=settings.learning_rate,
+                head_learning_rate=settings.head_learning_rate,
+                weight_decay=settings.weight_decay,
+                layer_lr_decay=settings.layer_lr_decay,
+                betas=(settings.adam_beta1, settings.adam_beta2),
+                epsilon=settings.adam_epsilon,
+            ),
+            schedule=Schedule(settings.lr_scheduler_type, steps, warmup),
+            device=self.device,
+            batch_size=settings.batch_size,
+            max_tokens=settings.max_tokens,
+            seed=settings.seed,
+            max_grad_norm=settings.max_grad_norm,
+            l1=settings.l1,
+            dropout=dropout,
+            average=average,
+        )
+
+    def _prepare_model(self) -> DropoutSource | None:
+        """Freezes layers and chooses between our dropout and recomputed activations.
+
+        Recomputation replays torch's random state, which our dropout does not use; so with
+        gradient checkpointing the library's own dropout stays.
+        """
+        freeze(self.model, self.settings.freeze_layers)
+        if not self.settings.gradient_checkpointing:
+            return replace_dropout(self.model)
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        return None
+
+    def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:
+        settings, checkpoints = self.settings, Checkpoints(self.folder.checkpoints)
+        specs = {spec.name: spec.higher_is_better for spec in self.task.metrics}
+        for metric in self.judge.own_metrics:
+            specs[metric.__name__] = bool(getattr(metric, "higher_is_better", True))
+        metric = settings.metric_for_best_model or self.task.metrics[0].name
+        best = Best(metric, specs.get(metric, True), settings.early_stopping_threshold)
+        validation = self.prepared.splits.get("validation")
+        return Course(
+            loop=loop,
+            judge=None
+            if validation is None
+            else lambda: self.judge.point(self.predictor, list(validation), encoded["validation"]),
+            keep=lambda step: checkpoints.keep(self.model, step, {"best": best.value}),
+            restore=lambda step: checkpoints.restore(self.model, step),
+            best=best,
+            eval_steps=settings.eval_steps,
+            patience=settings.early_stopping_patience,
+            load_best=settings.load_best_model_at_end,
+        )
+
+    @property
+    def predictor(self) -> Predictor:
+        return Predictor(self.task, self.model, self.tokenizer, self.device)
+
+    def follow(self, course: Course, journal: Journal) -> Finished:
+        """Runs the course, handing every event to the journal and the listener."""
+        for event in course.run():
+            journal.take(event)
+            self.tell(event)
+        assert isinstance(event, Finished)
+        return event
+
+    def calibrate(self) -> None:
+        """Fits on validation what the task fits there, such as its temperature."""
+        validation: Rows | None = self.prepared.splits.get("validation")
+        if validation is None:
+            self.note("Without validation rows the scores are not calibrated.")
+            return
+        rows = list(validation)
+        self.task = self.task.calibrate(list(self.predictor.answers(rows)), rows)
+
+    def save(self) -> Parity:
+        """Saves the model and holds what stock transformers reads there against the trained one."""
+        save_model(
+            self.model,
+            self.tokenizer,
+            self.folder.model,
+            max_length=getattr(self.task, "max_length", None),
+            extra_files={"task.json": self.task.to_json_text()},
+        )
+        rows = self.prepared.splits.get("validation") or self.prepared.splits["train"]
+        probe = [
+            item
+            for row in rows[:PROBE_SEQUENCES]
+            for item in self.task.encode(row, self.tokenizer)
+        ]
+        stock = load_stock_classifier(self.folder.model).to(self.device.name)
+        parity = compare_logits(
+            "stock transformers", task_logits(self.task, self.model, probe), stock_logits(stock, probe)
+        )
+        parity.check(str(self.folder.model))
+        return parity
+
+    def conclude(self, finished: Finished, parity: Parity, seconds: float) -> FinishedRun:
+        """Judges the model on test (or validation), then writes the report and the card."""
+        split = "test" if "test" in self.prepared.splits else "validation"
+        if split in self.prepared.splits:
+            rows, folder = self.prepared.splits[split], self.folder.evaluation
+            predictions = folder / "predictions.jsonl"
+            self.judge.judge(self.predictor, rows, split, predictions).save(folder)
+        else:
+            self.note("There are no validation or test rows, so nothing was measured.")
+        about = {
+            "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            "finished": finished.reason,
+            "kept_step": finished.kept_step,
+            "seconds": round(seconds, 1),
+            "device": self.device.to_json(),
+            "route": self.route,
+            "parity": parity.to_json(),
+            "versions": versions(),
+            "notices": self.notices,
+        }
+        self.folder.write_json("run.json", about)
+        write_report(self.folder)
+        write_card(self.folder)
+        return FinishedRun(self.folder.path)
+
+
+def _resolved(config: RunConfig, prepared: Prepared, task: Task) -> RunConfig:
+    """Returns the configuration with what was found in the data filled in."""
+    data = config.data.model_copy(update={"columns": dict(prepared.columns)})
+    return config.model_copy(update={"data": data})
+
+
