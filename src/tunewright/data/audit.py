@@ -230,13 +230,13 @@ def audit(
 
 def _numbered_texts(scans: Sequence[Scan]) -> list[Ints]:
     """Returns a number for each row's text, the same for the same text in all splits."""
-    words = np.concatenate([scan.text_R2 for scan in scans]) if scans else np.zeros((0, 2))
+    words = np.concatenate([scan.hashes for scan in scans]) if scans else np.zeros((0, 2))
     order = np.lexsort((words[:, 0], words[:, 1]))
     in_order = words[order]
     is_new = np.append(False, (in_order[1:] != in_order[:-1]).any(axis=1))[: len(words)]
     numbers = np.empty(len(words), dtype=np.int64)
     numbers[order] = np.cumsum(is_new)
-    starts = np.cumsum([0] + [len(scan.text_R2) for scan in scans])
+    starts = np.cumsum([0] + [len(scan.hashes) for scan in scans])
     return [numbers[start:end] for start, end in pairwise(starts.tolist())]
 
 
@@ -310,7 +310,7 @@ def _overlap(
 def _conflicts(scans: Sequence[Scan], texts: Sequence[Ints], names: Sequence[str]) -> Conflicts:
     """Finds texts with several labels over all splits."""
     num_scanned = sum(scan.num_scanned for scan in scans)
-    label_R = np.concatenate([*(scan.label_R for scan in scans), np.zeros(0, np.int64)])
+    label_R = np.concatenate([*(scan.labels for scan in scans), np.zeros(0, np.int64)])
     text_R = np.concatenate([*texts, np.zeros(0, np.int64)])
     labelled = np.flatnonzero(label_R >= 0)
     if not len(labelled):
@@ -319,7 +319,7 @@ def _conflicts(scans: Sequence[Scan], texts: Sequence[Ints], names: Sequence[str
     pair_P = np.unique(text_R * len(names) + label_R)
     is_torn_T = np.bincount(pair_P // len(names)) > 1
     torn = np.flatnonzero(is_torn_T[text_R])
-    starts = np.cumsum([0] + [len(scan.label_R) for scan in scans])
+    starts = np.cumsum([0] + [len(scan.labels) for scan in scans])
     examples: list[tuple[str, str, str, str]] = []
     for text in dict.fromkeys(text_R[torn].tolist()):
         if len(examples) == NUM_EXAMPLES:

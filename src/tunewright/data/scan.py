@@ -24,8 +24,7 @@ STRETCH_ROWS = 1000
 class Scan:
     """What the audit keeps of one split: a hash of 16 bytes, a label and a place for each row.
 
-    `label_R` numbers the labels of `label_names`, shared by all splits; -1 stands for none.
-    `text_R2` are 128-bit hashes as two words. Blank rows are only counted: they have neither.
+    Blank rows are only counted.
     """
 
     def __init__(self, rows: Rows, max_rows: int) -> None:
@@ -48,11 +47,13 @@ class Scan:
         return self.num_scanned == self.num_rows
 
     @property
-    def text_R2(self) -> npt.NDArray[np.uint64]:  # noqa: N802
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """The 128-bit hash of each row's texts as two words, (R, 2)."""
         return np.frombuffer(self._hashes, dtype=np.uint64).reshape(-1, 2)
 
     @property
-    def label_R(self) -> npt.NDArray[np.int64]:  # noqa: N802
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The number of each row's label in the codes given to `read`, (R,); -1 for none."""
         return np.frombuffer(self._labels, dtype=np.int64)
 
     @property

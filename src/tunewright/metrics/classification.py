@@ -162,7 +162,7 @@ class ClassificationReducer:
         self._cell_R = _cells(statistics)
         self._log_loss_R = _log_loss(statistics)
         self._brier_R = _brier(statistics)
-        self._bin_R = _bins(statistics.confidence, NUM_BINS)
+        self._bin_R = confidence_bins(statistics, NUM_BINS)
         self._gap_R = statistics.confidence - statistics.correct
         self._ranking = Ranking(statistics, self._positive)
 
@@ -238,9 +238,10 @@ def _brier(statistics: ClassificationStatistics) -> Floats:
     return np.asarray(error_R / 2 if statistics.num_classes == 2 else error_R)
 
 
-def _bins(confidence_R: Floats, num_bins: int) -> Ints:
-    """Numbers the bin (k / n, (k + 1) / n] of each confidence."""
-    return np.clip(np.ceil(confidence_R * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+def confidence_bins(statistics: ClassificationStatistics, num_bins: int) -> Ints:
+    """Numbers the bin (k / n, (k + 1) / n] of each row's confidence, (R,)."""
+    place_R = np.ceil(statistics.confidence * num_bins).astype(np.int64) - 1
+    return np.clip(place_R, 0, num_bins - 1)
 
 
 def _divided(part: Floats, whole: Floats) -> Floats:

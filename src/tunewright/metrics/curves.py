@@ -17,6 +17,7 @@ from tunewright.metrics.classification import (
     Floats,
     Ints,
     Ranking,
+    confidence_bins,
 )
 
 
@@ -114,11 +115,10 @@ def reliability_bins(
     statistics: ClassificationStatistics, num_bins: int = NUM_BINS
 ) -> list[ReliabilityBin]:
     """Returns confidence and accuracy of `num_bins` equally wide bins of confidence in [0, 1]."""
-    confidence_R, correct_R = statistics.confidence, statistics.correct
-    bin_R = np.clip(np.ceil(confidence_R * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    bin_R = confidence_bins(statistics, num_bins)
     rows = np.bincount(bin_R, minlength=num_bins)
-    confidence = np.bincount(bin_R, confidence_R, num_bins)
-    right = np.bincount(bin_R, correct_R, num_bins)
+    confidence = np.bincount(bin_R, statistics.confidence, num_bins)
+    right = np.bincount(bin_R, statistics.correct, num_bins)
     return [
         ReliabilityBin(
             index / num_bins,
