@@ -18,11 +18,12 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-WORDS = """
+_TEXT = """
     the a an of and to in is was it this that not no very film movie book food good bad great
     awful fine poor love hate like best worst ever never plot acting story price service slow fast
     new old market team game bank card match win lose music phone stock shares goal
-""".split()
+"""
+WORDS = _TEXT.split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 MARKS = ".,!?'\"-:;()£$%&/@#*+="
 # The published pattern of Qwen 2 and 3, which stock transformers puts in by itself.

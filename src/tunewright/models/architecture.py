@@ -157,7 +157,7 @@ def _labels(path: Path, raw: Mapping[str, Any]) -> tuple[str, ...] | None:
     if expected is None or set(names) != expected:
         raise ModelError(
             str(path),
-            '"id2label" does not number its labels 0, 1, 2, ...',
+            '"id2label" does not number its labels from 0 without a gap',
             "Each row of the head has one name.",
             "Correct it, or remove it to train a new head.",
         )

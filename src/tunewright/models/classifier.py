@@ -55,7 +55,8 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
 
 
 def _trained_head(folder: Path, config: Any) -> bool:
-    return all(name in read_headers(folder) for name in head_names(folder, config))
+    tensors = read_headers(folder)
+    return all(name in tensors for name in head_names(folder, config))
 
 
 def load_classifier(
@@ -196,8 +197,7 @@ def _check_missing(
     if lost:
         raise ModelError(
             str(folder),
-            f"its weights lack {len(lost)} tensors of the model: {listed(lost, 3)}; "
-            f"they hold {listed(sorted(tensors), 3)}",
+            f"its weights lack {listed(lost, 3)}; they hold {listed(sorted(tensors), 3)}",
             "Only the head may be missing.",
             "Use the weights that belong to config.json.",
         )

@@ -95,7 +95,7 @@ def _no_folder(text: str, path: Path) -> ModelError:
 def _fetch(hub_id: str) -> Path:
     """Returns the folder of a Hub model in the local cache, downloading what is missing."""
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     where = f'model "{hub_id}"'
     try:
@@ -114,6 +114,8 @@ def _fetch(hub_id: str) -> Path:
             "",
             "Check the name; for a private model set HF_TOKEN.",
         ) from error
+    except HFValidationError:
+        raise _no_folder(hub_id, Path(hub_id)) from None
     except Exception as error:  # no network, a proxy, a full disk: each has its own kind
         offline = (
             "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the Hub did not answer"

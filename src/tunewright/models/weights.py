@@ -78,8 +78,8 @@ def _no_weights(folder: Path) -> ModelError:
             str(folder),
             f"holds its weights as {listed(pickled)} only",
             "Such files can run code when they are read, so only safetensors are.",
-            "Convert them once, in an environment you trust to run them: "
-            "AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) with transformers 4.",
+            "Convert them once, where running them can do no harm: load the folder with "
+            "transformers and call save_pretrained(NEW_FOLDER), which writes safetensors.",
         )
     return ModelError(
         str(folder),
