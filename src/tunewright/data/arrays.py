@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tunewright.data.wording import counted
 from tunewright.errors import DataError
 
 STORED_AS_JSON = {b"tunewright.stored_as": b"json"}
@@ -69,8 +70,8 @@ def _mended_column(
         mended = [without_lone_surrogates(value) for value in values]
         changed = sum(map(operator.ne, mended, values))
         notes.append(
-            f'{name}: {changed:,} values of the column "{column}" held half a character '
-            "(a lone surrogate); U+FFFD stands there now."
+            f"{name}: half a character (a lone surrogate) became U+FFFD in "
+            f'{counted(changed, "value")} of the column "{column}".'
         )
         return arrow_column(column, mended)
 

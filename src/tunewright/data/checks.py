@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunewright.data.table import TableRows
+from tunewright.data.wording import counted
 from tunewright.errors import DataError, listed
 from tunewright.types import LabelValue, Role
 
@@ -62,17 +63,14 @@ class CheckedRows:
             (dropped.blank, "with a blank text dropped (data.drop_blank)"),
             (self.num_blank_kept, "with a blank text kept (data.drop_blank=true drops them)"),
         )
-        return tuple(f"{source}: {counted(n)} {words}." for n, words in counts if n)
+        return tuple(f"{source}: {counted(n, 'row')} {words}." for n, words in counts if n)
 
 
 def is_blank(value: object) -> bool:
     """Says whether a value shows nothing: missing, or text of blanks and invisible characters."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    if not isinstance(value, str) or value.strip() != "":
-        # A text that begins and ends with an invisible character may hold nothing else.
-        return isinstance(value, str) and all(map(_is_invisible, value))
-    return True
+    if isinstance(value, str):
+        return all(map(_is_invisible, value))
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_invisible(character: str) -> bool:
@@ -122,7 +120,8 @@ def _blank_places(rows: TableRows, roles: Iterable[str]) -> set[int]:
 
 
 def _first_lines(rows: TableRows, places: Iterable[int]) -> tuple[int, ...]:
-    return tuple(int(rows.lines[place]) for place in sorted(places)[:SHOWN_LINES])
+    lines = rows.lines
+    return tuple(int(lines[place]) for place in sorted(places)[:SHOWN_LINES])
 
 
 def _empty_labels(rows: TableRows, labels: Sequence[str], places: Sequence[int]) -> DataError:
@@ -198,18 +197,13 @@ def plain_label(value: object) -> str:
 def _several_spellings(
     label: str, written: Sequence[tuple[object, int]], source: str, column: str
 ) -> DataError:
-    forms = ", ".join(f"{_shown(value)} in {counted(count)}" for value, count in written)
+    forms = ", ".join(f"{_shown(value)} in {counted(count, 'row')}" for value, count in written)
     return DataError(
         source,
         f'column "{column}" writes the label {label} in {len(written)} ways: {forms}',
         "Each label has to be written in one way.",
         "Write all of them alike.",
     )
-
-
-def counted(num_rows: int) -> str:
-    """Returns a number of rows in words."""
-    return "1 row" if num_rows == 1 else f"{num_rows:,} rows"
 
 
 def _shown(value: object) -> str:

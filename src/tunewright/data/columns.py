@@ -66,7 +66,7 @@ def resolve_columns(
                 guessed.append(role.name)
                 passed_over[role.name] = tuple(candidates[1:])
         elif role.required and (training or not role.only_training):
-            raise _missing_role(role, column_names, source)
+            raise _missing_role(role, column_names, taken, source)
     unused = tuple(name for name in column_names if name not in mapping.values())
     return ColumnChoice(mapping, tuple(guessed), passed_over, unused)
 
@@ -103,8 +103,11 @@ def _candidates(role: Role, column_names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _missing_role(role: Role, column_names: Sequence[str], source: str) -> DataError:
-    matches = (nearest(name, column_names) for name in (role.name, *role.accepted))
+def _missing_role(
+    role: Role, column_names: Sequence[str], taken: set[str], source: str
+) -> DataError:
+    free = [name for name in column_names if name not in taken]
+    matches = (nearest(name, free) for name in (role.name, *role.accepted))
     near = next(filter(None, matches), None)
     hint = f'Did you mean "{near}"? ' if near else ""
     return DataError(

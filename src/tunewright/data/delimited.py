@@ -18,6 +18,7 @@ import pyarrow as pa
 from tunewright.data.arrays import check_names
 from tunewright.data.encoding import Lines, too_long_error
 from tunewright.data.table import Batch
+from tunewright.data.wording import counted
 from tunewright.errors import DataError
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -124,7 +125,7 @@ def _without_blanks(records: Iterator[Record], name: str, notes: list[str]) -> I
         else:
             num_blank += 1
     if num_blank:
-        notes.append(f"{name}: {num_blank:,} blank lines were skipped.")
+        notes.append(f"{name}: skipped {counted(num_blank, 'blank line')}.")
 
 
 def _column_names(header: list[str], name: str) -> list[str]:

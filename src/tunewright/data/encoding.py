@@ -135,7 +135,7 @@ def bad_byte_error(open_stream: Opener, name: str, codec: str, offset: int) -> D
         f"{name}, line {line}",
         f"{shown} is not {codec.upper()}",
         f'The file looks like "{likely}", but that is a guess.' if likely else "",
-        f'Save it as UTF-8, or name its encoding, such as data.encoding="{likely or "latin-1"}".',
+        "Save it as UTF-8, or name its encoding, such as data.encoding=latin-1.",
     )
 
 

@@ -61,7 +61,9 @@ def _listed(values: Any) -> list[Any]:
     elif hasattr(values, "to_list"):
         values = values.to_list()
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Sequence):
-        raise DataError("data", f"a {type(values).__name__} cannot be read", KINDS)
+        raise DataError(
+            "data", f'an object of type "{type(values).__name__}" cannot be read', KINDS
+        )
     return list(values)
 
 
@@ -71,7 +73,7 @@ def _list_table(rows: list[Any]) -> Table:
     for place, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise DataError(
-                f"list row {place}", f"there is a {type(row).__name__} among the rows", KINDS
+                f"list row {place}", f'there is an object of type "{type(row).__name__}"', KINDS
             )
     keys = dict.fromkeys(key for row in rows for key in row)
     return _columns_table("list", {str(key): [row.get(key) for row in rows] for key in keys})

@@ -32,11 +32,12 @@ from tunewright.data.sources import (
     FileStamp,
     check_is_file,
     format_of,
-    missing_file,
+    os_errors_named,
     text_file,
 )
 from tunewright.data.starter import STARTER_DATA, bbc_news
 from tunewright.data.table import Batch, Table, joined, table_of
+from tunewright.data.wording import counted
 from tunewright.errors import DataError, listed
 
 COLUMNAR = {"parquet": read_parquet, "arrow": read_arrow}
@@ -88,14 +89,14 @@ def read_splits(source: object, settings: ReadSettings = DEFAULTS) -> dict[str, 
     if isinstance(source, Table):
         splits = {"train": source}
     elif isinstance(source, str | os.PathLike):
-        splits = _splits_at(os.fspath(source), settings)
+        with os_errors_named(os.fsdecode(source)):
+            splits = _splits_at(os.fsdecode(source), settings)
     else:
         splits = memory_splits(source)
     return {split: _finished(table, settings) for split, table in splits.items()}
 
 
-def _splits_at(source: str | bytes, settings: ReadSettings) -> dict[str, Table]:
-    name = os.fsdecode(source)
+def _splits_at(name: str, settings: ReadSettings) -> dict[str, Table]:
     path = Path(name)
     if name == STARTER_DATA:
         return {"train": bbc_news()}
@@ -207,7 +208,7 @@ def _finished(table: Table, settings: ReadSettings) -> Table:
     if limit is not None and table.num_rows > limit:
         table = table.select(range(limit))
     if limit is not None and table.num_rows == limit:
-        note = f"{table.name}: at most {limit:,} rows are read (data.max_rows)."
+        note = f"{table.name}: only {counted(limit, 'row')} read (data.max_rows)."
         table = replace(table, notes=(*table.notes, note))
     check_has_rows(table)
     check_text_sizes(table, settings.max_text_bytes)
@@ -217,7 +218,7 @@ def _finished(table: Table, settings: ReadSettings) -> Table:
 def check_has_rows(table: Table) -> None:
     """Raises DataError when a table has no rows."""
     if not table.num_rows:
-        found = "there is a header but no row" if table.column_names else "there is no row"
+        found = "there is a header but no row" if table.files else "there is no row"
         raise DataError(table.name, found, "At least one row is needed.")
 
 
@@ -249,18 +250,20 @@ def stream_tables(
     if not isinstance(source, str | os.PathLike):
         codec = check_encoding(settings.encoding or "utf-8")
         lines = Lines(source, codec, "standard input", settings.max_text_bytes)
-        batches = text_batches(lines, kind, settings, [])
-        yield from _small_tables("standard input", batches, codec, settings)
+        try:
+            batches = text_batches(lines, kind, settings, [])
+            yield from _small_tables("standard input", batches, codec, settings)
+        finally:
+            lines.close()
         return
-    path = Path(source)
-    if path.is_dir() or not path.exists():
-        raise (
-            missing_file(path)
-            if not path.exists()
-            else DataError(str(path), "this is a folder", "A file is needed here.")
-        )
+    yield from _file_tables(Path(source), settings)
+
+
+def _file_tables(path: Path, settings: ReadSettings) -> Iterator[Table]:
+    if path.is_dir():
+        raise DataError(str(path), "this is a folder", "A file is needed here.")
     stamp = FileStamp.of(path)
-    with _opened(path, settings, []) as (batches, codec):
+    with os_errors_named(str(path)), _opened(path, settings, []) as (batches, codec):
         yield from _small_tables(str(path), batches, codec, settings)
     stamp.check()
 

@@ -110,6 +110,15 @@ def check_is_file(path: Path) -> None:
             )
 
 
+@contextmanager
+def os_errors_named(name: str) -> Iterator[None]:
+    """Turns what the system refuses (permissions, names too long) into a DataError on `name`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(name, f"it cannot be read ({_reason(error)})") from None
+
+
 def missing_file(path: Path) -> DataError:
     """Returns the error for a path that does not exist, with the nearest names beside it."""
     folder = path.parent
@@ -232,11 +241,10 @@ class ExpansionGuard(io.RawIOBase):
 @contextmanager
 def _zip_file(packed: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
     try:
-        archive = zipfile.ZipFile(packed)
+        with zipfile.ZipFile(packed) as archive:
+            yield archive
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(name, f"the archive is damaged ({_reason(error)})") from None
-    with archive:
-        yield archive
+        raise DataError(name, f"the archive cannot be read ({_reason(error)})") from None
 
 
 def data_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo:

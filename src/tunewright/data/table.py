@@ -50,6 +50,10 @@ class Table:
     notes: tuple[str, ...] = ()
     files: tuple[FileStamp, ...] = field(default=(), repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the pieces, which are made again from the columns."""
+        return {key: value for key, value in self.__dict__.items() if key != "_batches"}
+
     @property
     def column_names(self) -> list[str]:
         return list(self.columns.column_names)
