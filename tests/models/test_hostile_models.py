@@ -369,7 +369,10 @@ def test_a_vocabulary_that_the_weights_do_not_have(folder: Path, size: int) -> N
 def test_a_trillion_parameters_that_the_weights_do_not_hold(folder: Path) -> None:
     edit(folder / "config.json", vocab_size=10**12)
     edit_tensors(folder, lambda t: [t.__setitem__(f"x.{n}", t.pop(n)) for n in list(t)])
-    assert refusal(folder) == (f"{folder}/config.json: describes XXX")
+    assert refusal(folder) == (
+        f"{folder}/config.json: describes 32,000,000,019,232 parameters, "
+        f"and the weights hold 26,467. {BOTH}"
+    )
 
 
 def test_sizes_past_all_counting(folder: Path) -> None:
