@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -223,15 +224,19 @@ def test_what_datasets_saved_to_disk_is_read(folder):
 # The Hub
 
 
-def test_a_hub_id_offline_says_so(folder, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(folder))
-    with pytest.raises(DataError) as caught:
-        read_table("somebody/reviews")
-    assert str(caught.value) == (
+def test_a_hub_id_offline_says_so(folder):
+    code = """if True:
+        from tunewright.data import read_table
+        try:
+            read_table("somebody/reviews")
+        except Exception as error:
+            print(error)"""
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=offline)
+    assert done.stdout == (
         "somebody/reviews: it is not in the local cache, and HF_HUB_OFFLINE forbids the network. "
         "There is no file of this name either. "
-        "Unset HF_HUB_OFFLINE to fetch it from the Hugging Face Hub, or give a file."
+        "Unset HF_HUB_OFFLINE to fetch it from the Hugging Face Hub, or give a file.\n"
     )
 
 
@@ -282,6 +287,19 @@ def test_missing_values_of_pandas_are_null():
 def test_times_in_memory_stay_times():
     when = datetime(2024, 1, 2, 3, 4)
     assert read_table([{"text": "a", "when": when}]).column("when") == [when]
+
+
+def test_numpy_values_become_pythons():
+    rows = [{"text": np.str_("a"), "label": np.int64(3), "tags": np.array([1, 2])}]
+    assert rows_of(read_table(rows)) == [{"text": "a", "label": 3, "tags": [1, 2]}]
+
+
+def test_a_value_that_cannot_be_stored_is_refused():
+    with pytest.raises(DataError) as caught:
+        read_table([{"text": {1, 2}}])
+    assert str(caught.value) == (
+        "list: a value cannot be stored (Object of type set is not JSON serializable)."
+    )
 
 
 def test_columns_of_unlike_lengths_are_refused():

@@ -87,11 +87,24 @@ def _columns_table(name: str, columns: dict[str, list[Any]]) -> Table:
             name, f"the columns differ in length: {found}", "Each row needs a value in each."
         )
     notes: list[str] = []
+    batch = _stored(columns, name, notes)
+    return Table(name, pa.Table.from_batches([batch]), notes=tuple(notes))
+
+
+def _stored(columns: dict[str, list[Any]], name: str, notes: list[str]) -> pa.RecordBatch:
+    """Returns columns as Arrow data; numpy's scalars and arrays become Python's."""
     try:
-        batch = record_batch(columns, name, notes)
+        return record_batch(columns, name, notes)
+    except (TypeError, ValueError):
+        plain = {column: list(map(_without_numpy, values)) for column, values in columns.items()}
+    try:
+        return record_batch(plain, name, notes)
     except (TypeError, ValueError) as error:
         raise DataError(name, f"a value cannot be stored ({error})") from None
-    return Table(name, pa.Table.from_batches([batch]), notes=tuple(notes))
+
+
+def _without_numpy(value: Any) -> Any:
+    return value.tolist() if type(value).__module__ == "numpy" else value
 
 
 def _pandas_table(frame: Any) -> Table:
@@ -115,7 +128,7 @@ def _pandas_column(column: str, series: Any, notes: list[str]) -> tuple[pa.Field
     if series.dtype == object:
         missing = series.isna().tolist()
         values = [None if gone is True else v for gone, v in zip(missing, series, strict=True)]
-        batch = record_batch({column: values}, "pandas frame", notes)
+        batch = _stored({column: values}, "pandas frame", notes)
         return batch.schema.field(0), batch.column(0)
     array = pa.chunked_array([pa.Array.from_pandas(series)])
     plain = plain_table(pa.table({column: array}), "pandas frame")

@@ -5,7 +5,6 @@ No code from a data set is ever run: `datasets` 4 and later cannot.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,11 @@ from tunewright.data.table import Table
 from tunewright.errors import DataError
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_TRUE = {"1", "ON", "YES", "TRUE"}
 
 
 def is_hub_id(source: str) -> bool:
     """Says whether a source that is no file reads as `user/name` on the Hub."""
     return bool(_HUB_ID.match(source)) and not Path(source).parent.exists()
-
-
-def is_offline() -> bool:
-    """Says whether the user forbade the network with HF_HUB_OFFLINE or HF_DATASETS_OFFLINE."""
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    return any(os.environ.get(name, "").upper() in _TRUE for name in names)
 
 
 def fetch_hub_splits(hub_id: str, subset: str | None) -> dict[str, Table]:
@@ -40,17 +32,16 @@ def fetch_hub_splits(hub_id: str, subset: str | None) -> dict[str, Table]:
     """
     import datasets
 
-    settings = datasets.DownloadConfig(local_files_only=is_offline())
     try:
-        loaded = datasets.load_dataset(hub_id, name=subset, download_config=settings)
+        loaded = datasets.load_dataset(hub_id, name=subset)
     except Exception as error:  # datasets lets errors of six libraries through
-        raise _not_fetched(hub_id, error) from None
+        raise _not_fetched(hub_id, error, bool(datasets.config.HF_HUB_OFFLINE)) from None
     return dataset_splits(loaded, hub_id)
 
 
-def _not_fetched(hub_id: str, error: Exception) -> DataError:
+def _not_fetched(hub_id: str, error: Exception, is_offline: bool) -> DataError:
     words = " ".join(str(error).split())[:300] or type(error).__name__
-    if is_offline():
+    if is_offline:
         return DataError(
             hub_id,
             "it is not in the local cache, and HF_HUB_OFFLINE forbids the network",

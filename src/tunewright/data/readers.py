@@ -97,6 +97,8 @@ def read_splits(source: object, settings: ReadSettings = DEFAULTS) -> dict[str, 
 
 
 def _splits_at(name: str, settings: ReadSettings) -> dict[str, Table]:
+    if not name:
+        raise DataError("data", "the path is empty", "A file, folder or Hub id is needed.")
     path = Path(name)
     if name == STARTER_DATA:
         return {"train": bbc_news()}
@@ -218,7 +220,11 @@ def _finished(table: Table, settings: ReadSettings) -> Table:
 def check_has_rows(table: Table) -> None:
     """Raises DataError when a table has no rows."""
     if not table.num_rows:
-        found = "there is a header but no row" if table.files else "there is no row"
+        found = (
+            "there is a header but no row"
+            if table.files and table.column_names
+            else "there is no row"
+        )
         raise DataError(table.name, found, "At least one row is needed.")
 
 

@@ -124,7 +124,9 @@ def missing_file(path: Path) -> DataError:
     folder = path.parent
     if not folder.is_dir():
         return DataError(str(path), "there is no such file", f'There is no folder "{folder}".')
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    names = sorted(
+        entry.name for entry in folder.iterdir() if entry.name[0] != "." and entry != path
+    )
     near = difflib.get_close_matches(path.name, names, n=3)
     if near:
         return DataError(str(path), "there is no such file", f"Did you mean {listed(near)}?")

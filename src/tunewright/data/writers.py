@@ -50,7 +50,7 @@ def _format_of(name: str) -> Format:
     suffix = Path(name).suffix.lower().replace(".ndjson", ".jsonl")
     for kind in get_args(Format):
         if suffix == f".{kind}":
-            return kind  # type: ignore[no-any-return]
+            return kind
     raise DataError(
         name, "this suffix is not one that is written", "It has to end in .jsonl or .csv."
     )
