@@ -1,5 +1,6 @@
 """Reads labelled data from anywhere into rows, checks it, and divides it. It knows no task."""
 
+from tunewright.data.audit import Audit, AuditConfig
 from tunewright.data.checks import (
     CheckedRows,
     Dropped,
@@ -18,6 +19,8 @@ from tunewright.data.table import Table, TableRows
 from tunewright.data.writers import escape_formula, write_rows
 
 __all__ = [
+    "Audit",
+    "AuditConfig",
     "CheckedRows",
     "ColumnChoice",
     "DataConfig",
