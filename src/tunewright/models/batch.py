@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class PackedStream:
 
     @property
     def lengths(self) -> list[int]:
-        return [end - start for start, end in zip(self.boundaries, self.boundaries[1:], strict=False)]
+        return [end - start for start, end in pairwise(self.boundaries)]
 
     @property
     def first_B(self) -> Tensor:
@@ -79,7 +80,10 @@ def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     names = features[0].streams
     return Batch(
         {name: _pack_stream([f.streams[name] for f in features], device) for name in names},
-        {name: _target([f.targets[name] for f in features], device) for name in features[0].targets},
+        {
+            name: _target([f.targets[name] for f in features], device)
+            for name in features[0].targets
+        },
         tuple(f.row_id for f in features),
     )
 
@@ -127,8 +131,10 @@ def fill(
         yield batch
 
 
-def padded(stream: PackedStream, pad_id: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns token ids, attention mask and segment ids as (B, longest), padded on the right.
+def padded(
+    stream: PackedStream, pad_id: int, side: Literal["left", "right"] = "right"
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns token ids, attention mask and segment ids as (B, longest), padded on one side.
 
     For models that cannot run packed.
     """
@@ -136,7 +142,7 @@ def padded(stream: PackedStream, pad_id: int) -> tuple[Tensor, Tensor, Tensor | 
 
     def pad(values_N: Tensor, filler: int) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(
-            values_N.split(lengths), batch_first=True, padding_value=filler
+            values_N.split(lengths), batch_first=True, padding_value=filler, padding_side=side
         )
 
     mask = pad(torch.ones_like(stream.token_ids_N), 0)

@@ -9,10 +9,10 @@ Shape letters: N tokens, B sequences, D hidden width, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tunewright.models.attention import PACKED, register
 from tunewright.models.batch import PackedStream, padded
@@ -20,8 +20,11 @@ from tunewright.models.tokenizers import POSITIONS_AFTER_PADDING
 
 Head = Callable[[Any, Tensor, PackedStream], Tensor]
 
-# A packed and a padded pass may sum in another order; fp32 rounding at tiny widths stays below this.
+# A packed and a padded pass may sum in another order; fp32 rounding stays far below this.
 ROUTE_TOLERANCE = 1e-3
+
+# Their head reads whatever stands at the last position, so padding has to stand before the text.
+SUMMED_UP_AT_END = frozenset({"xlnet"})
 
 
 def _pooled(model: Any, hidden_ND: Tensor, stream: PackedStream) -> Tensor:
@@ -115,18 +118,26 @@ def classify(model: Any, stream: PackedStream) -> Tensor:
     if is_packed(model):
         head = HEADS[model.config.model_type]
         return head(model, packed_hidden(model, stream), stream)
-    token_ids, mask, types = padded(stream, model.config.pad_token_id or 0)
+    return padded_logits(model, stream)
+
+
+def padded_logits(model: Any, stream: PackedStream) -> Tensor:
+    """Returns the logits of each sequence, (B, C), as the library's own padded forward has them."""
+    side: Literal["left", "right"] = (
+        "left" if model.config.model_type in SUMMED_UP_AT_END else "right"
+    )
+    token_ids, mask, types = padded(stream, model.config.pad_token_id or 0, side)
     segments = {} if types is None else {"token_type_ids": types}
     return model(input_ids=token_ids, attention_mask=mask, **segments).logits
 
 
-def choose_route(model: nn.Module) -> str:
+def choose_route(model: Any) -> str:
     """Puts the model on the packed route if it gives the padded route's logits there.
 
     A few random sequences of mixed lengths go through both, without dropout and in fp32. Returns
     `packed`, or `padded: ` and the reason. The model's random state and mode are left as found.
     """
-    config: Any = model.config
+    config = model.config
     if config.model_type not in HEADS:
         return f"padded: {config.model_type} has no packed head"
     if not model._can_set_attn_implementation():

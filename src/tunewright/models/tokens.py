@@ -33,9 +33,11 @@ def encode_text(
         second.truncate(keep_second)
     whole = backend.post_process(first, second, True)
     reads_types = "token_type_ids" in tokenizer.model_input_names
+    # A blank text without special tokens would be no tokens at all, and no model answers nothing.
+    token_ids, type_ids = (whole.ids, whole.type_ids) if whole.ids else ([_blank(tokenizer)], [0])
     return TokenStream(
-        np.array(whole.ids, np.int32),
-        np.array(whole.type_ids, np.int32) if reads_types else None,
+        np.array(token_ids, np.int32),
+        np.array(type_ids, np.int32) if reads_types else None,
         num_first + num_second - keep_first - keep_second,
     )
 
@@ -51,9 +53,15 @@ def _encode(backend: Tokenizer, text: str) -> tuple[Encoding, int]:
     return head, len(head) + sum(counts)
 
 
+def _blank(tokenizer: Any) -> int:
+    """Returns the token that stands for a text without any: the one that begins or ends texts."""
+    candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return next((token_id for token_id in candidates if token_id is not None), 0)
+
+
 def _share(first: int, second: int, room: int | None) -> tuple[int, int]:
     """Returns how many tokens of each text are kept in `room`, cutting the longer one first."""
     if room is None or first + second <= room:
         return first, second
     smaller = min(first, second, room // 2)
-    return (room - smaller, smaller) if first >= second else (smaller, room - smaller)
+    return (room - smaller, smaller) if first > second else (smaller, room - smaller)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,13 +44,13 @@ class ModelConfig(BaseModel):
 class EvaluationConfig(BaseModel):
     """How a model is judged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     num_resamples: int = Field(
         1000, ge=0, le=100_000, description="bootstrap draws behind each interval; 0 gives none"
     )
     slices: tuple[str, ...] = Field(
-        (), description="columns by whose values the metrics are also shown"
+        (), strict=False, description="columns by whose values the metrics are also shown"
     )
     num_mistakes: int = Field(50, ge=0, description="most confident mistakes shown in the report")
 
@@ -115,15 +116,13 @@ def overrides(pairs: Iterable[str], task_keys: Iterable[str] = ()) -> dict[str, 
     layer: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise SettingsError("command line", f'"{pair}" is not a setting', "Write key=value.")
         set_key(layer, key.strip(), _value(text.strip()), task_keys)
     return layer
 
 
-def set_key(
-    layer: dict[str, Any], key: str, value: Any, task_keys: Iterable[str] = ()
-) -> None:
+def set_key(layer: dict[str, Any], key: str, value: Any, task_keys: Iterable[str] = ()) -> None:
     """Puts one value under its full path into a layer."""
     *path, last = _full_path(key, frozenset(task_keys))
     for part in path:
@@ -132,7 +131,7 @@ def set_key(
 
 
 def known_keys() -> dict[str, str]:
-    """Returns every setting by full path, with its description; the task's own are not among them."""
+    """Returns every setting by full path, with its description, but for the task's own."""
     return dict(_walk(RunConfig, ""))
 
 
@@ -149,8 +148,12 @@ def _table(section: BaseModel, options_help: Mapping[str, str]) -> tomlkit.items
     table = tomlkit.table()
     helps = {name: info.description or "" for name, info in type(section).model_fields.items()}
     values = {name: getattr(section, name) for name in helps} | (section.model_extra or {})
-    for name, value in sorted(values.items(), key=lambda item: isinstance(item[1], BaseModel)):
-        table.add(tomlkit.comment(helps.get(name, options_help.get(name, ""))))
+    # Tables come last: a plain key after one would belong to it.
+    for name, value in sorted(
+        values.items(), key=lambda item: isinstance(item[1], BaseModel | dict)
+    ):
+        if text := helps.get(name, options_help.get(name, "")):
+            table.add(tomlkit.comment(text))
         if value is None:
             table.add(tomlkit.comment(f"{name} ="))
         elif isinstance(value, BaseModel):
@@ -162,10 +165,12 @@ def _table(section: BaseModel, options_help: Mapping[str, str]) -> tomlkit.items
 
 def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+        if isinstance(value, Mapping):
+            inner = target.get(key)
+            target[key] = inner if isinstance(inner, dict) else {}
             _merge(target[key], value)
         else:
-            target[key] = dict(value) if isinstance(value, Mapping) else value
+            target[key] = value.item() if isinstance(value, np.generic) else value
 
 
 def _value(text: str) -> Any:
@@ -187,7 +192,8 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
 def _full_path(key: str, task_keys: frozenset[str]) -> list[str]:
     """Returns the path of a full or short key; of several the first section's wins.
 
-    Sections are asked in the order of `RunConfig`, so `seed` is `training.seed`.
+    Sections are asked in the order of `RunConfig`, so `seed` is `training.seed`. The names of
+    the task and the model are called `task` and `model`, so `name` is `output.name`.
     """
     sections = RunConfig.model_fields
     first = key.split(".")[0]
@@ -197,7 +203,7 @@ def _full_path(key: str, task_keys: frozenset[str]) -> list[str]:
         return [key, "name"]
     known = known_keys()
     for path in known:
-        if path.endswith(f".{key}"):
+        if path.endswith(f".{key}") and path not in ("task.name", "model.name"):
             return path.split(".")
     if key in task_keys:
         return ["task", key]
@@ -235,3 +241,10 @@ def task_settings(task: str) -> list[tuple[str, Any, str]]:
         for item in fields(find_task(task))  # type: ignore[arg-type]
         if not item.metadata.get("fitted")
     ]
+
+
+def template(task: str) -> str:
+    """Returns the whole default configuration of a task as commented TOML."""
+    options = task_settings(task)
+    choice = TaskChoice(name=task, **{name: default for name, default, _ in options})
+    return to_toml(RunConfig(task=choice), {name: help for name, _, help in options})

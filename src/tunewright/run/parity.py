@@ -12,13 +12,14 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from tunewright.errors import ParityRefused
-from tunewright.models.batch import Batch, pack, padded
+from tunewright.models.batch import pack
 from tunewright.models.classifier import quiet_library
+from tunewright.models.heads import padded_logits
 from tunewright.types import Features
 
 PROBE_SEQUENCES = 32
 
-# fp32 sums in another order differ by about 1e-6 of the largest logit; this is a hundred times that.
+# fp32 sums in another order differ by about 1e-6 of the largest logit; a hundred times that.
 TOLERANCE = 1e-4
 
 
@@ -81,14 +82,9 @@ def task_logits(task: Any, model: Any, features: Sequence[Features]) -> np.ndarr
 def stock_logits(model: Any, features: Sequence[Features]) -> np.ndarray:
     """Returns the logits of a stock transformers classifier in fp32, (B, C), padded."""
     model.eval()
-    return _padded_logits(model, pack(_bare(features), model.device))
-
-
-def _padded_logits(model: Any, batch: Batch) -> np.ndarray:
-    ids, mask, types = padded(batch.streams["text"], model.config.pad_token_id or 0)
-    segments = {} if types is None else {"token_type_ids": types}
-    logits_BC: torch.Tensor = model(input_ids=ids, attention_mask=mask, **segments).logits
-    return logits_BC.float().cpu().numpy()
+    batch = pack(_bare(features), model.device)
+    logits_BC = padded_logits(model, batch.streams["text"])
+    return np.asarray(logits_BC.float().cpu().numpy())
 
 
 def _bare(features: Iterable[Features]) -> list[Features]:

@@ -1,7 +1,7 @@
 """One label for a text, or for a pair of texts.
 
-    {"text": "A fine film.", "label": "positive"}
-    ->  Label("positive", 0.98)
+{"text": "A fine film.", "label": "positive"}
+->  Label("positive", 0.98)
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tunewright.metrics import (
 from tunewright.models.batch import Batch
 from tunewright.models.classifier import load_classifier
 from tunewright.models.heads import classify
+from tunewright.models.tokenizers import load_tokenizer
 from tunewright.models.tokens import encode_text
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
@@ -85,12 +86,16 @@ class TextClassification(Task):
     labels: tuple[str, ...] = field(
         default=(), metadata={"help": "the classes in order. Off: learned from the training rows"}
     )
-    label_kind: Kind = field(default="string", metadata={"help": "type of a label in the data", "fitted": True})
+    label_kind: Kind = field(
+        default="string", metadata={"help": "type of a label in the data", "fitted": True}
+    )
     weights: tuple[float, ...] = field(
         default=(), metadata={"help": "weight of each class", "fitted": True}
     )
     temperature: float = field(default=1.0, metadata={"help": "divides the logits", "fitted": True})
-    abstain_below: float = field(default=0.0, metadata={"help": "least score answered", "fitted": True})
+    abstain_below: float = field(
+        default=0.0, metadata={"help": "least score answered", "fitted": True}
+    )
 
     def __post_init__(self) -> None:
         checks = {
@@ -127,8 +132,16 @@ class TextClassification(Task):
             targets["label"] = self._index(row.values["label"])
         return [Features(row.id, {"text": stream}, targets)]
 
-    def build(self, source: Path, *, dropout: float | None, seed: int) -> tuple[Any, tuple[str, ...]]:
-        loaded = load_classifier(source, self.labels, dropout=dropout, seed=seed)
+    def build(
+        self, source: Path, *, dropout: float | None, seed: int
+    ) -> tuple[Any, tuple[str, ...]]:
+        loaded = load_classifier(
+            source,
+            self.labels,
+            dropout=dropout,
+            seed=seed,
+            pad_token_id=load_tokenizer(source).pad_token_id,
+        )
         return loaded.model, loaded.notices
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
@@ -151,9 +164,7 @@ class TextClassification(Task):
         count = len(label_B) if weight_C is None else float(weight_C[label_B].sum())
         return Loss(loss_B.sum(), count)
 
-    def decode(
-        self, outputs: Outputs, features: Sequence[Features], processor: Any
-    ) -> list[Label]:
+    def decode(self, outputs: Outputs, features: Sequence[Features], processor: Any) -> list[Label]:
         logits_BC = outputs["logits"].float().cpu().numpy()
         probabilities_BC = softmax(logits_BC / self.temperature)
         return [
@@ -179,8 +190,12 @@ class TextClassification(Task):
     def statistics(self, answer: Label, row: Row) -> Mapping[str, Any]:
         probabilities = np.fromiter(answer.scores.values(), np.float32, len(self.labels))
         true = self._index(row.values["label"])
-        return {"true": true, "predicted": int(probabilities.argmax()), "probabilities": probabilities,
-                "abstained": answer.abstained}  # fmt: skip
+        return {
+            "true": true,
+            "predicted": int(probabilities.argmax()),
+            "probabilities": probabilities,
+            "abstained": answer.abstained,
+        }
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         return classification_metrics(
@@ -258,6 +273,13 @@ def _weights(
             f"task.class_weights names {listed(unknown)}",
             f"The labels are {listed(labels)}.",
         )
+    for name, weight in choice.items():
+        if not 0 < weight < float("inf"):
+            raise SettingsError(
+                "[task]",
+                f'task.class_weights gives "{name}" the weight {weight:g}',
+                "It must be more than 0.",
+            )
     return tuple(choice.get(name, 1.0) for name in labels)
 
 

@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class TrainingConfig(BaseModel):
     """How a model is trained. Keys carry the names that users of transformers know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     num_train_epochs: float = Field(3.0, gt=0, le=10_000, description="passes over the data")
     max_steps: int | None = Field(
@@ -80,5 +80,5 @@ class TrainingConfig(BaseModel):
     logging_steps: int = Field(10, ge=1, description="updates between two lines of metrics.jsonl")
     seed: int = Field(42, ge=0, lt=2**32, description="seeds the head, the order and dropout")
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        ("tensorboard",), description="where curves are also written"
+        ("tensorboard",), strict=False, description="where curves are also written"
     )

@@ -46,8 +46,8 @@ class Best:
             )
         found = metrics[self.metric]
         gain = (found - self.value) if self.higher_is_better else (self.value - found)
-        first = math.isnan(self.value) and not math.isnan(found)
-        if first or gain > self.threshold:
+        first = math.isnan(self.value)
+        if math.isfinite(found) and (first or gain > self.threshold):
             self.value, self.step, self.stale = found, step, 0
             return True
         self.stale += 1
@@ -136,5 +136,3 @@ class _averaged:  # noqa: N801  (used like a function)
 def total_steps(num_rows: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
     """Returns the number of updates of a run; a part of an epoch is rounded up."""
     return max_steps or math.ceil(epochs * math.ceil(num_rows / batch_size))
-
-
