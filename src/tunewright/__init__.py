@@ -1,10 +1,10 @@
 """Tunewright turns labelled data into a working, measured, explained, small and fast Transformer.
 
-    import tunewright as tw
+import tunewright as tw
 
-    run = tw.train("reviews.csv", task="text-classification", text="review", label="stars")
-    run.evaluate("test.csv").metrics["accuracy"]
-    tw.load("runs/reviews/model").predict(["A fine film."])
+run = tw.train("reviews.csv", task="text-classification", text="review", label="stars")
+run.evaluate("test.csv").metrics["accuracy"]
+tw.load("runs/reviews/model").predict(["A fine film."])
 """
 
 from __future__ import annotations

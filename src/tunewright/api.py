@@ -59,7 +59,9 @@ def audit(
     The arguments are those of `train`. Raises AuditRefused when a limit of `[audit]` is crossed.
     """
     sources = {"train": data, "validation": validation, "test": test}
-    found = audit_only(sources, _config(sources, task, model, settings, named))
+    config = _config(sources, task, model, settings, named)
+    found, _ = audit_only(sources, config)
+    found.check_gates(config.audit)
     return found
 
 

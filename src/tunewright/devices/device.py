@@ -94,7 +94,9 @@ def _cpu_flags() -> frozenset[str]:
 def _describe(kind: str) -> str:
     if kind == "cuda":
         return str(torch.cuda.get_device_name())
-    units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in _cpu_flags()]
+    units = [
+        name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in _cpu_flags()
+    ]
     return f"{platform.machine()} CPU" + (f" with {units[0]}" if units else "")
 
 

@@ -1,1 +1,1 @@
-"""Architectures from Hugging Face, run packed; folders read and written safely. It knows no task."""
+"""Architectures from Hugging Face, run packed, read and written safely. It knows no task."""

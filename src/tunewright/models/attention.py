@@ -12,6 +12,7 @@ Shape letters: N tokens, H heads, K key-value heads, D width of a head, S tokens
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class _PackedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         query_HND: Tensor,
         key_HND: Tensor,
@@ -46,7 +47,7 @@ class _PackedAttention(torch.autograd.Function):
     ) -> Tensor:
         output_HND = torch.empty_like(query_HND)
         probabilities = []
-        for start, end in zip(boundaries[:-1], boundaries[1:], strict=True):
+        for start, end in pairwise(boundaries):
             query, key, value = (x[:, start:end] for x in (query_HND, key_HND, value_HND))
             scores_HSS = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
             hidden_SS = _hidden(end - start, causal, window, query.device)
@@ -65,7 +66,7 @@ class _PackedAttention(torch.autograd.Function):
         gradient_HND = gradients[0].contiguous()
         d_query, d_key, d_value = (torch.empty_like(x) for x in (query_HND, key_HND, value_HND))
         row_sum_HN1 = (gradient_HND * output_HND).sum(-1, keepdim=True)
-        spans = zip(ctx.boundaries[:-1], ctx.boundaries[1:], strict=True)
+        spans = pairwise(ctx.boundaries)
         for (start, end), probabilities_HSS in zip(spans, probabilities, strict=True):
             gradient = gradient_HND[:, start:end]
             d_value[:, start:end] = torch.bmm(probabilities_HSS.transpose(1, 2), gradient)
@@ -98,7 +99,7 @@ def _fused(
 ) -> Tensor:
     """The same without gradients, through torch's fused kernel."""
     pieces = []
-    for start, end in zip(boundaries[:-1], boundaries[1:], strict=True):
+    for start, end in pairwise(boundaries):
         query, key, value = (x[None, :, start:end] for x in (query_HND, key_HND, value_HND))
         hidden_SS = _hidden(end - start, causal, window, query.device) if window else None
         mask_SS = None if hidden_SS is None else ~hidden_SS

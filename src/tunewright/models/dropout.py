@@ -17,7 +17,7 @@ class _Masked(torch.autograd.Function):
     """x ∘ mask · scale, keeping one byte an element for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, keep: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor, keep: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale = scale
         return (values * keep).mul_(scale)
@@ -67,7 +67,8 @@ class Dropout(nn.Module):
         if values.device.type != "cpu":
             return nn.functional.dropout(values, self.p)
         keep = self._source.keep_mask(values.shape, self._drop_bytes)
-        return _Masked.apply(values, keep, 256 / (256 - self._drop_bytes))  # type: ignore[no-any-return]
+        scaled: Tensor = _Masked.apply(values, keep, 256 / (256 - self._drop_bytes))  # type: ignore[no-untyped-call]
+        return scaled
 
 
 def replace_dropout(model: nn.Module) -> DropoutSource:

@@ -89,6 +89,3 @@ def _windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
             window, characters = [], 0
     if window:
         yield window
-
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -62,15 +62,16 @@ class FinishedRun:
         self,
         source: Any,
         columns: Mapping[str, str] | None = None,
-        metrics: tuple[OwnMetric, ...] = (),
+        metrics: Sequence[OwnMetric] = (),
+        slices: Sequence[str] = (),
     ) -> EvaluationResult:
         """Measures the model on labelled rows, with the run's settings.
 
-        The figures and predictions are also written to `evaluation/NAME/`, NAME being the
-        data's.
+        `slices` are columns by whose values the metrics are also given, beside the run's own. The
+        figures and predictions are also written to `evaluation/NAME/`, NAME being the data's.
         """
         chosen = self.config.evaluation
-        judge = Judge(chosen.num_resamples, chosen.slices, chosen.num_mistakes, metrics)
+        judge = Judge(chosen.num_resamples, (*chosen.slices, *slices), chosen.num_mistakes, metrics)
         name = Path(source).name.split(".")[0] if isinstance(source, str | PathLike) else "memory"
         folder = self.folder.evaluation / name
         result = self.model.evaluate(
@@ -84,4 +85,3 @@ class FinishedRun:
 
     def __repr__(self) -> str:
         return f"FinishedRun({str(self.path)!r})"
-

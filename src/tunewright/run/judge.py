@@ -81,7 +81,9 @@ class EvaluationResult:
             stored["num_rows"],
             _estimates(stored["metrics"]),
             {
-                column: [Slice(**{**part, "metrics": _estimates(part["metrics"])}) for part in parts]
+                column: [
+                    Slice(**{**part, "metrics": _estimates(part["metrics"])}) for part in parts
+                ]
                 for column, parts in stored["slices"].items()
             },
             [Mistake(**mistake) for mistake in mistakes["shown"]],
@@ -104,9 +106,18 @@ class EvaluationResult:
 
 def _estimates(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
     return {
-        name: Estimate(**{k: math.nan if v is None else v for k, v in value.items()})
+        name: Estimate(
+            _number(value["value"]),
+            _number(value["low"]),
+            _number(value["high"]),
+            value["higher_is_better"],
+        )
         for name, value in stored.items()
     }
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _finite(value: Any) -> Any:
@@ -118,7 +129,7 @@ def _finite(value: Any) -> Any:
 
 @dataclass
 class Judge:
-    """How evaluations are done: the number of draws, the columns to slice by, the user's metrics."""
+    """How evaluations are done: the draws, the columns to slice by, the user's own metrics."""
 
     num_resamples: int = 1000
     slices: Sequence[str] = ()

@@ -12,7 +12,7 @@ from typing import Any
 from tunewright.data import ReadSettings, Table, read_table, resolve_columns, stream_tables
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError
-from tunewright.models.folder import check_manifest, find_model
+from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.heads import choose_route
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
@@ -49,9 +49,7 @@ class TrainedModel:
 
         `kind` is the format of a stream (lines, jsonl, csv, tsv).
         """
-        rows = (
-            self._choose(table, columns) for table in stream_tables(source, settings, kind)
-        )
+        rows = (self._choose(table, columns) for table in stream_tables(source, settings, kind))
         return chain.from_iterable(rows)
 
     def evaluate(
@@ -79,7 +77,7 @@ class TrainedModel:
         return self._choose(read_table(source), columns)
 
     def _choose(self, table: Table, columns: Mapping[str, str], training: bool = False) -> Any:
-        """Finds the task's columns: the given ones, the training data's, or by their usual names."""
+        """Finds the task's columns: those given, those of training, or the usual names."""
         remembered = {
             role: name for role, name in self.columns.items() if name in table.column_names
         }
@@ -116,7 +114,7 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     settle_allocator()
     path = Path(folder)
     path = path / "model" if (path / "model" / "task.json").is_file() else find_model(path)
-    check_manifest(path)
+    check_model_folder(path)
     task = load_task(path, find_task)
     if task is None:
         raise ModelError(
@@ -126,10 +124,11 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
             "Train with model=this folder first.",
         )
     device = find_device(precision)
-    model, _ = task.build(path, dropout=None, seed=0)
+    tokenizer = load_tokenizer(path)
+    model, _ = task.build(path, tokenizer, dropout=None, seed=0)
     choose_route(model)
     model.to(device.name).eval()
-    predictor = Predictor(task, model, load_tokenizer(path), device)
+    predictor = Predictor(task, model, tokenizer, device)
     return TrainedModel(predictor, path, _remembered_columns(path))
 
 

@@ -133,5 +133,3 @@ def _column(rows: Rows, name: str | None) -> list[Any] | None:
     raise SettingsError(
         "data.split", f'there is no column "{name}"', f"There is {', '.join(first.extras)}."
     )
-
-

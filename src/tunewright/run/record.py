@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ class RunFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
+        partial.replace(target)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

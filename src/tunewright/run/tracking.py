@@ -85,7 +85,12 @@ class Journal:
     """Writes events to `metrics.jsonl` and to every tracker of the run."""
 
     def __init__(
-        self, folder: Path, track: Sequence[str], settings: Mapping[str, Any], every: int, roof: float
+        self,
+        folder: Path,
+        track: Sequence[str],
+        settings: Mapping[str, Any],
+        every: int,
+        roof: float,
     ) -> None:
         """`every` is the number of updates between two lines; `roof` FLOP/s, for MFU."""
         self._file = folder / "metrics.jsonl"

@@ -14,7 +14,7 @@ from tunewright.data.ledger import TruncationLedger
 from tunewright.devices import Device, find_device, measure_roof, settle_allocator
 from tunewright.models.architecture import load_config
 from tunewright.models.dropout import DropoutSource, replace_dropout
-from tunewright.models.folder import find_model, save_model
+from tunewright.models.folder import check_model_folder, find_model, save_model
 from tunewright.models.heads import choose_route
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.predictor import Predictor
@@ -31,7 +31,7 @@ from tunewright.run.parity import (
     task_logits,
 )
 from tunewright.run.prepare import Prepared, prepare
-from tunewright.run.record import RunFolder, new_run_folder, versions
+from tunewright.run.record import new_run_folder, versions
 from tunewright.run.tracking import Journal
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, build_task, load_task
@@ -84,16 +84,15 @@ def train(
     return _Training(sources, config, own_metrics, tell).run()
 
 
-def audit_only(sources: Mapping[str, Any], config: RunConfig) -> Audit:
-    """Reads and tokenises the data as `train` does, and returns the audit; trains nothing.
+def audit_only(sources: Mapping[str, Any], config: RunConfig) -> tuple[Audit, list[str]]:
+    """Reads and tokenises the data as `train` does; returns the audit and the notices.
 
-    Raises what `train` raises before its first step.
+    Nothing is trained, and the gates are left to the caller. Raises UserError for data that
+    cannot be read whole.
     """
     training = _Training(sources, config, (), lambda _: None)
     training.settle_task()
-    found = training.encode_and_audit()[1]
-    found.check_gates(config.audit)
-    return found
+    return training.encode_and_audit()[1], training.notices
 
 
 class _Training:
@@ -119,6 +118,8 @@ class _Training:
         task_class = find_task(config.task.name)
         task = build_task(task_class, config.task.options)
         self.source = find_model(config.model.name)
+        for sentence in check_model_folder(self.source):
+            self.note(sentence)
         previous = load_task(self.source, find_task)
         self.task: Task = task if previous is None else task.continued(previous)
         self.prepared = prepare(sources, task.roles, task.label_role, config.data)
@@ -138,8 +139,13 @@ class _Training:
         self.open_folder(found)
         loop = self.build_loop(encoded["train"])
         roof = measure_roof(self.device)
-        journal = Journal(self.folder.path, self.settings.track, self.config.model_dump(mode="json"),
-                          self.settings.logging_steps, roof)  # fmt: skip
+        journal = Journal(
+            self.folder.path,
+            self.settings.track,
+            self.config.model_dump(mode="json"),
+            self.settings.logging_steps,
+            roof,
+        )
         sizes = {name: len(rows) for name, rows in self.prepared.splits.items()}
         self.tell(Started(self.folder.path, self.device, self.route, roof, found, sizes,
                           loop.schedule.total_steps))  # fmt: skip
@@ -160,7 +166,7 @@ class _Training:
     def load(self) -> None:
         """Builds the model and chooses its route."""
         self.model, notices = self.task.build(
-            self.source, dropout=self.settings.dropout, seed=self.settings.seed
+            self.source, self.tokenizer, dropout=self.settings.dropout, seed=self.settings.seed
         )
         for sentence in notices:
             self.note(sentence)
@@ -253,8 +259,8 @@ class _Training:
     def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:
         settings, checkpoints = self.settings, Checkpoints(self.folder.checkpoints)
         specs = {spec.name: spec.higher_is_better for spec in self.task.metrics}
-        for metric in self.judge.own_metrics:
-            specs[metric.__name__] = bool(getattr(metric, "higher_is_better", True))
+        for own in self.judge.own_metrics:
+            specs[own.__name__] = bool(getattr(own, "higher_is_better", True))
         metric = settings.metric_for_best_model or self.task.metrics[0].name
         best = Best(metric, specs.get(metric, True), settings.early_stopping_threshold)
         validation = self.prepared.splits.get("validation")
@@ -303,13 +309,13 @@ class _Training:
         )
         rows = self.prepared.splits.get("validation") or self.prepared.splits["train"]
         probe = [
-            item
-            for row in rows[:PROBE_SEQUENCES]
-            for item in self.task.encode(row, self.tokenizer)
+            item for row in rows[:PROBE_SEQUENCES] for item in self.task.encode(row, self.tokenizer)
         ]
         stock = load_stock_classifier(self.folder.model).to(self.device.name)
         parity = compare_logits(
-            "stock transformers", task_logits(self.task, self.model, probe), stock_logits(stock, probe)
+            "stock transformers",
+            task_logits(self.task, self.model, probe),
+            stock_logits(stock, probe),
         )
         parity.check(str(self.folder.model))
         return parity
@@ -344,5 +350,3 @@ def _resolved(config: RunConfig, prepared: Prepared, task: Task) -> RunConfig:
     """Returns the configuration with what was found in the data filled in."""
     data = config.data.model_copy(update={"columns": dict(prepared.columns)})
     return config.model_copy(update={"data": data})
-
-

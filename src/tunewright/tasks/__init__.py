@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "tunewright.tasks"
 
-TEXT = Role("text", "the text to classify", ("sentence", "content", "review", "text_a", "sentence1",
-                                             "premise"))  # fmt: skip
-TEXT_PAIR = Role("text_pair", "a second text, read together with the first", ("text_b", "sentence2",
-                                                                              "hypothesis"), False)  # fmt: skip
-LABEL = Role("label", "the class of the text", ("labels", "target", "class", "category"),
-             only_training=True)  # fmt: skip
+TEXT = Role(
+    "text",
+    "the text to classify",
+    ("sentence", "content", "review", "text_a", "sentence1", "premise"),
+)
+TEXT_PAIR = Role(
+    "text_pair",
+    "a second text, read together with the first",
+    ("text_b", "sentence2", "hypothesis"),
+    required=False,
+)
+LABEL = Role(
+    "label",
+    "the class of the text",
+    ("labels", "target", "class", "category"),
+    only_training=True,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class TaskEntry:
     def load(self) -> type[Task]:
         """Imports the task's module and returns its class."""
         module, _, name = self.target.partition(":")
-        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+        return getattr(import_module(module), name)
 
 
 TASKS: dict[str, TaskEntry] = {
@@ -61,7 +72,7 @@ def find_task(name: str) -> type[Task]:
         return TASKS[name].load()
     foreign = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name in foreign:
-        return foreign[name].load()  # type: ignore[no-any-return]
+        return foreign[name].load()
     known = [*TASKS, *foreign]
     hint = nearest(name, known)
     remedy = f'Did you mean "{hint}"?' if hint else ""

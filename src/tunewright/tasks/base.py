@@ -1,8 +1,10 @@
 """The task contract: everything the rest of the house knows about a downstream task.
 
-    row --encode--> features --vary--> --pack--> batch --forward--> outputs --loss--> Loss
-                    features           --pack--> batch --forward--> outputs --decode--> parts --join--> answer
-                                                                             answers, rows --statistics, reduce--> metrics
+    training    row --encode--> features --vary--> --pack--> batch --forward--> outputs
+                    --loss--> Loss
+    prediction  row --encode--> features --pack--> batch --forward--> outputs
+                    --decode--> parts --join--> answer
+    evaluation  answers, rows --statistics, reduce--> metrics
 
 A task is a frozen dataclass of plain values. It holds no model and no tokenizer, is saved beside
 the weights as `task.json`, and comes back whole wherever the model is used. The same `encode`
@@ -72,7 +74,9 @@ class Task(ABC):
         return features
 
     @abstractmethod
-    def build(self, source: Path, *, dropout: float | None, seed: int) -> tuple[Any, tuple[str, ...]]:
+    def build(
+        self, source: Path, processor: Any, *, dropout: float | None, seed: int
+    ) -> tuple[Any, tuple[str, ...]]:
         """Returns the library's own model class with this task's head, and notices to show."""
 
     @abstractmethod
@@ -147,7 +151,9 @@ def build_task(task_class: type[Task], options: Mapping[str, Any], where: str = 
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(where, f"task.{key} is {first['input']!r}", f"{first['msg']}.") from None
+        raise SettingsError(
+            where, f"task.{key} is {first['input']!r}", f"{first['msg']}."
+        ) from None
 
 
 def load_task(folder: Path, find: Callable[[str], type[Task]]) -> Task | None:

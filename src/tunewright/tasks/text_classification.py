@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -110,14 +111,14 @@ class TextClassification(Task):
                 raise SettingsError("[task]", f"task.{key} is {value}", f"It must be {needed}.")
 
     def learn(self, rows: Iterable[Row]) -> Self:
-        counts: dict[LabelValue, int] = {}
+        values: list[LabelValue] = []
         source = "the training data"
         for row in rows:
-            counts[row.values["label"]] = counts.get(row.values["label"], 0) + 1
+            values.append(row.values["label"])
             source = row.source
-        check_labels(counts, source)
-        kind = _kind_of(counts)
-        found = {_name(value): count for value, count in counts.items()}
+        check_labels(values, source)
+        kind = _kind_of(values)
+        found = Counter(_name(value) for value in values)
         order = sorted(found, key=int) if kind == "integer" else sorted(found)
         labels = (*self.labels, *(name for name in order if name not in self.labels))
         weights = _weights(self.class_weights, labels, found)

@@ -1,6 +1,6 @@
 """Checkpoints: a folder appears whole, with a manifest, or not at all.
 
-    checkpoints/step-000120/{model.safetensors, state.json, manifest.json}
+checkpoints/step-000120/{model.safetensors, state.json, manifest.json}
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Checkpoints:
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         for path in [*files, partial / "manifest.json", partial]:
             _flush(path)
-        os.replace(partial, self.path(step))
+        partial.replace(self.path(step))
         _flush(self.folder)
         for other in self.folder.glob("*step-*"):
             if other != self.path(step):

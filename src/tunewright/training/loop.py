@@ -113,7 +113,9 @@ class Loop:
         )
 
     def _reseed(self, step: int) -> None:
-        torch.manual_seed(int(np.random.SeedSequence((_STEP, self.seed, step)).generate_state(1)[0]))
+        torch.manual_seed(
+            int(np.random.SeedSequence((_STEP, self.seed, step)).generate_state(1)[0])
+        )
         if self.dropout is not None:
             self.dropout.reseed(_STEP, self.seed, step)
 
@@ -149,7 +151,7 @@ class Loop:
             raise NonFiniteLoss(
                 "training",
                 "the loss or its gradient is not finite",
-                f"It happened in an update of the training rows {rows}; the update was not applied.",
+                f"It happened in an update of the rows {rows}; nothing was changed.",
                 "Try a smaller training.learning_rate, or training.precision=fp32.",
             )
         limit = self.max_grad_norm

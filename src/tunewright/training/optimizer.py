@@ -112,7 +112,7 @@ class MovingAverage:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self._live = list(parameters)
+        self._live: list[torch.Tensor] = list(parameters)
         self._average = [p.detach().clone() for p in self._live]
         self._decay, self._updates = decay, 0
 

@@ -1,0 +1,48 @@
+"""The command line. Only this package reads argv and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+
+from tunewright.errors import TunewrightError
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 failed, 2 the user's input, 3 a gate refused."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; returns its exit status. Every error is one message on stderr."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import click
+
+    from tunewright.cli.app import app
+
+    try:
+        app(arguments, prog_name="tunewright", standalone_mode=False)
+    except TunewrightError as error:
+        return _report(error, "--json" in arguments)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:  # the reader has gone, as in `tunewright predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("This is a fault of Tunewright, not of your input.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(error: TunewrightError, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": str(error), "error_type": type(error).__name__}))
+    print(f"tunewright: {error}", file=sys.stderr)
+    return error.exit_status

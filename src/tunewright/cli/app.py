@@ -1,0 +1,245 @@
+"""The verbs. Each reads its words, calls the Python face, and shows what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright import __version__
+from tunewright.errors import SettingsError
+from tunewright.tasks import TASKS
+
+FIRST, DATA, TRAIN, JUDGE, USE = "First steps", "Data", "Train", "Judge", "Use"
+
+app = typer.Typer(
+    name="tunewright",
+    help="Labelled data in; a working, measured, explained Transformer out.",
+    epilog="Any setting can be given as key=value, such as learning_rate=1e-4. "
+    "`tunewright init` writes them all with their meaning.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Task = Annotated[
+    str, typer.Option("--task", "-t", help=f"What to train: {', '.join(TASKS)}.", metavar="NAME")
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="starter, a folder, or a Hub id.", metavar="NAME"),
+]
+Text = Annotated[str | None, typer.Option(help="Column of the text.", metavar="COLUMN")]
+TextPair = Annotated[
+    str | None, typer.Option(help="Column of a second text, for pairs.", metavar="COLUMN")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label", help="Column of the label.", metavar="COLUMN")
+]
+Validation = Annotated[
+    str | None, typer.Option(help="Validation rows; else some are set aside.", metavar="FILE")
+]
+Test = Annotated[
+    str | None, typer.Option(help="Test rows; else some are set aside.", metavar="FILE")
+]
+Name = Annotated[str | None, typer.Option(help="Name of the run's folder.", metavar="NAME")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="The data (a file, folder or Hub id) or a run's TOML file, then key=value settings.",
+        metavar="[DATA|RUN.toml] [KEY=VALUE]...",
+        show_default=False,
+    ),
+]
+Columns = dict[str, str | None]
+
+
+def version(show: bool) -> None:
+    if show:
+        typer.echo(f"tunewright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=version, is_eager=True),
+    ] = False,
+) -> None:
+    """Labelled data in; a working, measured, explained Transformer out."""
+
+
+@app.command(rich_help_panel=FIRST)
+def demo(
+    name: Name = "demo",
+    as_json: Json = False,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Settings.", metavar="[KEY=VALUE]...")
+    ] = None,
+) -> None:
+    """Fine-tune the starter model on BBC news articles and measure it, in a few minutes."""
+    from tunewright.cli.demo import DEMO
+    from tunewright.cli.training import train_and_show
+
+    train_and_show(words or [], DEMO, {}, {"name": name}, as_json)
+
+
+@app.command(rich_help_panel=FIRST)
+def init(
+    task: Task = "text-classification",
+    file: Annotated[str, typer.Argument(help="File to write; - prints.", metavar="[FILE]")] = "-",
+) -> None:
+    """Write every setting with its default and its meaning, as a run's TOML file."""
+    from tunewright.run.config import template
+
+    text = template(task)
+    if file == "-":
+        typer.echo(text, nl=False)
+        return
+    path = Path(file)
+    if path.exists():
+        raise SettingsError(file, "it exists already", "Nothing is overwritten.", "Name another.")
+    path.write_text(text, encoding="utf-8")
+    typer.echo(f"Wrote {file}. Set data.train in it, then: tunewright train {file}")
+
+
+@app.command(rich_help_panel=FIRST)
+def doctor(as_json: Json = False) -> None:
+    """Show what this machine has, measure its speed, and say what is missing."""
+    from tunewright.cli.doctor import examine
+
+    examine(as_json)
+
+
+@app.command(rich_help_panel=DATA)
+def audit(
+    words: Words = None,
+    task: Task = "text-classification",
+    model: Model = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    label: LabelColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    label_errors: Annotated[
+        bool, typer.Option("--label-errors", help="Also look for wrong labels (cleanlab).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at the data: classes, lengths and cuts, duplicates, leaks, contradictions."""
+    from tunewright.cli.auditing import audit_and_show
+
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    named = {"model": model, "validation": validation, "test": test}
+    audit_and_show(words or [], task, columns, named, label_errors, as_json)
+
+
+@app.command(rich_help_panel=TRAIN)
+def train(
+    words: Words = None,
+    task: Task = "text-classification",
+    model: Model = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    label: LabelColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model on labelled data; measure it; write model, report and card to a run folder."""
+    from tunewright.cli.training import train_and_show
+
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    named = {"model": model, "validation": validation, "test": test, "name": name}
+    train_and_show(words or [], {"task": {"name": task}}, columns, named, as_json)
+
+
+Run = Annotated[str, typer.Argument(help="A run folder, such as runs/reviews.", metavar="RUN")]
+
+
+@app.command(rich_help_panel=JUDGE)
+def evaluate(
+    run: Run,
+    data: Annotated[
+        str | None, typer.Argument(help="Labelled rows; else the stored figures.", metavar="[DATA]")
+    ] = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    label: LabelColumn = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option("--slice", help="Also by this column's values.", metavar="COLUMN"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained model on labelled rows, with 95 % intervals."""
+    from tunewright.cli.judging import evaluate_and_show
+
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    evaluate_and_show(run, data, columns, slices or [], as_json)
+
+
+@app.command(rich_help_panel=JUDGE)
+def compare(
+    a: Annotated[str, typer.Argument(help="A run folder.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Another run folder.", metavar="B")],
+    data: Annotated[
+        str | None, typer.Argument(help="Rows to compare on; else the stored ones.")
+    ] = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    label: LabelColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs on the same rows: paired bootstrap, McNemar, and where they differ."""
+    from tunewright.cli.judging import compare_and_show
+
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    compare_and_show(a, b, data, columns, as_json)
+
+
+@app.command(rich_help_panel=JUDGE)
+def report(run: Run, as_json: Json = False) -> None:
+    """Write the report of a run anew, and say where it is."""
+    from tunewright.cli.judging import report_and_show
+
+    report_and_show(run, as_json)
+
+
+@app.command(rich_help_panel=USE)
+def predict(
+    model: Annotated[str, typer.Argument(help="A run or model folder.", metavar="MODEL")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files of rows; - or none reads standard input.", metavar="[FILE]..."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="A .jsonl or .csv file; - prints.")
+    ] = "-",
+    kind: Annotated[
+        str,
+        typer.Option("--format", help="Of standard input: lines, jsonl, csv, tsv.", metavar="KIND"),
+    ] = "lines",
+    text: Text = None,
+    text_pair: TextPair = None,
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON lines (the default), even for errors.")
+    ] = False,
+) -> None:
+    """Answer texts: files or standard input in, JSON lines or CSV out, as they come."""
+    from tunewright.cli.predicting import predict_and_write
+
+    columns: Columns = {"text": text, "text_pair": text_pair}
+    predict_and_write(model, files or ["-"], output, kind, columns, precision)
+
+
+def chosen(columns: Columns) -> dict[str, str]:
+    """Returns the columns that were named."""
+    return {role: name for role, name in columns.items() if name is not None}

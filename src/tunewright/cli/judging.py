@@ -1,0 +1,94 @@
+"""`evaluate`, `compare` and `report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from tunewright.cli import show
+from tunewright.errors import SettingsError
+
+ROWS_SHOWN = 10
+
+
+def evaluate_and_show(
+    run: str,
+    data: str | None,
+    columns: Mapping[str, str | None],
+    slices: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Measures a run on `data`, or shows what was measured at its end."""
+    from tunewright.run.finished import FinishedRun
+
+    finished = FinishedRun(run)
+    given = {role: name for role, name in columns.items() if name is not None}
+    result = finished.result if data is None else finished.evaluate(data, given, slices=slices)
+    if result is None:
+        raise SettingsError(
+            run, "it was judged on no rows", "Labelled rows are needed.", "Name a file of them."
+        )
+    if as_json:
+        show.print_json(result.to_json())
+        return
+    title = f"{result.split}: {result.num_rows:,} rows"
+    show.out.print(show.metrics_table(title, result.metrics))
+    for column, parts in result.slices.items():
+        table = Table(title=f"by {column}", title_justify="left", title_style="bold")
+        headline = next(iter(result.metrics))
+        for head in (column, "rows", headline, "95 % interval"):
+            table.add_column(head, justify="left" if head == column else "right")
+        for part in parts:
+            value = part.metrics[headline]
+            few = " (few)" if part.is_small else ""
+            table.add_row(part.name, f"{part.num_rows:,}{few}", f"{value.value:.4f}",
+                          f"{value.low:.4f} to {value.high:.4f}")  # fmt: skip
+        show.out.print(table)
+
+
+def compare_and_show(
+    a: str, b: str, data: str | None, columns: Mapping[str, str | None], as_json: bool
+) -> None:
+    """Prints the differences between two runs, and the rows where they differ."""
+    from tunewright.run.compare import compare_runs
+
+    given = {role: name for role, name in columns.items() if name is not None}
+    comparison = compare_runs(a, b, data, given)
+    if as_json:
+        show.print_json(comparison.to_json())
+        return
+    title = f"A = {a}, B = {b}, on {comparison.num_rows:,} rows"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for head in ("metric", "A", "B", "B - A", "95 % interval", "p"):
+        table.add_column(head, justify="left" if head == "metric" else "right")
+    for name, found in comparison.differences.items():
+        gap = found.difference
+        table.add_row(name, f"{found.a:.4f}", f"{found.b:.4f}", f"{gap.value:+.4f}",
+                      f"{gap.low:+.4f} to {gap.high:+.4f}", f"{found.p_value:.3f}")  # fmt: skip
+    show.out.print(table)
+    if comparison.mcnemar is not None:
+        test = comparison.mcnemar
+        show.out.print(
+            f"McNemar: only A is right on {test.only_a:,} rows, only B on {test.only_b:,}; "
+            f"p = {test.p_value:.3g}.",
+            markup=False,
+        )
+    show.out.print(f"The answers differ on {comparison.num_different:,} rows.", markup=False)
+    for row in comparison.rows[:ROWS_SHOWN]:
+        where = f"{row['source']}, line {row['line']}" if row["line"] else f"row {row['row']}"
+        show.out.print(f"  {where}: true {row['true']}, A {row['a']}, B {row['b']}",
+                       markup=False, soft_wrap=True)  # fmt: skip
+
+
+def report_and_show(run: str, as_json: bool) -> None:
+    """Writes the report anew from what stands in the run folder."""
+    from tunewright.run.finished import FinishedRun
+    from tunewright.run.pages import write_report
+
+    finished = FinishedRun(run)
+    write_report(finished.folder)
+    if as_json:
+        show.print_json({"report": str(finished.report)})
+    else:
+        show.out.print(str(finished.report), markup=False, soft_wrap=True)

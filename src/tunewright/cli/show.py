@@ -1,0 +1,57 @@
+"""Tables and colours. Data go to standard output, everything said on the way to standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tunewright.types import Estimate
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+HEADLINES = ("accuracy", "f1_macro", "mcc", "roc_auc", "log_loss", "brier",
+             "expected_calibration_error")  # fmt: skip
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on one line; what is not finite becomes null."""
+    print(json.dumps(_plain(value), ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def findings(found: Iterable[tuple[str, str]]) -> None:
+    """Prints what an audit found, the worst first."""
+    for severity, sentence in found:
+        err.print(f"  [{STYLES[severity]}]{severity:>7}[/]  ", end="")
+        err.print(f"{sentence}.", markup=False)
+
+
+def metrics_table(title: str, metrics: Mapping[str, Estimate], names: Iterable[str] = ()) -> Table:
+    """Returns a table of metrics with their intervals; `names` chooses some."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name in names or metrics:
+        if name in metrics:
+            value = metrics[name]
+            table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}")
+    return table
+
+
+def say(sentence: str) -> None:
+    """Prints a sentence on standard error, as it is."""
+    err.print(sentence, markup=False, soft_wrap=True)

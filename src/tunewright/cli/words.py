@@ -1,0 +1,67 @@
+"""From the words of a command to a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import SettingsError
+from tunewright.run.config import RunConfig, compose, overrides, read_config, task_keys
+
+
+def config_of(
+    words: Sequence[str],
+    base: Mapping[str, Any],
+    columns: Mapping[str, str | None],
+    named: Mapping[str, str | None],
+) -> RunConfig:
+    """Returns the configuration that a command's words and flags make.
+
+    The first word without `=` is the data or a run's TOML file; the others are `key=value`. Flags
+    win over the file, and `key=value` over flags.
+    """
+    plain = [word for word in words if "=" not in word or Path(word).exists()]
+    pairs = [word for word in words if word not in plain]
+    if len(plain) > 1:
+        raise SettingsError(
+            "command line", f'"{plain[1]}" is a second data source', "One is needed.",
+            "Give validation rows with --validation and test rows with --test.",
+        )  # fmt: skip
+    layers: list[Mapping[str, Any]] = [base]
+    where = "command line"
+    if plain and plain[0].endswith(".toml"):
+        where = plain[0]
+        layers = [base, read_config(Path(where))]
+    elif plain:
+        layers.append({"data": {"train": plain[0]}})
+    layers.append(_flags(columns, named))
+    merged = compose(*layers, where=where)
+    return compose(*layers, overrides(pairs, task_keys(merged.task.name)), where=where)
+
+
+def _flags(
+    columns: Mapping[str, str | None], named: Mapping[str, str | None]
+) -> dict[str, dict[str, Any]]:
+    """Returns the layer of the flags that were given."""
+    homes = {"model": ("model", "name"), "name": ("output", "name")}
+    layer: dict[str, dict[str, Any]] = {}
+    given = {role: name for role, name in columns.items() if name is not None}
+    if given:
+        layer["data"] = {"columns": given}
+    for flag, value in named.items():
+        if value is not None:
+            section, key = homes.get(flag, ("data", flag))
+            layer.setdefault(section, {})[key] = value
+    return layer
+
+
+def sources_of(config: RunConfig) -> dict[str, Any]:
+    """Returns the sources that are named; raises SettingsError when no training data is."""
+    data = config.data
+    if data.train is None:
+        raise SettingsError(
+            "data.train", "no data was named", "A file, folder or Hub id is needed.",
+            "Write, for example: tunewright train reviews.csv --text review --label stars",
+        )  # fmt: skip
+    return {"train": data.train, "validation": data.validation, "test": data.test}
