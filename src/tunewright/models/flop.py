@@ -26,12 +26,13 @@ class FlopCount:
     def of(cls, model: Any) -> Self:
         """Counts the backbone's linear layers; heads see one token a text and are left out."""
         config = model.config
-        linear = (m for m in model.base_model.modules() if isinstance(m, nn.Linear | Conv1D))
+        named = model.base_model.named_modules()
+        linear = ((name, m) for name, m in named if isinstance(m, nn.Linear | Conv1D))
         head_width = getattr(config, "head_dim", None)
         width = head_width * config.num_attention_heads if head_width else config.hidden_size
         causal = any(getattr(m, "is_causal", False) for m in model.base_model.modules())
         return cls(
-            sum(module.weight.numel() for module in linear),
+            sum(_num_passes(name, config) * module.weight.numel() for name, module in linear),
             config.num_hidden_layers * width * (0.5 if causal else 1.0),
         )
 
@@ -43,3 +44,11 @@ class FlopCount:
     def training(self, lengths: Sequence[int]) -> float:
         """Returns the operations of a forward and a backward pass."""
         return 3.0 * self.inference(lengths)
+
+
+def _num_passes(name: str, config: Any) -> int:
+    """Returns how often a token goes through a linear layer: ALBERT shares its layers."""
+    if name.startswith("pooler"):
+        return 0
+    shared = name.startswith("encoder.albert_layer_groups.")
+    return int(config.num_hidden_layers / config.num_hidden_groups) if shared else 1

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tunewright.models.attention import packed_attention
+
+# bf16 keeps 8 bits, and scores, probabilities and products are each rounded to them. The largest
+# share of the largest element in 400 random cases was 0.037, in a gradient.
+BF16_TOLERANCE = 0.08
+
+SHAPES = st.fixed_dictionaries(
+    {
+        "lengths": st.lists(st.integers(1, 19), min_size=1, max_size=5),
+        "kv_heads": st.integers(1, 3),
+        "groups": st.integers(1, 3),
+        "width": st.sampled_from([1, 3, 8, 16]),
+        "causal": st.booleans(),
+        "window": st.one_of(st.none(), st.integers(1, 20)),
+        "scaling": st.sampled_from([None, 0.3]),
+        "seed": st.integers(0, 2**16),
+    }
+)
+
+
+def tensors(case, dtype=torch.float32):
+    """Query (1, H, N, D), key and value (1, K, N, D), and the output's gradient (1, N, H, D)."""
+    generator = torch.Generator().manual_seed(case["seed"])
+    num_tokens, kv = sum(case["lengths"]), case["kv_heads"]
+    heads = kv * case["groups"]
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    query = draw(1, heads, num_tokens, case["width"]).requires_grad_()
+    key, value = (draw(1, kv, num_tokens, case["width"]).requires_grad_() for _ in range(2))
+    return query, key, value, draw(1, num_tokens, heads, case["width"])
+
+
+def boundaries(case):
+    return tuple(accumulate(case["lengths"], initial=0))
+
+
+def ours(case, query, key, value):
+    module = nn.Module()
+    module.is_causal = case["causal"]
+    return packed_attention(
+        module,
+        query,
+        key,
+        value,
+        None,
+        scaling=case["scaling"],
+        boundaries=boundaries(case),
+        sliding_window=case["window"],
+    )[0]
+
+
+def plain(case, query, key, value):
+    """Attention as the textbook writes it: one sequence, one head, one query at a time."""
+    scale = case["scaling"] or case["width"] ** -0.5
+    rows = []
+    for start, end in pairwise(boundaries(case)):
+        for place in range(start, end):
+            seen = [k for k in range(start, end) if is_seen(case, place, k)]
+            heads = []
+            for head in range(query.shape[1]):
+                of = head // case["groups"]
+                scores = key[0, of, seen] @ query[0, head, place] * scale
+                weights = scores.exp() / scores.exp().sum()
+                heads.append(weights @ value[0, of, seen])
+            rows.append(torch.stack(heads))
+    return torch.stack(rows)[None]
+
+
+def is_seen(case, query_place, key_place):
+    distance = query_place - key_place
+    near = case["window"] is None or abs(distance) < case["window"]
+    return near and (distance >= 0 or not case["causal"])
+
+
+def gradients(attend, case, inputs, gradient):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    attend(case, *leaves).backward(gradient)
+    return [leaf.grad for leaf in leaves]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES)
+def test_packed_attention_is_textbook_attention_of_each_sequence_forward_and_backward(case):
+    query, key, value, gradient = tensors(case)
+    found, expected = ours(case, query, key, value), plain(case, query, key, value)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    inputs = (query, key, value)
+    for mine, theirs in zip(
+        gradients(ours, case, inputs, gradient),
+        gradients(plain, case, inputs, gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SHAPES)
+def test_bf16_stays_within_its_rounding_of_fp32_forward_and_backward(case):
+    *narrow, gradient = tensors(case, torch.bfloat16)
+    wide = [x.detach().float() for x in narrow]
+    expected = [plain(case, *wide), *gradients(plain, case, wide, gradient.float())]
+    found = [ours(case, *narrow).detach(), *gradients(ours, case, narrow, gradient)]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.dtype == torch.bfloat16
+        largest = max(1.0, float(theirs.abs().max()))
+        assert float((mine.float() - theirs).abs().max()) <= BF16_TOLERANCE * largest
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES)
+def test_the_path_without_gradients_gives_the_same(case):
+    *inputs, _ = tensors(case)
+    with torch.no_grad():
+        fused = ours(case, *inputs)
+    assert not fused.requires_grad
+    torch.testing.assert_close(fused, ours(case, *inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_of_one_sequence_never_reaches_another():
+    case = {"lengths": [3, 4], "kv_heads": 2, "groups": 1, "width": 4, "causal": False}
+    case |= {"window": None, "scaling": None, "seed": 0}
+    query, key, value, _ = tensors(case)
+    ours(case, query, key, value)[0, :3].sum().backward()
+    assert value.grad[0, :, :3].abs().min() > 0
+    assert value.grad[0, :, 3:].abs().max() == 0
+
+
+def test_an_argument_wins_over_the_module_s_own_causality():
+    query = torch.randn(1, 1, 4, 2)
+    module = nn.Module()
+    module.is_causal = True
+    ends = {"boundaries": (0, 4)}
+    open_, _ = packed_attention(module, query, query, query, None, is_causal=False, **ends)
+    closed, _ = packed_attention(module, query, query, query, None, **ends)
+    assert torch.equal(closed[0, 0, 0], query[0, 0, 0])
+    assert not torch.equal(open_[0, 0, 0], query[0, 0, 0])
+
+
+def test_a_model_that_does_not_pass_boundaries_on_is_told():
+    query = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(TypeError) as caught:
+        packed_attention(nn.Module(), query, query, query, None)
+    assert str(caught.value) == (
+        "packed attention needs boundaries=, and this model did not pass it on"
+    )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from tunewright.models.batch import pack
+from tunewright.models.classifier import load_classifier
+from tunewright.models.flop import FlopCount
+from tunewright.models.heads import choose_route, packed_hidden
+from tunewright.types import Features, TokenStream
+
+
+def test_a_bert_layer_costs_its_six_matrices_and_its_square(tiny_folder):
+    model = load_classifier(tiny_folder("bert"), ["a", "b"]).model
+    width, inner, layers = 32, 48, 2
+    matrices = layers * (4 * width * width + 2 * width * inner)
+    count = FlopCount.of(model)
+    assert count == FlopCount(matrices, layers * width)
+    lengths = [3, 5]
+    assert count.inference(lengths) == 2 * matrices * 8 + 4 * layers * width * (9 + 25)
+
+
+def test_training_costs_three_times_inference():
+    count = FlopCount(10, 4.0)
+    assert count.training([7]) == 3 * count.inference([7]) == 6 * 10 * 7 + 12 * 4 * 49
+
+
+def test_causal_attention_costs_half_the_square(tiny_folder):
+    folders = [tiny_folder(name, 2) for name in ("llama", "bert")]
+    causal, full = (FlopCount.of(load_classifier(f, ["a", "b"]).model) for f in folders)
+    assert causal.attention_width == full.attention_width / 2
+
+
+def test_gpt2_s_transposed_layers_count_as_well(tiny_folder):
+    model = load_classifier(tiny_folder("gpt2", 2), ["a", "b"]).model
+    width = 32
+    assert FlopCount.of(model).matrix_parameters == 2 * (4 * width**2 + 8 * width**2)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["albert", "bert", "distilbert", "electra", "modernbert", "roberta"]
+)
+def test_the_count_is_what_torch_counts_itself(tiny_folder, architecture):
+    model = load_classifier(tiny_folder(architecture, 2), ["a", "b"]).model.eval()
+    choose_route(model)
+    lengths = [9, 5]
+    features = [Features(n, {"text": TokenStream([7] * n)}) for n in lengths]
+    with FlopCounterMode(display=False) as counter:  # with gradients: it misses the fused kernel
+        packed_hidden(model, pack(features).streams["text"])
+    pooler = 2 * 32 * 32  # runs once for the whole row here, and is left out of the count
+    extra = pooler if architecture in ("bert", "albert") else 0
+    assert FlopCount.of(model).inference(lengths) + extra == counter.get_total_flops()
