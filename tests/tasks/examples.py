@@ -1,0 +1,26 @@
+"""Eight rows of every task, for the contract suite; a new task adds its line here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunewright.types import Row
+
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "text-classification": [
+        {"text": "a fine film, and the plot is very good", "label": "film"},
+        {"text": "the worst film ever", "label": "film"},
+        {"text": "a new book", "label": "book", "text_pair": "not like the old book"},
+        {"text": "slow book, awful story, and not very good at that", "label": "book"},
+        {"text": "the team won the game", "label": "sport"},
+        {"text": "lose the match", "label": "sport", "text_pair": "win the game"},
+        {"text": "stock and shares", "label": "bank"},
+        {"text": "the bank card of the phone service, 24 hours", "label": "bank"},
+    ],
+}
+
+
+def rows_of(values: Sequence[dict[str, Any]]) -> list[Row]:
+    """Returns rows as a file `rows.csv` would give them."""
+    return [Row(i, value, "rows.csv", i + 2) for i, value in enumerate(values)]
