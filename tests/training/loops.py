@@ -13,6 +13,7 @@ from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.base import Task
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer
+from tunewright.training.recompute import recompute_activations
 from tunewright.training.schedule import Schedule
 from tunewright.types import Row
 
@@ -41,7 +42,7 @@ def build_loop(
     model, _ = task.build(folder, tokenizer, dropout=dropout, seed=seed)
     choose_route(model)
     if recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     average = None if ema_decay is None else MovingAverage(model.parameters(), ema_decay)
     return Loop(
         model=model,

@@ -40,6 +40,7 @@ from tunewright.training.course import Best, Course, total_steps
 from tunewright.training.events import Event, Finished
 from tunewright.training.loop import EncodedRow, Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
+from tunewright.training.recompute import recompute_activations
 from tunewright.training.schedule import Schedule
 from tunewright.types import Rows
 
@@ -253,7 +254,7 @@ class _Training:
         freeze(self.model, self.settings.freeze_layers)
         if not self.settings.gradient_checkpointing:
             return replace_dropout(self.model)
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(self.model)
         return None
 
     def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:

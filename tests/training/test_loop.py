@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tasks.examples import EXAMPLES, rows_of
+from tests.training.loops import build_loop, gradients, weights
+from tunewright.errors import NonFiniteLoss
+from tunewright.tasks.text_classification import TextClassification
+from tunewright.training.loop import order_of_epoch
+
+ROWS = rows_of(EXAMPLES["text-classification"])
+
+
+@pytest.fixture
+def loop(tiny_folder):
+    """Returns a function (settings) -> loop of a tiny BERT over the eight rows."""
+
+    def build(architecture="bert", task=None, rows=ROWS, **settings):
+        task = (task or TextClassification()).within(128).learn(rows)
+        return build_loop(tiny_folder(architecture), task, rows, **settings)
+
+    return build
+
+
+def run(loop):
+    return list(loop.run())
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    differing = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert differing == []
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(0, 1000))
+def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch_alone(num_rows, seed, epoch):
+    order = order_of_epoch(num_rows, seed, epoch)
+    assert sorted(order) == list(range(num_rows))
+    np.random.seed(epoch)
+    assert order_of_epoch(num_rows, seed, epoch).tolist() == order.tolist()
+
+
+def test_another_epoch_or_seed_is_another_order():
+    orders = [order_of_epoch(50, seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "mpnet"])
+def test_two_runs_with_dropout_give_the_same_bits(loop, architecture):
+    runs = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        one = loop(architecture, steps=3, batch_size=3, dropout=0.3, max_tokens=30)
+        losses = [event.loss for event in run(one)]
+        runs.append((losses, weights(one.model)))
+    assert runs[0][0] == runs[1][0]
+    assert_same(runs[0][1], runs[1][1])
+
+
+def test_another_seed_gives_other_weights(loop):
+    first, second = (loop(steps=1, dropout=0.3, seed=seed) for seed in (0, 1))
+    run(first), run(second)
+    assert not torch.equal(first.model.classifier.weight, second.model.classifier.weight)
+
+
+def test_every_row_is_seen_once_an_epoch_and_the_last_update_may_be_smaller(loop):
+    events = run(loop(steps=6, batch_size=3))
+    assert [event.num_rows for event in events] == [3, 3, 2, 3, 3, 2]
+    lengths = sum(item.num_tokens for row in loop().rows for item in row)
+    assert sum(event.num_tokens for event in events) == 2 * lengths
+
+
+def test_an_event_says_where_the_run_is(loop):
+    event = run(loop(steps=4, batch_size=4, learning_rate=0.25))[2]
+    assert (event.step, event.total_steps, event.epoch) == (3, 4, 1.5)
+    assert event.learning_rate == 0.25
+    assert event.flop > 0
+    assert event.gradient_norm > 0
+
+
+def test_the_loss_of_an_event_is_the_mean_over_its_rows(loop):
+    one, many = (run(loop(steps=1, max_tokens=size))[0] for size in (8192, 20))
+    assert one.loss == pytest.approx(many.loss, rel=1e-6)
+    assert one.loss == pytest.approx(np.log(4), abs=0.7)
+
+
+def test_the_number_of_updates_ends_the_run_in_the_middle_of_an_epoch(loop):
+    assert len(run(loop(steps=2, batch_size=3))) == 2
+
+
+def norm(gradient):
+    return float(torch.stack([g.norm() for g in gradient.values()]).norm())
+
+
+def test_clipping_scales_the_gradient_to_the_limit_and_reports_the_norm_before(loop):
+    free = gradients(loop())
+    clipped = gradients(loop(max_grad_norm=0.01))
+    assert norm(clipped) == pytest.approx(0.01, rel=1e-3)
+    scale = 0.01 / norm(free)
+    for name, gradient in free.items():
+        torch.testing.assert_close(clipped[name], gradient * scale, rtol=1e-3, atol=1e-7)
+    (event,) = run(loop(steps=1, max_grad_norm=0.01))
+    assert event.gradient_norm == pytest.approx(norm(free), rel=1e-5)
+
+
+def test_a_gradient_under_the_limit_is_left_alone(loop):
+    assert norm(gradients(loop(max_grad_norm=1e6))) == pytest.approx(norm(gradients(loop())))
+
+
+def test_l1_adds_its_weight_times_the_sign_of_each_parameter(loop):
+    free, penalised = gradients(loop()), loop(l1=0.01)
+    found = gradients(penalised)
+    for name, parameter in penalised.model.named_parameters():
+        if name in free:
+            expected = free[name] + 0.01 * parameter.detach().sign()
+            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "llama"])
+def test_recomputing_activations_gives_the_same_gradient(loop, architecture):
+    stored, recomputed = (gradients(loop(architecture, recompute=x)) for x in (False, True))
+    assert stored.keys() == recomputed.keys()
+    for name, gradient in stored.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_recomputing_with_dropout_replays_its_masks(loop):
+    first, second = (gradients(loop(recompute=True, dropout=0.3)) for _ in range(2))
+    assert_same(first, second)
+
+
+POISON = {
+    "infinite weight": lambda model: model.classifier.weight.data.fill_(float("inf")),
+    "nan weight": lambda model: model.classifier.bias.data.fill_(float("nan")),
+    "overflow": lambda model: model.classifier.weight.data.fill_(3e38),
+}
+
+
+@pytest.mark.parametrize("poison", sorted(POISON))
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_rows(loop, poison):
+    one = loop(batch_size=3)
+    POISON[poison](one.model)
+    before = weights(one.model)
+    with pytest.raises(NonFiniteLoss) as caught:
+        run(one)
+    rows = ", ".join(f'"{row}"' for row in sorted(order_of_epoch(8, 0, 0)[:3]))
+    assert str(caught.value) == (
+        "training: the loss or its gradient is not finite. It happened in an update of the rows "
+        f"{rows}; nothing was changed. "
+        "Try a smaller training.learning_rate, or training.precision=fp32."
+    )
+    after = weights(one.model)
+    assert all(torch.equal(after[k].nan_to_num(), before[k].nan_to_num()) for k in before)
+    assert one.optimizer.state == {}
+
+
+def test_a_learning_rate_far_too_high_ends_in_the_same_way(loop):
+    one, events = loop("gpt2", steps=50, learning_rate=1e30), []
+    with pytest.raises(NonFiniteLoss):
+        events.extend(one.run())
+    assert one.optimizer.state[one.model.score.weight]["step"] >= 1
+
+
+def test_frozen_weights_do_not_move(loop):
+    one = loop(steps=2)
+    frozen = one.model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+    before = frozen.clone()
+    run(one)
+    assert torch.equal(frozen, before)
+
+
+def test_the_moving_average_trails_the_weights(loop):
+    one = loop(steps=3, ema_decay=0.9)
+    first = one.model.classifier.weight.detach().clone()
+    run(one)
+    last = one.model.classifier.weight.detach().clone()
+    one.average.swap()
+    middle = one.model.classifier.weight.detach()
+    assert float((middle - last).norm()) < float((first - last).norm())
+    assert not torch.equal(middle, last)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        TextClassification(class_weights={"film": 3.0, "bank": 0.2}),
+        TextClassification(label_smoothing=0.2),
+        TextClassification(focal_gamma=2.0),
+    ],
+    ids=["class weights", "smoothing", "focal"],
+)
+def test_every_kind_of_loss_adds_up_over_any_cut(loop, task):
+    whole, pieces = (gradients(loop(task=task, max_tokens=size)) for size in (8192, 1))
+    largest = max(float(gradient.abs().max()) for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-5 * largest)
