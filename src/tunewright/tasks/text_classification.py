@@ -24,7 +24,6 @@ from tunewright.errors import DataError, SettingsError, listed
 from tunewright.metrics import (
     CLASSIFICATION_METRICS,
     MetricSpec,
-    classification_metrics,
     fit_abstention,
     fit_temperature,
     prepare_classification,
@@ -33,7 +32,6 @@ from tunewright.metrics import (
 from tunewright.models.batch import Batch
 from tunewright.models.classifier import load_classifier
 from tunewright.models.heads import classify
-from tunewright.models.tokenizers import load_tokenizer
 from tunewright.models.tokens import encode_text
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
@@ -134,14 +132,14 @@ class TextClassification(Task):
         return [Features(row.id, {"text": stream}, targets)]
 
     def build(
-        self, source: Path, *, dropout: float | None, seed: int
+        self, source: Path, processor: Any, *, dropout: float | None, seed: int
     ) -> tuple[Any, tuple[str, ...]]:
         loaded = load_classifier(
             source,
             self.labels,
             dropout=dropout,
             seed=seed,
-            pad_token_id=load_tokenizer(source).pad_token_id,
+            pad_token_id=processor.pad_token_id,
         )
         return loaded.model, loaded.notices
 
@@ -199,9 +197,7 @@ class TextClassification(Task):
         }
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
-        return classification_metrics(
-            statistics["true"], statistics["predicted"], statistics["probabilities"], counts
-        )
+        return prepare_classification(statistics)(counts)
 
     def prepare(self, statistics: Statistics) -> Reducer:
         return prepare_classification(statistics)
