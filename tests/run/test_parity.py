@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tasks.examples import EXAMPLES, rows_of
+from tunewright.errors import ParityRefused
+from tunewright.models.classifier import load_classifier
+from tunewright.models.folder import save_model
+from tunewright.models.heads import choose_route
+from tunewright.models.tokenizers import load_tokenizer
+from tunewright.run.parity import (
+    Parity,
+    compare_logits,
+    load_stock_classifier,
+    stock_logits,
+    task_logits,
+)
+from tunewright.tasks.text_classification import TextClassification
+
+ROWS = rows_of(EXAMPLES["text-classification"])
+OURS = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.5, 0.0]])
+
+
+def test_the_largest_difference_and_the_share_of_flipped_answers_are_measured():
+    theirs = OURS.copy()
+    theirs[0, 0] += 0.25
+    theirs[3] = [0.0, 0.125]
+    found = compare_logits("a copy", OURS, theirs)
+    assert found == Parity("a copy", 4, 0.5, 0.25, 1e-4)
+
+
+@pytest.mark.parametrize("parity", [Parity("it", 4, 1e-4, 0.0, 1e-4), Parity("it", 1, 0, 0, 0)])
+def test_a_difference_up_to_the_tolerance_passes(parity):
+    assert parity.check("model") is None
+
+
+@pytest.mark.parametrize(
+    ("parity", "message"),
+    [
+        (
+            Parity("stock transformers", 4, 0.5, 0.25, 1e-4),
+            "runs/a/model: its logits differ from stock transformers by 0.5, and 25.0% of the "
+            "answers change. At most 0.0001 is allowed. The artefact must not be used.",
+        ),
+        (
+            Parity("stock transformers", 4, 0.0, 0.5, 1e-4),
+            "runs/a/model: its logits differ from stock transformers by 0, and 50.0% of the "
+            "answers change. At most 0.0001 is allowed. The artefact must not be used.",
+        ),
+        (
+            Parity("stock transformers", 4, float("nan"), 0.0, 1e-4),
+            "runs/a/model: its logits differ from stock transformers by nan, and 0.0% of the "
+            "answers change. At most 0.0001 is allowed. The artefact must not be used.",
+        ),
+    ],
+)
+def test_a_larger_one_is_refused(parity, message):
+    with pytest.raises(ParityRefused) as caught:
+        parity.check("runs/a/model")
+    assert str(caught.value) == message
+    assert caught.value.exit_status == 3
+
+
+@pytest.fixture(params=["bert", "qwen2", "mpnet", "xlnet"])
+def saved(request, tiny_folder, tmp_path):
+    """A model, the features of eight rows, and the folder that the model was saved to."""
+    source = tiny_folder(request.param)
+    tokenizer = load_tokenizer(source)
+    task = TextClassification().within(64).learn(ROWS)
+    model, _ = task.build(source, tokenizer, dropout=None, seed=0)
+    choose_route(model)
+    save_model(model, tokenizer, tmp_path / "model")
+    features = [item for row in ROWS for item in task.encode(row, tokenizer)]
+    return task, model, features, tmp_path / "model"
+
+
+def test_a_saved_folder_answers_in_stock_transformers_as_the_model_does(saved):
+    task, model, features, folder = saved
+    theirs = stock_logits(load_stock_classifier(folder), features)
+    compare_logits("stock", task_logits(task, model, features), theirs).check(str(folder))
+
+
+def test_a_folder_with_one_other_weight_is_caught(saved):
+    task, model, features, folder = saved
+    stock = load_stock_classifier(folder)
+    with torch.no_grad():
+        next(stock.base_model.parameters())[:, 0].add_(0.1)
+    found = compare_logits(
+        "stock", task_logits(task, model, features), stock_logits(stock, features)
+    )
+    with pytest.raises(ParityRefused):
+        found.check(str(folder))
+
+
+def test_new_heads_of_one_seed_are_equal(tiny_folder):
+    folder = tiny_folder("bert")
+    heads = [load_classifier(folder, ["a", "b"], seed=seed).model.classifier for seed in (1, 1, 2)]
+    assert torch.equal(heads[0].weight, heads[1].weight)
+    assert not torch.equal(heads[0].weight, heads[2].weight)
