@@ -18,7 +18,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit status. Every error is one message on stderr."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import click
+    import typer
 
     from tunewright.cli.app import app
 
@@ -26,10 +26,11 @@ def run(arguments: list[str]) -> int:
         app(arguments, prog_name="tunewright", standalone_mode=False)
     except TunewrightError as error:
         return _report(error, "--json" in arguments)
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        print(f"tunewright: {error}", file=sys.stderr)
+        print("`tunewright --help` shows the commands.", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:  # the reader has gone, as in `tunewright predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
