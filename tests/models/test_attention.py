@@ -128,6 +128,16 @@ def test_the_path_without_gradients_gives_the_same(case):
     torch.testing.assert_close(fused, ours(case, *inputs), atol=1e-5, rtol=1e-5)
 
 
+def test_queries_and_keys_wider_than_the_values_are_narrowed_as_autocast_would():
+    wide = torch.randn(1, 2, 5, 4, requires_grad=True)
+    narrow = torch.randn(1, 2, 5, 4).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = packed_attention(nn.Module(), wide, wide, narrow, None, boundaries=(0, 2, 5))
+    found.sum().backward()
+    assert (found.dtype, wide.grad.dtype) == (torch.bfloat16, torch.float32)
+    assert narrow.grad.dtype == torch.bfloat16
+
+
 def test_a_token_of_one_sequence_never_reaches_another():
     case = {"lengths": [3, 4], "kv_heads": 2, "groups": 1, "width": 4, "causal": False}
     case |= {"window": None, "scaling": None, "seed": 0}

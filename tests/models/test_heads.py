@@ -101,6 +101,21 @@ def stock(folder, pad_token_id=None):
     return model
 
 
+TYPED = [("a fine {pad} film", "good"), ("{pad}", "book"), ("the plot", "old {pad}"), ("a", "b")]
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+def test_a_padding_token_that_a_text_names_counts_as_stock_transformers_counts_it(
+    tiny_folder, architecture
+):
+    folder = tiny_folder(architecture, 3)
+    model, pad = loaded(folder), load_tokenizer(folder).pad_token
+    packed = stream(folder, [(a.format(pad=pad), b.format(pad=pad)) for a, b in TYPED])
+    expected_BC = padded_logits(model, packed).detach()
+    assert choose_route(model) == "packed"
+    torch.testing.assert_close(answered(model, packed), expected_BC, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("architecture", [*PACKED, *PADDED])
 def test_a_text_gets_the_same_answer_alone_and_in_a_batch(tiny_folder, architecture):
     folder = tiny_folder(architecture, 3)

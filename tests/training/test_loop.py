@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tasks.examples import EXAMPLES, rows_of
-from tests.training.loops import build_loop, gradients, weights
+from tests.training.loops import CPU, build_loop, gradients, weights
 from tunewright.errors import NonFiniteLoss
+from tunewright.models.heads import HEADS
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.loop import order_of_epoch
 
@@ -182,6 +185,19 @@ def test_the_moving_average_trails_the_weights(loop):
     middle = one.model.classifier.weight.detach()
     assert float((middle - last).norm()) < float((first - last).norm())
     assert not torch.equal(middle, last)
+
+
+@pytest.mark.parametrize("architecture", sorted(HEADS))
+def test_the_gradient_in_bf16_points_where_that_in_fp32_does(loop, architecture):
+    wide, narrow = loop(architecture), loop(architecture)
+    narrow.device = replace(CPU, precision="bf16")
+    first, second = (joined(gradients(one)) for one in (wide, narrow))
+    assert float(torch.cosine_similarity(first, second, dim=0)) > 0.999
+    assert float(second.norm() / first.norm()) == pytest.approx(1, abs=0.02)
+
+
+def joined(gradient):
+    return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
 
 
 @pytest.mark.parametrize(

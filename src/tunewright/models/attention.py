@@ -141,9 +141,13 @@ def packed_attention(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Under autocast rotary positions widen queries and keys, and CUDA's softmax its probabilities;
+    # the gradient is written out by hand and wants one dtype throughout.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     needs_gradient = torch.is_grad_enabled() and query.requires_grad
     attend = _PackedAttention.apply if needs_gradient else _fused
-    output_HND = attend(query[0], key[0], value[0], boundaries, scale, causal, sliding_window)
+    with torch.autocast(query.device.type, enabled=False):
+        output_HND = attend(query[0], key[0], value[0], boundaries, scale, causal, sliding_window)
     return output_HND.transpose(0, 1)[None], None
 
 

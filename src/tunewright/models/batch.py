@@ -44,6 +44,11 @@ class PackedStream:
         return [end - start for start, end in pairwise(self.boundaries)]
 
     @property
+    def owner_N(self) -> Tensor:
+        """Returns the sequence that each token belongs to."""
+        return torch.repeat_interleave(torch.tensor(self.lengths, device=self.token_ids_N.device))
+
+    @property
     def first_B(self) -> Tensor:
         """Returns the offset of the first token of each sequence."""
         return torch.tensor(self.boundaries[:-1], device=self.token_ids_N.device)

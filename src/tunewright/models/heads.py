@@ -60,8 +60,14 @@ def _modernbert(model: Any, hidden_ND: Tensor, stream: PackedStream) -> Tensor:
 
 
 def _last_token(model: Any, hidden_ND: Tensor, stream: PackedStream) -> Tensor:
-    """Decoders: the score of the last token."""
-    return model.score(hidden_ND[stream.last_B])
+    """Decoders: the score of the last token that is no padding.
+
+    A text can itself say "<|endoftext|>", which is often the padding token, too.
+    """
+    place_N = torch.arange(stream.num_tokens, device=hidden_ND.device)
+    place_N = place_N.where(stream.token_ids_N != model.config.pad_token_id, 0)
+    last_B = stream.first_B.scatter_reduce(0, stream.owner_N, place_N, "amax")
+    return model.score(hidden_ND[last_B])
 
 
 HEADS: dict[str, Head] = {
@@ -86,9 +92,8 @@ HEADS: dict[str, Head] = {
 def mean_pool(hidden_ND: Tensor, stream: PackedStream) -> Tensor:
     """Returns the mean of each sequence's token vectors, (B, D), in the dtype of `hidden_ND`."""
     lengths_B = torch.tensor(stream.lengths, device=hidden_ND.device)
-    owner_N = torch.repeat_interleave(lengths_B)
     sums_BD = hidden_ND.new_zeros(stream.num_sequences, hidden_ND.shape[1])
-    return sums_BD.index_add(0, owner_N, hidden_ND) / lengths_B[:, None]
+    return sums_BD.index_add(0, stream.owner_N, hidden_ND) / lengths_B[:, None]
 
 
 def is_packed(model: Any) -> bool:
@@ -96,11 +101,19 @@ def is_packed(model: Any) -> bool:
     return bool(model.config._attn_implementation == PACKED)
 
 
+def _positions_after_padding(stream: PackedStream, pad_id: int) -> Tensor:
+    """Counts positions from `pad_id` + 1; a padding token that a text itself names stays at it."""
+    counts_N = stream.token_ids_N != pad_id
+    count_N = counts_N.cumsum(0)
+    before_B = (count_N - counts_N.long())[stream.first_B]
+    return (count_N - before_B[stream.owner_N]) * counts_N + pad_id
+
+
 def packed_hidden(model: Any, stream: PackedStream) -> Tensor:
     """Runs the backbone over the packed row; returns the last hidden states, (N, D)."""
     positions_N = stream.position_ids_N
     if model.config.model_type in POSITIONS_AFTER_PADDING:
-        positions_N = positions_N + model.config.pad_token_id + 1
+        positions_N = _positions_after_padding(stream, model.config.pad_token_id)
     segments = {} if stream.type_ids_N is None else {"token_type_ids": stream.type_ids_N[None]}
     cache = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     outputs = model.base_model(
