@@ -36,7 +36,7 @@ from tunewright.run.tracking import Journal
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, build_task, load_task
 from tunewright.training.checkpoint import Checkpoints
-from tunewright.training.course import Best, Course, total_steps
+from tunewright.training.course import Best, Course, check_metric, total_steps
 from tunewright.training.events import Event, Finished
 from tunewright.training.loop import EncodedRow, Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
@@ -123,9 +123,19 @@ class _Training:
             self.note(sentence)
         previous = load_task(self.source, find_task)
         self.task: Task = task if previous is None else task.continued(previous)
+        check_metric(
+            self.settings.metric_for_best_model or task.metrics[0].name, self._directions()
+        )
         self.prepared = prepare(sources, task.roles, task.label_role, config.data)
         for sentence in self.prepared.notices:
             self.note(sentence)
+
+    def _directions(self) -> dict[str, bool]:
+        """Returns whether higher is better, for each metric of the task and of the user."""
+        own = self.judge.own_metrics
+        return {spec.name: spec.higher_is_better for spec in self.task.metrics} | {
+            metric.__name__: bool(getattr(metric, "higher_is_better", True)) for metric in own
+        }
 
     def note(self, sentence: str) -> None:
         self.notices.append(sentence)
@@ -137,8 +147,8 @@ class _Training:
         encoded, found = self.encode_and_audit()
         found.check_gates(self.config.audit)
         self.load()
-        self.open_folder(found)
         loop = self.build_loop(encoded["train"])
+        self.open_folder(found)
         roof = measure_roof(self.device)
         journal = Journal(
             self.folder.path,
@@ -259,11 +269,9 @@ class _Training:
 
     def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:
         settings, checkpoints = self.settings, Checkpoints(self.folder.checkpoints)
-        specs = {spec.name: spec.higher_is_better for spec in self.task.metrics}
-        for own in self.judge.own_metrics:
-            specs[own.__name__] = bool(getattr(own, "higher_is_better", True))
+        directions = self._directions()
         metric = settings.metric_for_best_model or self.task.metrics[0].name
-        best = Best(metric, specs.get(metric, True), settings.early_stopping_threshold)
+        best = Best(metric, directions[metric], settings.early_stopping_threshold)
         validation = self.prepared.splits.get("validation")
         return Course(
             loop=loop,

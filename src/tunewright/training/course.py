@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,20 @@ from tunewright.training.loop import Loop
 
 Judge = Callable[[], Mapping[str, float]]
 Keep = Callable[[int], None]
+
+
+def check_metric(name: str, known: Iterable[str]) -> None:
+    """Raises SettingsError, with the nearest name, when there is no such metric."""
+    names = list(known)
+    if name in names:
+        return
+    hint = nearest(name, names)
+    raise SettingsError(
+        "training.metric_for_best_model",
+        f'there is no metric "{name}"',
+        f"The task has {listed(names, 30)}.",
+        f'Did you mean "{hint}"?' if hint else "",
+    )
 
 
 @dataclass
@@ -36,14 +50,7 @@ class Best:
 
         Raises SettingsError when the metric is not among them.
         """
-        if self.metric not in metrics:
-            hint = nearest(self.metric, metrics)
-            raise SettingsError(
-                "training.metric_for_best_model",
-                f'there is no metric "{self.metric}"',
-                f"The task has {listed(metrics, 30)}.",
-                f'Did you mean "{hint}"?' if hint else "",
-            )
+        check_metric(self.metric, metrics)
         found = metrics[self.metric]
         gain = (found - self.value) if self.higher_is_better else (self.value - found)
         first = math.isnan(self.value)
