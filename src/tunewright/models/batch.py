@@ -136,6 +136,24 @@ def fill(
         yield batch
 
 
+def filled(stream: PackedStream, quantum: int) -> PackedStream:
+    """Returns the stream with one more sequence of zeros that makes N a multiple of `quantum`.
+
+    The stream itself is returned where N is one already.
+    """
+    missing = -stream.num_tokens % quantum
+    if missing == 0:
+        return stream
+    zeros = stream.token_ids_N.new_zeros(missing)
+    types_N = stream.type_ids_N
+    return PackedStream(
+        torch.cat([stream.token_ids_N, zeros]),
+        torch.cat([stream.position_ids_N, zeros]),
+        (*stream.boundaries, stream.num_tokens + missing),
+        None if types_N is None else torch.cat([types_N, zeros]),
+    )
+
+
 def padded(
     stream: PackedStream, pad_id: int, side: Literal["left", "right"] = "right"
 ) -> tuple[Tensor, Tensor, Tensor | None]:
