@@ -1,0 +1,170 @@
+"""The verbs, end to end, on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+from tests.cli.conftest import QUICK
+
+RUN_FOLDER = {
+    "audit.json", "checkpoints", "data.json", "evaluation", "metrics.jsonl", "model",
+    "report.html", "run.json", "run.toml",
+}  # fmt: skip
+
+
+def test_train_leaves_a_whole_run_folder(trained):
+    names = {path.name for path in Path(trained["run"]).iterdir()}
+
+    assert names == RUN_FOLDER
+    assert trained["evaluation"]["metrics"]["accuracy"]["low"] is not None
+
+
+def test_train_prints_a_table_and_where_everything_is(command, reviews, tiny):
+    ended = command(
+        "train", reviews, "--model", tiny, "--text", "review", "--label", "stars", *QUICK
+    )
+
+    assert ended.status == 0, ended.err
+    assert "accuracy" in ended.out
+    assert "report  runs/reviews/report.html" in ended.out
+    assert 'new weights, to be trained: "classifier.bias", "classifier.weight"' in ended.err
+
+
+def test_a_second_run_overwrites_nothing(command, trained, reviews, tiny):
+    again = command("train", reviews, "--model", tiny, "--text", "review", "--label", "stars",
+                    "--name", "first", "--json", *QUICK)  # fmt: skip
+
+    assert again.json["run"] == "runs/first-2"
+
+
+def test_a_runs_own_toml_repeats_it(command, trained):
+    again = command("train", "runs/first/run.toml", "--json")
+
+    assert again.status == 0, again.err
+    first, second = (Path(run["model"]) / "model.safetensors" for run in (trained, again.json))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_key_value_wins_over_the_file(command, trained):
+    again = command("train", "runs/first/run.toml", "learning_rate=1e-3", "--json")
+
+    settings = tomllib.loads(Path(again.json["run"], "run.toml").read_text())
+    assert settings["training"]["learning_rate"] == 1e-3
+
+
+def test_evaluate_measures_a_file_and_its_slices(command, trained, reviews):
+    ended = command("evaluate", "runs/first", reviews, "--slice", "shop", "--json")
+
+    assert ended.status == 0, ended.err
+    assert [part["name"] for part in ended.json["slices"]["shop"]] == ["north", "south"]
+    assert Path("runs/first/evaluation/reviews/predictions.jsonl").exists()
+
+
+def test_evaluate_without_data_shows_the_stored_figures(command, trained):
+    ended = command("evaluate", "runs/first", "--json")
+
+    assert ended.json == trained["evaluation"]
+
+
+def test_evaluate_prints_tables(command, trained, reviews):
+    ended = command("evaluate", "runs/first", reviews)
+
+    assert "by text length" in ended.out
+
+
+def test_compare_finds_no_difference_between_twins(command, trained):
+    command("train", "runs/first/run.toml", "--name", "twin")
+    ended = command("compare", "runs/first", "runs/twin", "--json")
+
+    assert ended.json["num_different"] == 0
+    assert ended.json["differences"]["accuracy"]["difference"]["value"] == 0
+
+
+def test_compare_on_a_file_prints_where_two_runs_differ(command, trained, reviews):
+    command("train", "runs/first/run.toml", "--name", "other", "learning_rate=1e-2")
+    ended = command("compare", "runs/first", "runs/other", reviews)
+
+    assert ended.status == 0, ended.err
+    assert "McNemar" in ended.out
+    assert "The answers differ on" in ended.out
+
+
+def test_report_is_written_anew(command, trained):
+    Path("runs/first/report.html").unlink()
+    ended = command("report", "runs/first", "--json")
+
+    assert ended.json == {"report": "runs/first/report.html"}
+    assert Path("runs/first/report.html").stat().st_size > 10_000
+
+
+def test_predict_reads_lines_from_standard_input(command, trained, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("a good film\n好看\n".encode())))
+    ended = command("predict", "runs/first")
+
+    answers = [json.loads(line) for line in ended.out.splitlines()]
+    assert [answer["text"] for answer in answers] == ["a good film", "好看"]
+    assert set(answers[0]) == {"text", "label", "score", "scores", "abstained"}
+
+
+def test_predict_writes_csv_from_the_columns_of_training(command, trained, reviews):
+    ended = command("predict", "runs/first", reviews, "--output", "answers.csv")
+
+    assert ended.status == 0, ended.err
+    rows = list(csv.DictReader(Path("answers.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 60
+    assert rows[0]["text"] == "a good film, 0"
+    assert rows[0]["label"] in ("good", "bad")
+
+
+def test_predict_names_the_file_of_each_row_when_there_are_several(command, trained, reviews):
+    ended = command("predict", "runs/first", reviews, reviews)
+
+    lines = [json.loads(line) for line in ended.out.splitlines()]
+    assert len(lines) == 120
+    assert lines[0]["line"] == 2
+    assert lines[0]["source"].endswith("reviews.csv")
+
+
+def test_audit_prints_json_and_trains_nothing(command, reviews, tiny):
+    ended = command(
+        "audit", reviews, "--model", tiny, "--text", "review", "--label", "stars", "--json"
+    )
+
+    assert ended.status == 0, ended.err
+    assert ended.json["splits"]["train"]["classes"] == {"bad": 24, "good": 24}
+    assert not Path("runs").exists()
+
+
+def test_init_writes_every_setting_with_its_meaning(command):
+    ended = command("init", "recipe.toml")
+
+    text = Path("recipe.toml").read_text()
+    assert (
+        ended.out == "Wrote recipe.toml. Set data.train in it, then: tunewright train recipe.toml\n"
+    )
+    assert "# peak step size of AdamW\nlearning_rate = 5e-05\n" in text
+    assert tomllib.loads(text)["task"]["name"] == "text-classification"
+
+
+def test_the_file_of_init_trains_as_it_is(command, reviews, tiny):
+    command("init", "recipe.toml")
+    ended = command("train", "recipe.toml", f"data.train={reviews}", f"model={tiny}", "--text",
+                    "review", "--label", "stars", "--json", *QUICK)  # fmt: skip
+
+    assert ended.status == 0, ended.err
+
+
+def test_doctor_measures_the_machine(command):
+    ended = command("doctor", "--json")
+
+    assert ended.json["roof_tflops"] > 0
+    assert ended.json["extras"]["starter"] == "installed"
+
+
+def test_version_is_printed(command):
+    assert command("--version").out == "tunewright 0.1.0\n"

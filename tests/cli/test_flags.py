@@ -1,0 +1,34 @@
+"""The flags of every command: few, and these."""
+
+from __future__ import annotations
+
+import typer
+
+from tunewright.cli.app import app
+
+FLAGS = {
+    "audit": ["json", "label", "label-errors", "model", "task", "test", "text", "text-pair",
+              "validation"],
+    "compare": ["json", "label", "text", "text-pair"],
+    "demo": ["json", "name"],
+    "doctor": ["json"],
+    "evaluate": ["json", "label", "slice", "text", "text-pair"],
+    "init": ["task"],
+    "predict": ["format", "json", "output", "precision", "text", "text-pair"],
+    "report": ["json"],
+    "train": ["json", "label", "model", "name", "task", "test", "text", "text-pair", "validation"],
+}  # fmt: skip
+
+
+def flags_of(command):
+    options = [p.opts for p in command.params if p.opts[0].startswith("-")]
+    return sorted(
+        next(o for o in opts if o.startswith("--")).removeprefix("--") for opts in options
+    )
+
+
+def test_commands_have_these_flags_and_at_most_ten():
+    commands = typer.main.get_command(app).commands
+
+    assert {name: flags_of(command) for name, command in commands.items()} == FLAGS
+    assert max(map(len, FLAGS.values())) <= 10
