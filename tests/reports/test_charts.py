@@ -29,6 +29,11 @@ def test_the_kept_checkpoint_is_marked():
     assert figure.svg.count('class="ring"') == 1
 
 
+def test_the_axis_of_a_share_ends_at_one():
+    figure = charts.metric_curve([{"step": 49, "metrics": {"accuracy": 0.955}}], "accuracy", 49)
+    assert (">1.00<" in figure.svg, ">1.05<" in figure.svg) == (True, False)
+
+
 def test_speed_names_its_mean_and_utilisation():
     steps = [{"step": i, "tokens_per_second": 1000 * i, "mfu": 0.25} for i in (1, 2, 3)]
     figure = charts.step_curve(steps, "tokens_per_second", "s5")

@@ -247,3 +247,9 @@ def test_a_report_that_cannot_be_written_says_so(tmp_path, news_report):
         "Free space or choose another folder, then run tunewright report."
     )
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_tiles_leave_out_averages_that_are_close_to_the_headline():
+    names = ("accuracy", "f1_macro", "f1_micro", "f1_weighted", "mcc")
+    html = render_report(make_report(metrics={name: estimate(0.9) for name in names}))
+    assert re.findall(r"<div><dt>(.*?)</dt>", html)[:2] == ["F1 macro", "Matthews correlation"]

@@ -89,7 +89,10 @@ def metric_curve(
     points = _metric_points(evaluations, metric)
     if not points:
         return None
-    plot = Plot.of(_x_range(points), _y_range(points))
+    low, high = _y_range(points)
+    if all(0 <= y <= 1 for _, y in points):
+        low, high = max(low, 0.0), min(high, 1.0)  # no share is more than all
+    plot = Plot.of(_x_range(points), (low, high))
     marks = [plot.line(points, "s3 alone"), _step_dots(plot, points, "s3")]
     best = [(x, y) for x, y in points if x == best_step]
     caption = f"Measured {len(points)} times." if len(points) > 1 else "Measured once."

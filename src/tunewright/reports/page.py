@@ -34,6 +34,7 @@ MAX_FILES = 100
 MAX_SETTINGS = 300
 MAX_WORST = 20
 MAX_METRICS = 40
+MAX_TILES = 6
 NUM_SLICE_METRICS = 3  # beside the plotted one; more columns than fit a page
 
 T = TypeVar("T")
@@ -155,8 +156,12 @@ def _metrics_view(content: ReportContent) -> dict[str, Any]:
         if each.higher_is_better and charts.is_fraction(each)
     }
     headline = list(content.metrics.values())[:1]
+    # Micro and weighted averages are close to the headline: they stand in the table alone.
+    averages = ("_micro", "_weighted")
+    others = [each for each in list(content.metrics.items())[1:] if not each[0].endswith(averages)]
     return {
         "metrics": _cut(list(content.metrics.items()), MAX_METRICS),
+        "tiles": others[:MAX_TILES],
         "plotted": plotted,
         "baseline_metrics": content.baseline.metrics if content.baseline else {},
         "headline_estimate": headline[0] if headline else None,
