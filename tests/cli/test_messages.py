@@ -70,7 +70,8 @@ def test_an_unknown_setting_of_a_file_is_named(command, tmp_path):
         ("batch_size=0", "training.batch_size is 0. Input should be greater than or equal to 1."),
         (
             "num_train_epochs=1e9",
-            "training.num_train_epochs is 1000000000.0. Input should be less than or equal to 10000.",
+            "training.num_train_epochs is 1000000000.0. Input should be less than or equal to "
+            "10000.",
         ),
     ],
 )
@@ -182,5 +183,6 @@ def test_compare_refuses_runs_that_were_judged_on_different_rows(command, traine
     assert ended.status == 2
     assert last_line(ended) == (
         "tunewright: runs/first and runs/other: they were judged on different rows (6 and 6). A "
-        "paired test needs the same rows in the same order. Name a file that both are to be judged on."
+        "paired test needs the same rows in the same order. Name a file that both are to be judged "
+        "on."
     )

@@ -17,12 +17,8 @@ from tests.tiny import ARCHITECTURES, tiny_labels
 from tunewright.errors import ModelError, RunError
 from tunewright.models.architecture import head_names, load_config
 from tunewright.models.classifier import load_classifier, read_labels, set_dropout
-from tunewright.models.folder import (
-    check_manifest,
-    check_model_folder,
-    find_model,
-    save_model,
-)
+from tunewright.models.folder import check_model_folder, find_model, save_model
+from tunewright.models.manifest import check_manifest
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.models.weights import read_headers
 

@@ -36,7 +36,16 @@ def test_a_checkpoint_is_weights_state_and_a_manifest_with_their_hashes(kept):
     assert files == ["manifest.json", "model.safetensors", "state.json"]
     assert json.loads((kept.path(7) / "state.json").read_text()) == {"step": 7, "best": 0.5}
     manifest = json.loads((kept.path(7) / "manifest.json").read_text())
-    assert manifest["state.json"]["bytes"] == (kept.path(7) / "state.json").stat().st_size
+    size = (kept.path(7) / "state.json").stat().st_size
+    assert manifest["files"]["state.json"]["size_bytes"] == size
+
+
+def test_a_step_that_is_kept_twice_is_kept_as_the_second(kept):
+    kept.keep(model(1.0), 7, {})
+    kept.keep(model(2.0), 7, {})
+    target = model()
+    kept.restore(target, 7)
+    assert target.bias.tolist() == [2.0, 2.0]
 
 
 def test_only_the_last_checkpoint_is_left(kept):
@@ -81,8 +90,8 @@ def test_a_damaged_file_is_named_and_nothing_is_read(kept, name, damage):
     target = model()
     with pytest.raises(ModelError) as caught:
         kept.restore(target, 2)
-    assert str(caught.value) == (
-        f"{kept.path(2) / name}: it is not as its manifest says. A checkpoint must be read as it "
-        "was written. Delete this checkpoint and train again."
+    assert str(caught.value).startswith(f"{kept.path(2) / name}: ")
+    assert str(caught.value).endswith(
+        "The folder is not as it was saved. Use another copy, or train again."
     )
     assert target.bias.tolist() == [0.0, 0.0]

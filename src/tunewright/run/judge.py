@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -249,9 +250,10 @@ def _own(metric: OwnMetric, compared: Sequence[tuple[Any, Any]], num_resamples: 
     true, predicted = (list(side) for side in zip(*compared, strict=True))
     generator = np.random.Generator(np.random.PCG64(0))
     values = []
-    for _ in range(min(num_resamples, OWN_METRIC_RESAMPLES)):
-        drawn = generator.integers(0, len(true), len(true))
-        values.append(metric([true[i] for i in drawn], [predicted[i] for i in drawn]))
+    with warnings.catch_warnings(action="ignore"):  # a draw may lack a class; it is only a draw
+        for _ in range(min(num_resamples, OWN_METRIC_RESAMPLES)):
+            drawn = generator.integers(0, len(true), len(true))
+            values.append(metric([true[i] for i in drawn], [predicted[i] for i in drawn]))
     value = float(metric(true, predicted))
     better = bool(getattr(metric, "higher_is_better", True))
     return Estimate(value, *interval(np.array(values, np.float64)), better)

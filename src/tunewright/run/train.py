@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from tunewright.data.audit import Audit, audit
 from tunewright.data.ledger import TruncationLedger
 from tunewright.devices import Device, find_device, measure_roof, settle_allocator
+from tunewright.errors import ParityRefused
 from tunewright.models.architecture import load_config
 from tunewright.models.dropout import DropoutSource, replace_dropout
 from tunewright.models.folder import check_model_folder, find_model, save_model
@@ -326,7 +328,11 @@ class _Training:
             task_logits(self.task, self.model, probe),
             stock_logits(stock, probe),
         )
-        parity.check(str(self.folder.model))
+        try:
+            parity.check(str(self.folder.model))
+        except ParityRefused:
+            shutil.rmtree(self.folder.model)
+            raise
         return parity
 
     def conclude(self, finished: Finished, parity: Parity, seconds: float) -> FinishedRun:

@@ -1,0 +1,41 @@
+"""Runs on real data that the machine may have; each says why it is skipped where it has not."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import tunewright as tw
+
+ROOT = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA", "")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ROOT, reason="TUNEWRIGHT_BENCHMARK_DATA names no folder"),
+]
+
+
+def test_chinese_hotel_reviews_from_a_gb18030_csv_come_through_whole(tmp_path):
+    source = Path(ROOT, "classification/chnsenticorp/train.jsonl.gz")
+    with gzip.open(source, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][:600]
+    file = tmp_path / "酒店评论.csv"
+    with file.open("w", encoding="gb18030", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["评论", "情感"])
+        writer.writerows([row["text"], row["label"]] for row in rows)
+
+    run = tw.train(file, text="评论", label="情感", folder=str(tmp_path / "runs"),
+                   max_length=64, num_train_epochs=1, slices=("情感",))  # fmt: skip
+    page = run.report.read_text(encoding="utf-8")
+    texts = {row["text"] for row in rows}
+    shown = json.loads((run.folder.evaluation / "mistakes.json").read_text(encoding="utf-8"))
+
+    assert run.metrics["accuracy"].value > 0.5
+    assert shown["shown"]
+    assert all(mistake["text"] in texts for mistake in shown["shown"])
+    assert shown["shown"][0]["text"][:10] in page
