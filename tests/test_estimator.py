@@ -196,8 +196,9 @@ def test_a_fit_that_fails_leaves_nothing_behind(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as caught:
         make().fit(TEXTS, ["one"] * len(TEXTS))
+    assert caught.tb is not None  # which holds the frames of the fit
     assert list(tmp_path.iterdir()) == []
 
 

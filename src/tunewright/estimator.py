@@ -123,9 +123,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes, codes = np.unique(labels, return_inverse=True)
         plain = _plain(classes)
         owned = _TemporaryFolder() if self.output is None else None
-        config = self._config([_name(label) for label in plain], owned)
         data = {"text": texts, "label": [plain[code] for code in codes]}
-        run = train({"train": data}, config)
+        try:
+            config = self._config([_name(label) for label in plain], owned)
+            run = train({"train": data}, config)
+        except BaseException:
+            if owned is not None:
+                owned.remove()  # now: the error's traceback would keep it
+            raise
         self.classes_ = classes
         self.run_folder_ = run.path if owned is None else None
         self._kept = KeptModel(run.folder.model, config.training.precision, owned)
@@ -198,7 +203,7 @@ class _TemporaryFolder:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="tunewright-"))
-        weakref.finalize(self, _remove, self.path, os.getpid())
+        self.remove = weakref.finalize(self, _remove, self.path, os.getpid())
 
 
 def _remove(folder: Path, owner: int) -> None:
