@@ -1,0 +1,87 @@
+"""The folder in which the pages' commands and snippets run: small files and a small model.
+
+`starter` is a package that tests do not want to wait for: another of the same name, with a tiny
+random model, stands before it on the import path. The commands themselves run as they are printed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tests.tiny import tiny_model
+from tunewright.models.folder import STARTER_PACKAGE
+
+MAX_LENGTH = 512  # as the starter's, so that the lengths in the pages are allowed
+
+GOOD = ("a fine film", "the best plot of all", "great acting and a good story", "I love this movie")
+BAD = ("an awful film", "the worst plot of all", "poor acting and a bad story", "I hate this movie")
+ENDINGS = ("", " indeed", " again", ", and very slow", ", and not new", " of the old team",
+           ", like the book", " in the end", ", at a good price", " to me")  # fmt: skip
+
+
+def make_files(folder: Path) -> None:
+    """Writes every file that the pages name."""
+    rows = list(_reviews())
+    write_csv(folder / "reviews.csv", rows)
+    write_csv(folder / "test.csv", [row | {"review": f"{row['review']}!"} for row in rows[::4]])
+    write_csv(folder / "new.csv", [{"review": row["review"]} for row in rows[:6]])
+    more = [{"review": f"{row['review']} {n}", "stars": "3"} for n, row in enumerate(rows[:12])]
+    write_csv(folder / "more.csv", [*more, *({k: r[k] for k in more[0]} for r in rows[12:40])])
+    pairs = [
+        {"premise": row["review"], "hypothesis": other["review"], "label": label}
+        for label, shift in (("same", 0), ("other", 1))
+        for row, other in zip(rows, rows[shift:], strict=False)
+    ]
+    write_csv(folder / "pairs.csv", pairs[::3])
+    (folder / "texts.txt").write_text("a fine film\nan awful film\n", encoding="utf-8")
+    chinese = "评论,标签\n" + "".join(
+        f"这部电影非常好 {n},好\n很差的酒店，不喜欢 {n},坏\n" for n in range(20)
+    )
+    (folder / "评论.csv").write_bytes(chinese.encode("gb18030"))
+    lines = (json.dumps({"text": row["review"], "label": row["stars"]}) for row in rows)
+    (folder / "reviews.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for label in ("1", "5"):
+        (folder / "articles" / label).mkdir(parents=True)
+        for number, row in enumerate(row for row in rows if row["stars"] == label):
+            text = folder / "articles" / label / f"{number:03}.txt"
+            text.write_text(row["review"], encoding="utf-8")
+
+
+def _reviews() -> Iterable[dict[str, str]]:
+    for number, ending in enumerate(ENDINGS):
+        for stars, texts in (("5", GOOD), ("1", BAD)):
+            for place, text in enumerate(texts):
+                yield {
+                    "review": text + ending,
+                    "stars": stars,
+                    "product": ("film", "book")[place % 2],
+                    "author": f"author {number}",
+                    "date": f"2025-{number + 1:02}-{place + 1:02}",
+                }
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    rows = list(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def make_starter(folder: Path) -> None:
+    """Makes a package of the starter's name that carries a tiny random model."""
+    package = folder / STARTER_PACKAGE
+    model = tiny_model("bert", package / "model", None, {"max_position_embeddings": MAX_LENGTH})
+    settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["model_max_length"] = MAX_LENGTH
+    (model / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (package / "__init__.py").write_text("", encoding="utf-8")
+
+
+def copied(source: Path, target: Path) -> None:
+    """Copies the files and runs of one folder into another."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
