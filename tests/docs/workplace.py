@@ -27,7 +27,7 @@ def make_files(folder: Path) -> None:
     """Writes every file that the pages name."""
     rows = list(_reviews())
     write_csv(folder / "reviews.csv", rows)
-    write_csv(folder / "test.csv", [row | {"review": f"{row['review']}!"} for row in rows[::4]])
+    write_csv(folder / "test.csv", [row | {"review": f"{row['review']}!"} for row in rows[::3]])
     write_csv(folder / "new.csv", [{"review": row["review"]} for row in rows[:6]])
     more = [{"review": f"{row['review']} {n}", "stars": "3"} for n, row in enumerate(rows[:12])]
     write_csv(folder / "more.csv", [*more, *({k: r[k] for k in more[0]} for r in rows[12:40])])
