@@ -1,18 +1,17 @@
 """Attention over packed sequences, as an attention function of transformers.
 
 A packed row holds N tokens of B sequences, one after another; `boundaries` are their B + 1 offsets
-(the first is 0, the last N). A token attends to its own sequence only, so nothing is padded and
-no mask is built. Registered under the name `packed`; a `boundaries=` argument given to the
-model's forward reaches `packed_attention` in every family that follows transformers' attention
-interface.
+(the first is 0, the last N). A token attends to its own sequence only. Registered under the name
+`packed`; a `boundaries=` argument given to the model's forward reaches `packed_attention` in every
+family that follows transformers' attention interface.
 
-Shape letters: N tokens, H heads, K key-value heads, D width of a head, S tokens of one sequence.
+Shape letters: N tokens, H heads, K key-value heads, D width of a head; in a block (see
+`blocks.py`) G sequences of S tokens, and X = G·H matrices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+
+from tunewright.models.blocks import Block, blocks_of
 
 PACKED = "packed"
 
@@ -31,51 +32,79 @@ class _PackedAttention(torch.autograd.Function):
     products at the head widths of small encoders (`docs/decisions/`).
     Gradient: with P the probabilities and O the output, dV = Pᵀ dO, dP = dO Vᵀ,
     dS = P ∘ (dP - rowsum(dO ∘ O)), dQ = scale · dS K, dK = scale · dSᵀ Q (Dao et al. 2022,
-    appendix B.2).
+    appendix B.2). Fillers of a block hand on no gradient: their rows of dO are zero.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        query_HND: Tensor,
-        key_HND: Tensor,
-        value_HND: Tensor,
-        boundaries: Sequence[int],
+        query_NHD: Tensor,
+        key_NHD: Tensor,
+        value_NHD: Tensor,
+        blocks: Sequence[Block],
         scale: float,
         causal: bool,
         window: int | None,
     ) -> Tensor:
-        output_HND = torch.empty_like(query_HND)
+        output_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
         probabilities = []
-        for start, end in pairwise(boundaries):
-            query, key, value = (x[:, start:end] for x in (query_HND, key_HND, value_HND))
-            scores_HSS = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
-            hidden_SS = _hidden(end - start, causal, window, query.device)
-            if hidden_SS is not None:
-                scores_HSS.masked_fill_(hidden_SS, float("-inf"))
-            probabilities_HSS = torch.softmax(scores_HSS, dim=-1)
-            output_HND[:, start:end] = torch.bmm(probabilities_HSS, value)
-            probabilities.append(probabilities_HSS)
-        ctx.save_for_backward(query_HND, key_HND, value_HND, output_HND, *probabilities)
-        ctx.boundaries, ctx.scale = boundaries, scale
-        return output_HND
+        for block in blocks:
+            query, key, value = (_heads(block, x) for x in (query_NHD, key_NHD, value_NHD))
+            scores_XSS = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+            _hide(scores_XSS, block, causal, window)
+            probabilities_XSS = torch.softmax(scores_XSS, dim=-1)
+            _put(block, torch.bmm(probabilities_XSS, value), output_NHD)
+            probabilities.append(probabilities_XSS)
+        ctx.save_for_backward(query_NHD, key_NHD, value_NHD, output_NHD, *probabilities)
+        ctx.blocks, ctx.scale = blocks, scale
+        return output_NHD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query_HND, key_HND, value_HND, output_HND, *probabilities = ctx.saved_tensors
-        gradient_HND = gradients[0].contiguous()
-        d_query, d_key, d_value = (torch.empty_like(x) for x in (query_HND, key_HND, value_HND))
-        row_sum_HN1 = (gradient_HND * output_HND).sum(-1, keepdim=True)
-        spans = pairwise(ctx.boundaries)
-        for (start, end), probabilities_HSS in zip(spans, probabilities, strict=True):
-            gradient = gradient_HND[:, start:end]
-            d_value[:, start:end] = torch.bmm(probabilities_HSS.transpose(1, 2), gradient)
-            d_scores = torch.bmm(gradient, value_HND[:, start:end].transpose(1, 2))
-            d_scores = d_scores.sub_(row_sum_HN1[:, start:end]).mul_(probabilities_HSS)
-            d_scores = d_scores.mul_(ctx.scale)
-            d_query[:, start:end] = torch.bmm(d_scores, key_HND[:, start:end])
-            d_key[:, start:end] = torch.bmm(d_scores.transpose(1, 2), query_HND[:, start:end])
-        return d_query, d_key, d_value, None, None, None, None
+        query_NHD, key_NHD, value_NHD, output_NHD, *probabilities = ctx.saved_tensors
+        targets = [torch.empty_like(output_NHD) for _ in range(3)]
+        row_sum_NH1 = (gradients[0] * output_NHD).sum(-1, keepdim=True)
+        for block, probabilities_XSS in zip(ctx.blocks, probabilities, strict=True):
+            gradient, row_sum = _heads(block, gradients[0]), _heads(block, row_sum_NH1)
+            if block.filler is not None:
+                filler_XS1 = _each_head(block, block.filler.transpose(1, 2), gradient)
+                gradient = gradient.masked_fill(filler_XS1, 0)
+                row_sum = row_sum.masked_fill(filler_XS1, 0)
+            d_scores = torch.bmm(gradient, _heads(block, value_NHD).transpose(1, 2))
+            d_scores = d_scores.sub_(row_sum).mul_(probabilities_XSS).mul_(ctx.scale)
+            found = (
+                torch.bmm(d_scores, _heads(block, key_NHD)),
+                torch.bmm(d_scores.transpose(1, 2), _heads(block, query_NHD)),
+                torch.bmm(probabilities_XSS.transpose(1, 2), gradient),
+            )
+            for target_NHD, values_XSD in zip(targets, found, strict=True):
+                _put(block, values_XSD, target_NHD)
+        return *targets, None, None, None, None
+
+
+def _heads(block: Block, values_NHD: Tensor) -> Tensor:
+    """Returns a block as (X, S, D), X = G·H: one matrix for each head of each sequence."""
+    return block.take(values_NHD).reshape(-1, block.length, values_NHD.shape[-1])
+
+
+def _put(block: Block, values_XSD: Tensor, target_NHD: Tensor) -> None:
+    block.put(values_XSD.view(block.num_sequences, -1, *values_XSD.shape[1:]), target_NHD)
+
+
+def _each_head(block: Block, values_Gxx: Tensor, like_Xxx: Tensor) -> Tensor:
+    """Repeats what holds for a sequence for each of its heads."""
+    return values_Gxx.repeat_interleave(len(like_Xxx) // block.num_sequences, 0)
+
+
+def _hide(scores_XSS: Tensor, block: Block, causal: bool, window: int | None) -> None:
+    """Puts the scores of keys that a query must not see to minus infinity, in place."""
+    hidden_SS = _hidden(block.length, causal, window, scores_XSS.device)
+    if hidden_SS is not None:
+        scores_XSS.masked_fill_(hidden_SS, float("-inf"))
+    if block.filler is not None:
+        scores_XSS.masked_fill_(_each_head(block, block.filler, scores_XSS), float("-inf"))
+        if window is not None:  # a filler's own window may hold fillers only: let it see itself
+            scores_XSS.diagonal(dim1=1, dim2=2).clamp_(min=torch.finfo(scores_XSS.dtype).min)
 
 
 def _hidden(size: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
@@ -89,26 +118,39 @@ def _hidden(size: int, causal: bool, window: int | None, device: torch.device) -
 
 
 def _fused(
-    query_HND: Tensor,
-    key_HND: Tensor,
-    value_HND: Tensor,
-    boundaries: Sequence[int],
+    query_NHD: Tensor,
+    key_NHD: Tensor,
+    value_NHD: Tensor,
+    blocks: Sequence[Block],
     scale: float,
     causal: bool,
     window: int | None,
 ) -> Tensor:
     """The same without gradients, through torch's fused kernel."""
-    pieces = []
-    for start, end in pairwise(boundaries):
-        query, key, value = (x[None, :, start:end] for x in (query_HND, key_HND, value_HND))
-        hidden_SS = _hidden(end - start, causal, window, query.device) if window else None
-        mask_SS = None if hidden_SS is None else ~hidden_SS
-        pieces.append(
-            functional.scaled_dot_product_attention(
-                query, key, value, mask_SS, scale=scale, is_causal=causal and mask_SS is None
-            )[0]
+    output_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
+    for block in blocks:
+        query, key, value = (block.take(x) for x in (query_NHD, key_NHD, value_NHD))
+        seen = _seen(block, causal, window, query.device)
+        found_GHSD = functional.scaled_dot_product_attention(
+            query, key, value, seen, scale=scale, is_causal=causal and seen is None
         )
-    return torch.cat(pieces, dim=1)
+        block.put(found_GHSD, output_NHD)
+    return output_NHD
+
+
+def _seen(block: Block, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
+    """Returns the mask that the fused kernel needs, (G or 1, 1, S, S), or None.
+
+    Plain causal attention needs none. A query always sees itself, fillers too.
+    """
+    if block.filler is None and window is None:
+        return None
+    hidden_SS = _hidden(block.length, causal, window, device)
+    own_SS = torch.eye(block.length, dtype=torch.bool, device=device)
+    seen = own_SS | ~hidden_SS if hidden_SS is not None else torch.ones_like(own_SS)
+    if block.filler is None:
+        return None if hidden_SS is None else seen[None, None]
+    return (seen & ~block.filler | own_SS)[:, None]
 
 
 def packed_attention(
@@ -147,8 +189,16 @@ def packed_attention(
     needs_gradient = torch.is_grad_enabled() and query.requires_grad
     attend = _PackedAttention.apply if needs_gradient else _fused
     with torch.autocast(query.device.type, enabled=False):
-        output_HND = attend(query[0], key[0], value[0], boundaries, scale, causal, sliding_window)
-    return output_HND.transpose(0, 1)[None], None
+        output_NHD = attend(
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            blocks_of(tuple(boundaries), query.device),
+            scale,
+            causal,
+            sliding_window,
+        )
+    return output_NHD[None], None
 
 
 def _no_mask(*_: object, **__: object) -> None:
