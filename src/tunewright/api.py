@@ -13,7 +13,7 @@ from tunewright.run.finished import FinishedRun
 from tunewright.run.judge import OwnMetric
 from tunewright.run.train import Told, audit_only
 from tunewright.run.train import train as train_run
-from tunewright.tasks import TASKS
+from tunewright.tasks import find_task
 
 
 def train(
@@ -83,7 +83,7 @@ def _config(
     named: Mapping[str, Any],
 ) -> settings_of.RunConfig:
     """Puts the arguments of a call into a configuration, columns and settings told apart."""
-    roles = {role.name for role in TASKS[task].roles} if task in TASKS else set()
+    roles = {role.name for role in find_task(task).roles}
     paths = {k: fspath(v) for k, v in sources.items() if isinstance(v, str | PathLike)}
     columns = {name: value for name, value in named.items() if name in roles}
     layer: dict[str, Any] = {}

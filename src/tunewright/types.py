@@ -52,6 +52,7 @@ Rows = Sequence[Row]  # a data set: counted, indexed, and walked more than once
 
 
 Integers = Sequence[int] | np.ndarray
+Target = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,7 @@ class Features:
 
     row_id: int
     streams: Mapping[str, TokenStream]
-    targets: Mapping[str, float | int | Sequence[float] | Sequence[int]] = field(
-        default_factory=dict
-    )
+    targets: Mapping[str, Target] = field(default_factory=dict)
     window: int = 0
 
     @property

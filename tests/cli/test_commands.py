@@ -117,8 +117,17 @@ def test_predict_writes_csv_from_the_columns_of_training(command, trained, revie
     assert ended.status == 0, ended.err
     rows = list(csv.DictReader(Path("answers.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 60
-    assert rows[0]["text"] == "a good film, 0"
-    assert rows[0]["label"] in ("good", "bad")
+    assert list(rows[0]) == ["review", "stars", "shop", "label", "score", "scores", "abstained"]
+    assert rows[0]["review"] == "a good film, 0"
+
+
+def test_predict_keeps_a_column_that_is_called_as_an_answer_is(command, trained, tmp_path):
+    (tmp_path / "new.csv").write_text("review,label\na good film,mine\n")
+    ended = command("predict", "runs/first", "new.csv")
+
+    answer = json.loads(ended.out)
+    assert answer["label"] == "mine"
+    assert answer["predicted_label"] in ("good", "bad")
 
 
 def test_predict_names_the_file_of_each_row_when_there_are_several(command, trained, reviews):

@@ -466,11 +466,11 @@ def test_an_existing_folder_is_never_overwritten(saved: Path, tiny_folder: TinyF
 def test_a_save_that_fails_leaves_nothing(saved: Path) -> None:
     model = load_classifier(saved, tiny_labels(3)).model
     target = saved.parent / "new"
-    extra = {"no-such-folder/task.json": "{}"}
+    extra = {"config.json/task.json": "{}"}
     with pytest.raises(RunError) as caught:
         save_model(model, load_tokenizer(saved), target, extra_files=extra)
     assert str(caught.value) == (
-        f"{target}: the model could not be saved (No such file or directory). "
+        f"{target}: the model could not be saved (File exists). "
         "Nothing was left behind. Free some space or name another place, then save again."
     )
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]

@@ -143,7 +143,7 @@ def hostile_report(labels, words):
         findings=[Finding("error", words)],
         mistakes=[Mistake(words, words, labels[0], words, 0.9)],
         data_files=[DataFile(words, words, 1, words)],
-        settings={words or "a": {"b": words}, "c": words},
+        settings={words.replace(".", "") or "a": {"b": words}, "c": words},
         versions={words or "a": words},
         notes=[words],
     )

@@ -242,9 +242,15 @@ def test_truth_and_answer_are_compared_in_the_types_of_the_data():
     assert task.compared(answer, rows(1)[0]) == (1, 2)
 
 
-def test_the_figures_of_a_row_are_its_truth_prediction_probabilities_and_abstention():
+def test_a_row_is_counted_as_abstained_where_there_is_a_threshold():
+    task = TextClassification(labels=("a", "b", "c"), abstain_below=0.99999)
+    found = task.statistics(decoded(task)[2], rows("b")[0])
+    assert found["abstained"] is True
+
+
+def test_the_figures_of_a_row_are_its_truth_prediction_and_probabilities():
     task = TextClassification(labels=("a", "b", "c"))
     found = task.statistics(decoded(task)[2], rows("b")[0])
-    assert (found["true"], found["predicted"], found["abstained"]) == (1, 1, False)
+    assert (found["true"], found["predicted"], len(found)) == (1, 1, 3)
     np.testing.assert_allclose(found["probabilities"], LOGITS[2].softmax(0), rtol=1e-6)
     assert task.statistics(decoded(task)[2], rows("unseen")[0])["true"] == -1

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from tunewright.errors import TunewrightError
+from tunewright.errors import SettingsError, TunewrightError
 
 
 def main() -> None:
@@ -27,9 +27,8 @@ def run(arguments: list[str]) -> int:
     except TunewrightError as error:
         return _report(error, "--json" in arguments)
     except typer.TyperException as error:
-        print(f"tunewright: {error}", file=sys.stderr)
-        print("`tunewright --help` shows the commands.", file=sys.stderr)
-        return 2
+        help_ = "`tunewright --help` shows the commands."
+        return _report(SettingsError("command line", str(error), help_), "--json" in arguments)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:  # the reader has gone, as in `tunewright predict ... | head`

@@ -233,7 +233,10 @@ def predict(
         bool, typer.Option("--json", help="Print JSON lines (the default), even for errors.")
     ] = False,
 ) -> None:
-    """Answer texts: files or standard input in, JSON lines or CSV out, as they come."""
+    """Answer texts: files or standard input in, JSON lines or CSV out, as they come.
+
+    Rows keep their columns; an answer's field whose name is taken is called predicted_NAME.
+    """
     from tunewright.cli.predicting import predict_and_write
 
     columns: Columns = {"text": text, "text_pair": text_pair}

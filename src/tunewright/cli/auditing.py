@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
 
 from tunewright.cli import show
 from tunewright.cli.words import config_of, sources_of
+
+SUSPECTS_SHOWN, TEXT_SHOWN = 20, 60
 
 
 def audit_and_show(
@@ -36,6 +42,24 @@ def audit_and_show(
         for sentence in notices:
             show.say(f"  {sentence}")
         show.findings(found.findings())
-        for suspect in suspects:
-            show.say(f"  {suspect}")
+        if label_errors:
+            _show_suspects(suspects)
     found.check_gates(config.audit)
+
+
+def _show_suspects(suspects: Sequence[Any]) -> None:
+    """Prints the labels that are least believable first."""
+    table = Table(title=f"Labels to look at: {len(suspects):,}", title_justify="left")
+    for head in ("where", "label", "likelier", "believed", "text"):
+        table.add_column(head, overflow="fold")
+    for suspect in suspects[:SUSPECTS_SHOWN]:
+        table.add_row(
+            escape(suspect.where),
+            escape(str(suspect.label)),
+            escape(str(suspect.suggested)),
+            f"{suspect.score:.1%}",
+            escape(suspect.text[:TEXT_SHOWN]),
+        )
+    show.out.print(table)
+    if len(suspects) > SUSPECTS_SHOWN:
+        show.say(f"  {len(suspects) - SUSPECTS_SHOWN:,} more; --json lists all.")

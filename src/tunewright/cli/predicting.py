@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -21,7 +22,10 @@ def predict_and_write(
     columns: Mapping[str, str | None],
     precision: str,
 ) -> None:
-    """Answers every row of every file, in order, writing each answer as soon as it is there."""
+    """Answers every row of every file, in order, writing each answer as soon as it is there.
+
+    A row keeps its own columns; a field of the answer whose name is taken is called predicted_NAME.
+    """
     for name, value, known in (("--format", kind, KINDS), ("--precision", precision, PRECISIONS)):
         if value not in known:
             raise SettingsError(name, f'it is "{value}"', f"It is one of {', '.join(known)}.")
@@ -33,28 +37,25 @@ def predict_and_write(
     def answers() -> Iterator[dict[str, Any]]:
         for file in files:
             source: str | BinaryIO = sys.stdin.buffer if file == "-" else file
-            rows, asked = _twice(model.rows_of(source, ReadSettings(), given, kind))
+            waiting: deque[tuple[Any, dict[str, Any]]] = deque()
+            rows = _kept(model.rows_of(source, ReadSettings(), given, kind), waiting)
             for answer in model.stream(rows):
-                row = next(asked)
+                row, cells = waiting.popleft()
                 place = {"source": row.source, "line": row.line} if len(files) > 1 else {}
-                yield {**place, **row.values, **answer.to_json()}
+                yield place | cells | _beside(answer.to_json(), cells)
 
     write_rows(answers(), output)
 
 
-def _twice(rows: Iterator[Any]) -> tuple[Iterator[Any], Iterator[Any]]:
-    """Gives rows to the model and keeps them until their answers come."""
-    from collections import deque
+def _kept(
+    rows: Iterator[tuple[Any, dict[str, Any]]], waiting: deque[tuple[Any, dict[str, Any]]]
+) -> Iterator[Any]:
+    """Hands rows to the model and keeps their columns until the answers come."""
+    for row, cells in rows:
+        waiting.append((row, cells))
+        yield row
 
-    waiting: deque[Any] = deque()
 
-    def first() -> Iterator[Any]:
-        for row in rows:
-            waiting.append(row)
-            yield row
-
-    def second() -> Iterator[Any]:
-        while waiting:
-            yield waiting.popleft()
-
-    return first(), second()
+def _beside(answer: dict[str, Any], cells: dict[str, Any]) -> dict[str, Any]:
+    """Returns an answer's fields under names that the row's own columns do not have."""
+    return {f"predicted_{name}" if name in cells else name: value for name, value in answer.items()}

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tunewright.types import Features, Integers, TokenStream
+from tunewright.types import Features, Integers, Target, TokenStream
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     become (sum of their lengths,). Integers become int64 and others float32.
     """
     names = features[0].streams
+    for item in features:
+        if item.streams.keys() != names.keys() or item.targets.keys() != features[0].targets.keys():
+            raise ValueError(f"row {item.row_id} has other streams or targets than its batch")
     return Batch(
         {name: _pack_stream([f.streams[name] for f in features], device) for name in names},
         {
@@ -108,12 +111,10 @@ def _joined(parts: Sequence[Integers], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
 
 
-def _target(
-    values: Sequence[float | int | Sequence[float] | Sequence[int]], device: torch.device | str
-) -> Tensor:
-    flat = list(chain.from_iterable(v if isinstance(v, Sequence) else (v,) for v in values))
-    whole = all(isinstance(value, int) for value in flat)
-    return torch.tensor(flat, dtype=torch.int64 if whole else torch.float32, device=device)
+def _target(values: Sequence[Target], device: torch.device | str) -> Tensor:
+    flat = np.concatenate([np.atleast_1d(np.asarray(value)) for value in values])
+    whole = flat.dtype.kind in "iub"
+    return torch.from_numpy(flat.astype(np.int64 if whole else np.float32)).to(device)
 
 
 def fill(

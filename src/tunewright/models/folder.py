@@ -35,7 +35,7 @@ FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
-    """Returns the folder of a model: `starter`, an existing folder, or a Hub id `org/name`.
+    """Returns the folder of a model: `starter`, a folder, a run's folder, or a Hub id `org/name`.
 
     A Hub model is downloaded once (safetensors, JSON and text files only) through
     huggingface_hub, which honours HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT.
@@ -46,7 +46,8 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     path = Path(text).expanduser()
     if path.is_dir():
-        return path
+        inner = path / "model"
+        return inner if (inner / "config.json").is_file() and _is_run(path) else path
     if text == STARTER:
         return _starter()
     if path.exists():
@@ -54,6 +55,11 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     if isinstance(name, str) and _is_hub_id(text):
         return _fetch(text)
     raise _no_folder(text, path)
+
+
+def _is_run(path: Path) -> bool:
+    """Says whether a folder is a run's, whose model stands in `model/`."""
+    return (path / "run.toml").is_file() and not (path / "config.json").exists()
 
 
 def _starter() -> Path:
@@ -173,6 +179,7 @@ def save_model(
         _write_model(model, partial)
         _write_tokenizer(tokenizer, partial, max_length)
         for name, text in (extra_files or {}).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8")
         write_manifest(partial)
         flush_folder(partial)

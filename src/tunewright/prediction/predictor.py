@@ -59,7 +59,7 @@ class Predictor:
             for piece in fill(features, max_tokens=self.max_tokens):
                 batch = pack([_without_targets(item) for item in piece], self.device.name)
                 with self.device.autocast():
-                    outputs = self.task.forward(self.model, batch)
+                    outputs = self.task.respond(self.model, batch)
                 yield from self.task.decode(outputs, piece, self.tokenizer)
 
 

@@ -6,17 +6,17 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tunewright.data.audit import AuditConfig
 from tunewright.data.config import DataConfig
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.tasks import find_task
-from tunewright.training.config import TrainingConfig
+from tunewright.training.config import TrainingConfig, several
 
 
 class TaskChoice(BaseModel):
@@ -49,7 +49,7 @@ class EvaluationConfig(BaseModel):
     num_resamples: int = Field(
         1000, ge=0, le=100_000, description="bootstrap draws behind each interval; 0 gives none"
     )
-    slices: tuple[str, ...] = Field(
+    slices: Annotated[tuple[str, ...], BeforeValidator(several)] = Field(
         (), strict=False, description="columns by whose values the metrics are also shown"
     )
     num_mistakes: int = Field(50, ge=0, description="most confident mistakes shown in the report")

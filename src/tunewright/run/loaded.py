@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,17 @@ class TrainedModel:
 
     def rows_of(
         self, source: Any, settings: ReadSettings, columns: Mapping[str, str], kind: str = "lines"
-    ) -> Iterator[Row]:
-        """Yields the rows of a file or binary stream, reading as it goes.
+    ) -> Iterator[tuple[Row, dict[str, Any]]]:
+        """Yields the rows of a file or binary stream as they are read, each with its own columns.
 
         `kind` is the format of a stream (lines, jsonl, csv, tsv).
         """
-        rows = (self._choose(table, columns) for table in stream_tables(source, settings, kind))
-        return chain.from_iterable(rows)
+        for table in stream_tables(source, settings, kind):
+            rows = self._choose(table, columns)
+            for row in rows:
+                named = {name: row.values[role] for role, name in rows.columns.items()}
+                cells = named | row.extras
+                yield row, {name: cells[name] for name in table.column_names}
 
     def evaluate(
         self,
@@ -112,8 +115,7 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     ModelError when the folder is damaged or holds no task.
     """
     settle_allocator()
-    path = Path(folder)
-    path = path / "model" if (path / "model" / "task.json").is_file() else find_model(path)
+    path = find_model(Path(folder))
     check_model_folder(path)
     task = load_task(path, find_task)
     if task is None:

@@ -83,6 +83,10 @@ class Task(ABC):
     def forward(self, model: Any, batch: Batch) -> Outputs:
         """Runs the model; the only differentiable call."""
 
+    def respond(self, model: Any, batch: Batch) -> Outputs:
+        """Runs the model to answer; a generating task generates here. Never differentiated."""
+        return self.forward(model, batch)
+
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         """Returns the loss of a batch as a sum and a count."""

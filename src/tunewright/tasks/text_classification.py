@@ -189,12 +189,12 @@ class TextClassification(Task):
     def statistics(self, answer: Label, row: Row) -> Mapping[str, Any]:
         probabilities = np.fromiter(answer.scores.values(), np.float32, len(self.labels))
         true = self._index(row.values["label"])
-        return {
+        figures = {
             "true": true,
             "predicted": int(probabilities.argmax()),
             "probabilities": probabilities,
-            "abstained": answer.abstained,
         }
+        return figures | ({"abstained": answer.abstained} if self.abstain_below else {})
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         return prepare_classification(statistics)(counts)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tunewright.training.schedule import ScheduleName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+
+def several(value: object) -> object:
+    """Takes one name for a list of one, so that `slices=product` needs no brackets."""
+    return (value,) if isinstance(value, str) else value
 
 
 class TrainingConfig(BaseModel):
@@ -79,6 +85,6 @@ class TrainingConfig(BaseModel):
     )
     logging_steps: int = Field(10, ge=1, description="updates between two lines of metrics.jsonl")
     seed: int = Field(42, ge=0, lt=2**32, description="seeds the head, the order and dropout")
-    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+    track: Annotated[tuple[Tracker, ...], BeforeValidator(several)] = Field(
         ("tensorboard",), strict=False, description="where curves are also written"
     )

@@ -1,0 +1,83 @@
+"""The same run with `transformers.Trainer`, in bf16 and length-grouped, its fast settings."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from benchmarks.quality.cases import Case
+from tunewright.models.folder import find_model
+
+
+def run(case: Case, data: Path, seed: int) -> tuple[np.ndarray, float]:
+    """Returns (correct_R, seconds of loading, training and predicting)."""
+    started = time.perf_counter()
+    folder = find_model("starter")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    train_rows, test_rows = (_read(data / f"{name}.jsonl.gz") for name in ("train", "test"))
+    labels = sorted({row["label"] for row in train_rows})
+    set_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels))
+    encoded = [_encode(rows, tokenizer, labels, case) for rows in (train_rows, test_rows)]
+    with tempfile.TemporaryDirectory() as output:
+        trainer = Trainer(
+            model,
+            TrainingArguments(
+                output_dir=output,
+                num_train_epochs=case.num_train_epochs,
+                per_device_train_batch_size=case.batch_size,
+                per_device_eval_batch_size=64,
+                learning_rate=case.learning_rate,
+                warmup_steps=case.warmup_ratio,
+                weight_decay=case.weight_decay,
+                bf16=torch.backends.mkldnn.is_available(),
+                train_sampling_strategy="group_by_length",
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                logging_strategy="no",
+                use_cpu=not torch.cuda.is_available(),
+                seed=seed,
+            ),
+            train_dataset=encoded[0],
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        trainer.train()
+        predicted = trainer.predict(encoded[1]).predictions.argmax(1)
+    true = np.array([row["labels"] for row in encoded[1]])
+    return predicted == true, time.perf_counter() - started
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _encode(
+    rows: list[dict[str, str]], tokenizer: object, labels: list[str], case: Case
+) -> list[dict[str, object]]:
+    texts = [row["text"] for row in rows]
+    encoded = tokenizer(texts, truncation=True, max_length=case.max_length, padding=False)  # type: ignore[operator]
+    return [
+        {
+            "input_ids": encoded["input_ids"][i],
+            "attention_mask": encoded["attention_mask"][i],
+            "token_type_ids": encoded["token_type_ids"][i],
+            "labels": labels.index(row["label"]),
+        }
+        for i, row in enumerate(rows)
+    ]
