@@ -92,40 +92,40 @@ def paired_interval(mine_SR: np.ndarray, theirs_SR: np.ndarray) -> list[float]:
     return [float(bound) for bound in np.percentile(values, [2.5, 97.5])]
 
 
+HEAD = """# Quality
+
+Test accuracy of the starter model (all-MiniLM-L6-v2) after fine-tuning, in per cent, the mean over
+seeds. The peer is `transformers.Trainer` with the same model, rows, settings and seeds, in bf16
+with batches grouped by length. The interval is a paired 95 % bootstrap of the difference over test
+rows and seeds. No test row was used to choose a setting.
+
+| data set | test rows | asked for | ours | peer | difference | 95 % interval | seconds |
+|---|---:|---:|---:|---:|---:|---:|---:|
+"""
+
+TAIL = """
+Seconds are those of a whole run of one seed, ours and the peer's (the median): they are not a speed
+benchmark, and ours include the audit, the parity check and the report. Measured on {device} in
+{precision}, where one large matrix product reached {roof_tflops} TFLOP/s.
+
+{settings}
+
+Reproduce with `make bench-quality`; the data sets are found through `TUNEWRIGHT_BENCHMARK_DATA`.
+"""
+
+
 def page(results: dict[str, Any]) -> str:
     """Returns `docs/quality.md`."""
-    lines = [
-        "# Quality",
-        "",
-        "Test accuracy of the starter model (all-MiniLM-L6-v2) after fine-tuning, in per cent, the",
-        "mean over seeds. The peer is `transformers.Trainer` with the same model, rows, settings and",
-        "seeds, in bf16 with batches grouped by length. The interval is a paired 95 % bootstrap of",
-        "the difference over test rows and seeds. No test row was used to choose a setting.",
-        "",
-        "| data set | test rows | asked for | ours | peer | difference | 95 % interval | seconds, ours / peer |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    lines += [_line(name, found) for name, found in results.items()]
-    device = next(iter(results.values()))
-    lines += [
-        "",
-        f"Measured on {device['device']} in {device['precision']}; roof of one large matrix product "
-        f"{device['roof_tflops']} TFLOP/s. Seconds are those of a whole run, one seed, and are not a "
-        "speed benchmark: ours include the audit, the parity check and the report.",
-        "",
-        "Settings: "
-        + "; ".join(
-            f"{name}: max_length {f['settings']['max_length']}, {f['settings']['num_train_epochs']} "
-            f"epochs, learning rate {f['settings']['learning_rate']:g}, batch "
-            f"{f['settings']['batch_size']}, seeds {', '.join(map(str, f['seeds']))}"
-            for name, f in results.items()
-        )
-        + ".",
-        "",
-        "Reproduce with `make bench-quality`.",
-        "",
-    ]
-    return "\n".join(lines)
+    lines = "".join(_line(name, found) + "\n" for name, found in results.items())
+    settings = "\n".join(_settings(name, found) for name, found in results.items())
+    machine = next(iter(results.values()))
+    about = {key: machine[key] for key in ("device", "precision", "roof_tflops")}
+    return HEAD + lines + TAIL.format(settings=settings, **about)
+
+
+def _settings(name: str, found: dict[str, Any]) -> str:
+    told = ", ".join(f"{key} {value:g}" for key, value in found["settings"].items())
+    return f"- {name}: {told}, seeds {', '.join(map(str, found['seeds']))}."
 
 
 def _line(name: str, found: dict[str, Any]) -> str:

@@ -94,6 +94,15 @@ class Features:
         return sum(stream.num_cut for stream in self.streams.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a text, [start, end) in characters, and what it is."""
+
+    start: int
+    end: int
+    label: str
+
+
 LabelValue = str | int | bool
 
 

@@ -13,7 +13,7 @@ FLAGS = {
     "demo": ["json", "name"],
     "doctor": ["json"],
     "evaluate": ["json", "label", "slice", "text", "text-pair"],
-    "init": ["task"],
+    "init": ["json", "task"],
     "predict": ["format", "json", "output", "precision", "text", "text-pair"],
     "report": ["json"],
     "train": ["json", "label", "model", "name", "task", "test", "text", "text-pair", "validation"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -93,11 +94,17 @@ def demo(
 def init(
     task: Task = "text-classification",
     file: Annotated[str, typer.Argument(help="File to write; - prints.", metavar="[FILE]")] = "-",
+    as_json: Json = False,
 ) -> None:
     """Write every setting with its default and its meaning, as a run's TOML file."""
     from tunewright.run.config import template
 
     text = template(task)
+    if as_json:
+        from tunewright.cli.show import print_json
+
+        print_json(tomllib.loads(text))
+        return
     if file == "-":
         typer.echo(text, nl=False)
         return

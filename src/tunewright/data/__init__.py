@@ -13,6 +13,7 @@ from tunewright.data.checks import (
 from tunewright.data.columns import ColumnChoice, resolve_columns
 from tunewright.data.config import DataConfig
 from tunewright.data.readers import ReadSettings, read_splits, read_table, stream_tables
+from tunewright.data.spans import read_spans
 from tunewright.data.splits import Split, SplitConfig, split
 from tunewright.data.starter import bbc_news
 from tunewright.data.table import Table, TableRows
@@ -37,6 +38,7 @@ __all__ = [
     "is_blank",
     "plain_label",
     "read_number",
+    "read_spans",
     "read_splits",
     "read_table",
     "resolve_columns",

@@ -1,0 +1,78 @@
+"""Marked stretches of a text, such as the names in it, read from the forms that tools write.
+
+{"text": "Ada met Bo.", "entities": [{"start": 0, "end": 3, "label": "person"}]}
+{"text": "Ada met Bo.", "entities": [[0, 3, "person"]]}
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from tunewright.errors import DataError
+from tunewright.types import Span
+
+NEEDED = 'A span is {"start", "end", "label"} or [start, end, label], in characters of the text.'
+
+
+def read_spans(value: Any, text: str, where: str) -> list[Span]:
+    """Returns the spans of a text in their order, checked against it.
+
+    `value` is a list of dicts or of triples (doccano's form); None is no spans. `where` names the
+    row. Offsets count characters (code points) from 0; `end` is exclusive.
+
+    Raises: DataError for another form, for a span that is empty, lies outside the text or cuts a
+    character from its combining marks, and for two spans that overlap.
+    """
+    if not isinstance(value, Sequence | None) or isinstance(value, str):
+        raise DataError(where, f"its spans are {value!r:.60}", NEEDED)
+    spans = sorted((_span(item, where) for item in value or ()), key=lambda span: span.start)
+    for span in spans:
+        _check_within(span, text, where)
+    for first, second in pairwise(spans):
+        if second.start < first.end:
+            raise DataError(
+                where,
+                f"{_shown(first, text)} and {_shown(second, text)} overlap",
+                "Each character belongs to one span at most.",
+                "Keep one of the two.",
+            )
+    return spans
+
+
+def _span(item: Any, where: str) -> Span:
+    if isinstance(item, Mapping):
+        parts = [item.get("start"), item.get("end"), item.get("label")]
+    elif isinstance(item, Sequence) and len(item) == 3 and not isinstance(item, str):
+        parts = list(item)
+    else:
+        parts = []
+    numbers = [part for part in parts[:2] if isinstance(part, int) and not isinstance(part, bool)]
+    if len(numbers) != 2 or not isinstance(parts[2], str):
+        raise DataError(where, f"a span is {item!r:.60}", NEEDED)
+    return Span(*numbers, parts[2])
+
+
+def _check_within(span: Span, text: str, where: str) -> None:
+    if not 0 <= span.start < span.end <= len(text):
+        raise DataError(
+            where,
+            f'the span {span.start} to {span.end} ("{span.label}") does not lie in the text of '
+            f"{len(text):,} characters",
+            "A span begins before it ends, and ends with the text at the latest.",
+            "Offsets count characters, not bytes or tokens: mend them.",
+        )
+    for place in (span.start, span.end):
+        if place < len(text) and unicodedata.combining(text[place]):
+            raise DataError(
+                where,
+                f"{_shown(span, text)} cuts the character before place {place} from its marks",
+                "A span begins and ends between whole characters.",
+                "Move its edge past the combining mark.",
+            )
+
+
+def _shown(span: Span, text: str) -> str:
+    return f'the span {span.start} to {span.end} ("{text[span.start : span.end]:.30}")'
