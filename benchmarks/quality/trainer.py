@@ -57,6 +57,7 @@ def run(case: Case, data: Path, seed: int) -> tuple[np.ndarray, float]:
             data_collator=DataCollatorWithPadding(tokenizer),
         )
         trainer.train()
+        trainer.args.train_sampling_strategy = "random"  # else predict() answers sorted by length
         predicted = trainer.predict(encoded[1]).predictions.argmax(1)
     true = np.array([row["labels"] for row in encoded[1]])
     return predicted == true, time.perf_counter() - started

@@ -7,8 +7,8 @@ from os import PathLike, fspath
 from typing import Any
 
 from tunewright.data.audit import Audit
-from tunewright.run import config as settings_of
 from tunewright.run.compare import Comparison, compare_runs
+from tunewright.run.config import RunConfig, compose, set_key, task_keys
 from tunewright.run.finished import FinishedRun
 from tunewright.run.judge import OwnMetric
 from tunewright.run.train import Told, audit_only
@@ -19,8 +19,8 @@ from tunewright.tasks import find_task
 def train(
     data: Any,
     *,
-    task: str = "text-classification",
-    model: str | PathLike[str] = "starter",
+    task: str | None = None,
+    model: str | PathLike[str] | None = None,
     validation: Any = None,
     test: Any = None,
     metrics: Sequence[OwnMetric] = (),
@@ -32,23 +32,24 @@ def train(
 
     `data` (and `validation`, `test`) is a path, a Hub id, a pandas or polars frame, a
     `datasets.Dataset`, a `pyarrow.Table`, a list of dicts, or a pair (texts, labels). Without
-    validation or test rows, some are set aside. `named` are the task's columns (`text="review"`,
+    validation or test rows, some are set aside; the task is text classification and the model the
+    starter unless they are named. `named` are the task's columns (`text="review"`,
     `label="stars"`) and any setting by its short name (`learning_rate=1e-4`, `name="first"`);
     `settings` holds settings by section, as in a TOML file. `metrics` are functions of your own,
     `metric(true, predicted) -> float`. `tell` hears of every step.
 
     Raises UserError for input that cannot be used; its message says what to do.
     """
-    sources = {"train": data, "validation": validation, "test": test}
-    config = _config(sources, task, model, settings, named)
-    return train_run(sources, config, metrics, tell)
+    given = {"train": data, "validation": validation, "test": test}
+    config = _config(given, task, model, settings, named)
+    return train_run(_sources(given, config), config, metrics, tell)
 
 
 def audit(
     data: Any,
     *,
-    task: str = "text-classification",
-    model: str | PathLike[str] = "starter",
+    task: str | None = None,
+    model: str | PathLike[str] | None = None,
     validation: Any = None,
     test: Any = None,
     settings: Mapping[str, Any] | None = None,
@@ -58,9 +59,9 @@ def audit(
 
     The arguments are those of `train`. Raises AuditRefused when a limit of `[audit]` is crossed.
     """
-    sources = {"train": data, "validation": validation, "test": test}
-    config = _config(sources, task, model, settings, named)
-    found, _ = audit_only(sources, config)
+    given = {"train": data, "validation": validation, "test": test}
+    config = _config(given, task, model, settings, named)
+    found = audit_only(_sources(given, config), config).audit
     found.check_gates(config.audit)
     return found
 
@@ -75,25 +76,33 @@ def compare(
     return compare_runs(a, b, data, columns)
 
 
+def _sources(given: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """Returns what was given, and where nothing was what the settings name."""
+    named = config.data.model_dump(include={"train", "validation", "test"})
+    return {split: named[split] if source is None else source for split, source in given.items()}
+
+
 def _config(
-    sources: Mapping[str, Any],
-    task: str,
-    model: str | PathLike[str],
+    given: Mapping[str, Any],
+    task: str | None,
+    model: str | PathLike[str] | None,
     settings: Mapping[str, Any] | None,
     named: Mapping[str, Any],
-) -> settings_of.RunConfig:
+) -> RunConfig:
     """Puts the arguments of a call into a configuration, columns and settings told apart."""
-    roles = {role.name for role in find_task(task).roles}
-    paths = {k: fspath(v) for k, v in sources.items() if isinstance(v, str | PathLike)}
+    chosen: dict[str, Any] = {}
+    if task is not None:
+        chosen["task"] = {"name": task}
+    if model is not None:
+        chosen["model"] = {"name": fspath(model)}
+    where = "tunewright.train"
+    task_name = compose(settings or {}, chosen, where=where).task.name
+    roles = {role.name for role in find_task(task_name).roles}
+    paths = {k: fspath(v) for k, v in given.items() if isinstance(v, str | PathLike)}
     columns = {name: value for name, value in named.items() if name in roles}
-    layer: dict[str, Any] = {}
-    task_keys = settings_of.task_keys(task)
+    data: dict[str, Any] = {"data": {**paths, "columns": columns}}
+    keys = task_keys(task_name)
     for name, value in named.items():
         if name not in roles:
-            settings_of.set_key(layer, name, value, task_keys)
-    chosen = {
-        "task": {"name": task},
-        "model": {"name": fspath(model)},
-        "data": {**paths, "columns": columns},
-    }
-    return settings_of.compose(settings or {}, chosen, layer, where="tunewright.train")
+            set_key(data, name, value, keys)
+    return compose(settings or {}, chosen, data, where=where)

@@ -48,7 +48,7 @@ def test_no_rows_give_no_answers(predictor):
 
 
 def test_rows_are_read_as_they_are_needed(predictor, monkeypatch):
-    monkeypatch.setattr(module, "WINDOW_ROWS", 2)
+    monkeypatch.setattr(module, "FIRST_WINDOW_ROWS", 2)
     read = []
 
     def stream():

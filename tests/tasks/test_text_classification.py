@@ -77,9 +77,47 @@ def test_labels_are_learned_in_order_and_answered_in_the_type_of_the_data(labels
     assert type(answer.label) is type(labels[0])
 
 
-def test_given_labels_keep_their_places_and_new_ones_follow():
-    task = learned("b", "a", "d", "a", "b", "d", labels=("c", "b"))
-    assert task.labels == ("c", "b", "a", "d")
+def test_given_labels_keep_their_places():
+    task = learned("b", "a", "b", "a", labels=("c", "b", "a"))
+    assert task.labels == ("c", "b", "a")
+
+
+def test_a_label_that_the_given_ones_do_not_name_is_refused():
+    with pytest.raises(DataError) as caught:
+        learned("b", "bb", "b", "bb", labels=("a", "b"))
+    assert str(caught.value) == (
+        'a.csv: it has the labels "bb", which task.labels does not name. task.labels names "a", '
+        '"b". Add them there, or leave task.labels out to learn the labels from the data.'
+    )
+
+
+def test_a_label_given_twice_is_refused():
+    with pytest.raises(SettingsError) as caught:
+        TextClassification(labels=("a", "a"))
+    assert str(caught.value) == ("[task]: task.labels names a label twice. Each has one name.")
+
+
+def test_labels_of_two_kinds_are_text():
+    previous = learned("neg", "pos", "neg", "pos")
+    task = learned(0, 1, 0, 1).continued(previous)
+    assert (task.labels, task.label_kind) == (("neg", "pos", "0", "1"), "string")
+
+
+def test_an_integer_in_the_data_is_the_label_of_that_name():
+    task, answer = learned("0", "1", "0", "1"), Label("1", 0.9)
+    assert task.compared(answer, rows(1)[0]) == ("1", "1")
+
+
+def test_a_missing_text_is_blank_and_a_number_is_refused(tiny_folder):
+    task, tokenizer = TextClassification(labels=("a", "b")), load_tokenizer(tiny_folder("bert"))
+    (blank,) = task.encode(Row(0, {"text": None}, "a.csv", 2), tokenizer)
+    assert len(blank.streams["text"]) == 2
+    with pytest.raises(DataError) as caught:
+        task.encode(Row(0, {"text": 5}, "a.csv", 2), tokenizer)
+    assert str(caught.value) == (
+        "a.csv, line 2: its text is 5, which is no text. A text is needed. Name another column "
+        "with data.columns.text, or turn this one into text."
+    )
 
 
 def test_one_class_alone_is_refused():
@@ -137,7 +175,7 @@ def test_calibration_of_overconfident_answers_raises_the_temperature():
 def test_calibration_can_be_off():
     task = TextClassification(labels=("a", "b"), calibrated=False)
     data = rows("a", "b")
-    assert task.calibrate(decoded(task, torch.eye(2)), data) is task
+    assert task.calibrate(decoded(task, torch.eye(2)), data) == task
 
 
 def test_a_target_accuracy_sets_a_threshold_that_reaches_it():
@@ -172,7 +210,7 @@ def test_a_length_past_the_model_s_limit_is_refused():
 
 def test_further_training_keeps_the_old_labels_first():
     previous = learned("x", "b", "x", "b", max_length=9)
-    task = TextClassification().continued(previous).learn(rows("a", "x", "a", "x"))
+    task = TextClassification().learn(rows("a", "x", "a", "x")).continued(previous)
     assert (task.labels, task.max_length) == (("b", "x", "a"), 9)
 
 

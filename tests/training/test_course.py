@@ -135,8 +135,13 @@ def test_lower_is_better_where_the_metric_says_so():
     assert observed([0.5, 0.6, 0.4], higher_is_better=False)[0] == [True, False, True]
 
 
-def test_a_gain_within_the_threshold_is_no_progress():
-    assert observed([0.5, 0.55, 0.65], threshold=0.1)[0] == [True, False, True]
+def test_a_gain_within_the_threshold_is_the_best_but_no_progress():
+    found, best = observed([0.5, 0.55, 0.58], threshold=0.1)
+    assert (found, best.step, best.stale) == ([True, True, True], 2, 2)
+
+
+def test_small_gains_that_add_up_are_progress():
+    assert observed([0.5, 0.55, 0.65], threshold=0.1)[1].stale == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

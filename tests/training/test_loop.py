@@ -114,7 +114,7 @@ def test_a_gradient_under_the_limit_is_left_alone(loop):
     assert norm(gradients(loop(max_grad_norm=1e6))) == pytest.approx(norm(gradients(loop())))
 
 
-def test_l1_adds_its_weight_times_the_sign_of_each_parameter(loop):
+def test_l1_adds_its_weight_times_the_sign_of_each_matrix(loop):
     free, penalised = gradients(loop()), loop(l1=0.01)
     found = gradients(penalised)
     for name, parameter in penalised.model.named_parameters():

@@ -27,7 +27,8 @@ app = typer.Typer(
 )
 
 Task = Annotated[
-    str, typer.Option("--task", "-t", help=f"What to train: {', '.join(TASKS)}.", metavar="NAME")
+    str | None,
+    typer.Option("--task", "-t", help=f"What to train: {', '.join(TASKS)}.", metavar="NAME"),
 ]
 Model = Annotated[
     str | None,
@@ -92,14 +93,14 @@ def demo(
 
 @app.command(rich_help_panel=FIRST)
 def init(
-    task: Task = "text-classification",
+    task: Task = None,
     file: Annotated[str, typer.Argument(help="File to write; - prints.", metavar="[FILE]")] = "-",
     as_json: Json = False,
 ) -> None:
     """Write every setting with its default and its meaning, as a run's TOML file."""
     from tunewright.run.config import template
 
-    text = template(task)
+    text = template(task or "text-classification")
     if as_json:
         from tunewright.cli.show import print_json
 
@@ -126,7 +127,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command(rich_help_panel=DATA)
 def audit(
     words: Words = None,
-    task: Task = "text-classification",
+    task: Task = None,
     model: Model = None,
     text: Text = None,
     text_pair: TextPair = None,
@@ -142,14 +143,14 @@ def audit(
     from tunewright.cli.auditing import audit_and_show
 
     columns = {"text": text, "text_pair": text_pair, "label": label}
-    named = {"model": model, "validation": validation, "test": test}
-    audit_and_show(words or [], task, columns, named, label_errors, as_json)
+    named = {"task": task, "model": model, "validation": validation, "test": test}
+    audit_and_show(words or [], columns, named, label_errors, as_json)
 
 
 @app.command(rich_help_panel=TRAIN)
 def train(
     words: Words = None,
-    task: Task = "text-classification",
+    task: Task = None,
     model: Model = None,
     text: Text = None,
     text_pair: TextPair = None,
@@ -163,8 +164,8 @@ def train(
     from tunewright.cli.training import train_and_show
 
     columns = {"text": text, "text_pair": text_pair, "label": label}
-    named = {"model": model, "validation": validation, "test": test, "name": name}
-    train_and_show(words or [], {"task": {"name": task}}, columns, named, as_json)
+    named = {"task": task, "model": model, "validation": validation, "test": test, "name": name}
+    train_and_show(words or [], {}, columns, named, as_json)
 
 
 Run = Annotated[str, typer.Argument(help="A run folder, such as runs/reviews.", metavar="RUN")]
@@ -248,8 +249,3 @@ def predict(
 
     columns: Columns = {"text": text, "text_pair": text_pair}
     predict_and_write(model, files or ["-"], output, kind, columns, precision)
-
-
-def chosen(columns: Columns) -> dict[str, str]:
-    """Returns the columns that were named."""
-    return {role: name for role, name in columns.items() if name is not None}

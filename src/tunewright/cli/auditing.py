@@ -16,30 +16,27 @@ SUSPECTS_SHOWN, TEXT_SHOWN = 20, 60
 
 def audit_and_show(
     words: Sequence[str],
-    task: str,
     columns: Mapping[str, str | None],
     named: Mapping[str, str | None],
     label_errors: bool,
     as_json: bool,
 ) -> None:
     """Audits and prints what was found; a gate that fails ends in exit status 3."""
-    config = config_of(words, {"task": {"name": task}}, columns, named)
+    config = config_of(words, {}, columns, named)
     sources = sources_of(config)
     from tunewright.run.train import audit_only
 
-    found, notices = audit_only(sources, config)
-    suspects = []
+    audited = audit_only(sources, config)
+    found, suspects = audited.audit, []
     if label_errors:
         from tunewright.label_errors import find_label_errors
 
-        suspects = find_label_errors(
-            sources["train"], model=config.model.name, columns=config.data.columns
-        )
+        suspects = find_label_errors(audited.rows, model=config.model.name)
     if as_json:
         errors = {"label_errors": [suspect.to_json() for suspect in suspects]}
         show.print_json(found.to_json() | (errors if label_errors else {}))
     else:
-        for sentence in notices:
+        for sentence in audited.notices:
             show.say(f"  {sentence}")
         show.findings(found.findings())
         if label_errors:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from tunewright.cli import show
+from tunewright.cli.words import chosen
 from tunewright.errors import SettingsError
 
 ROWS_SHOWN = 10
@@ -23,7 +24,7 @@ def evaluate_and_show(
     from tunewright.run.finished import FinishedRun
 
     finished = FinishedRun(run)
-    given = {role: name for role, name in columns.items() if name is not None}
+    given = chosen(columns)
     result = finished.result if data is None else finished.evaluate(data, given, slices=slices)
     if result is None:
         raise SettingsError(
@@ -53,7 +54,7 @@ def compare_and_show(
     """Prints the differences between two runs, and the rows where they differ."""
     from tunewright.run.compare import compare_runs
 
-    given = {role: name for role, name in columns.items() if name is not None}
+    given = chosen(columns)
     comparison = compare_runs(a, b, data, given)
     if as_json:
         show.print_json(comparison.to_json())

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from tunewright.cli.words import chosen
 from tunewright.data import ReadSettings, write_rows
 from tunewright.errors import SettingsError
 
@@ -32,7 +33,7 @@ def predict_and_write(
     from tunewright.run.loaded import load
 
     model = load(folder, precision)  # type: ignore[arg-type]
-    given = {role: name for role, name in columns.items() if name is not None}
+    given = chosen(columns)
 
     def answers() -> Iterator[dict[str, Any]]:
         for file in files:

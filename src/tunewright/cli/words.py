@@ -40,13 +40,18 @@ def config_of(
     return compose(*layers, overrides(pairs, task_keys(merged.task.name)), where=where)
 
 
+def chosen(columns: Mapping[str, str | None]) -> dict[str, str]:
+    """Returns the columns that were named."""
+    return {role: name for role, name in columns.items() if name is not None}
+
+
 def _flags(
     columns: Mapping[str, str | None], named: Mapping[str, str | None]
 ) -> dict[str, dict[str, Any]]:
     """Returns the layer of the flags that were given."""
-    homes = {"model": ("model", "name"), "name": ("output", "name")}
+    homes = {"task": ("task", "name"), "model": ("model", "name"), "name": ("output", "name")}
     layer: dict[str, dict[str, Any]] = {}
-    given = {role: name for role, name in columns.items() if name is not None}
+    given = chosen(columns)
     if given:
         layer["data"] = {"columns": given}
     for flag, value in named.items():

@@ -49,10 +49,10 @@ def _span(item: Any, where: str) -> Span:
         parts = list(item)
     else:
         parts = []
-    numbers = [part for part in parts[:2] if isinstance(part, int) and not isinstance(part, bool)]
-    if len(numbers) != 2 or not isinstance(parts[2], str):
-        raise DataError(where, f"a span is {item!r:.60}", NEEDED)
-    return Span(*numbers, parts[2])
+    match parts:
+        case [int(start), int(end), str(label)] if not {type(start), type(end)} & {bool}:
+            return Span(start, end, label)
+    raise DataError(where, f"a span is {item!r:.60}", NEEDED)
 
 
 def _check_within(span: Span, text: str, where: str) -> None:

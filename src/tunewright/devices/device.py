@@ -53,16 +53,16 @@ def find_device(precision: Precision = "auto") -> Device:
     device that is not here.
     """
     name = os.environ.get("TUNEWRIGHT_DEVICE") or _best_name()
-    kind = name.split(":")[0]
-    if not _is_present(kind):
+    if not _is_present(name):
         raise SettingsError(
             "TUNEWRIGHT_DEVICE",
             f'there is no device "{name}" on this machine',
             f"The best one here is {_best_name()}.",
             "Unset the variable to take it.",
         )
-    chosen = precision if precision != "auto" else ("bf16" if _has_bf16(kind) else "fp32")
-    return Device(name, kind, chosen, torch.get_num_threads(), _describe(kind))
+    device = torch.device(name)
+    chosen = precision if precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
+    return Device(name, device.type, chosen, torch.get_num_threads(), _describe(device))
 
 
 def _best_name() -> str:
@@ -71,16 +71,20 @@ def _best_name() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _is_present(kind: str) -> bool:
-    if kind == "cuda":
-        return torch.cuda.is_available()
-    return kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available())
+def _is_present(name: str) -> bool:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        return False
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return name == "cpu" or (name == "mps" and torch.backends.mps.is_available())
 
 
-def _has_bf16(kind: str) -> bool:
-    if kind == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    return kind == "cpu" and bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
 
 
 @cache
@@ -91,9 +95,11 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split(":")[1] for line in lines if "flags" in line), "").split())
 
 
-def _describe(kind: str) -> str:
-    if kind == "cuda":
-        return str(torch.cuda.get_device_name())
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "mps":
+        return "Apple GPU"
     units = [
         name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in _cpu_flags()
     ]

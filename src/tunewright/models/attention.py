@@ -12,6 +12,7 @@ Shape letters: N tokens, H heads, K key-value heads, D width of a head; in a blo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,9 +31,10 @@ class _PackedAttention(torch.autograd.Function):
 
     The fused CPU attention's bf16 backward is several times slower than these four explicit
     products at the head widths of small encoders (`docs/decisions/`).
-    Gradient: with P the probabilities and O the output, dV = Pᵀ dO, dP = dO Vᵀ,
-    dS = P ∘ (dP - rowsum(dO ∘ O)), dQ = scale · dS K, dK = scale · dSᵀ Q (Dao et al. 2022,
-    appendix B.2). Fillers of a block hand on no gradient: their rows of dO are zero.
+    Gradient: with P the probabilities, dV = Pᵀ dO, dP = dO Vᵀ, dS = P ∘ (dP - rowsum(dP ∘ P)),
+    dQ = scale · dS K, dK = scale · dSᵀ Q (Dao et al. 2022, appendix B.2). The scale is applied
+    inside the products and dS is made in one pass, so that bf16 rounds once. Fillers of a block
+    hand on no gradient: their rows of dO are zero, and with them those of dS.
     """
 
     @staticmethod
@@ -50,36 +52,43 @@ class _PackedAttention(torch.autograd.Function):
         probabilities = []
         for block in blocks:
             query, key, value = (_heads(block, x) for x in (query_NHD, key_NHD, value_NHD))
-            scores_XSS = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+            scores_XSS = _scaled_product(query, key.transpose(1, 2), scale)
             _hide(scores_XSS, block, causal, window)
             probabilities_XSS = torch.softmax(scores_XSS, dim=-1)
             _put(block, torch.bmm(probabilities_XSS, value), output_NHD)
             probabilities.append(probabilities_XSS)
-        ctx.save_for_backward(query_NHD, key_NHD, value_NHD, output_NHD, *probabilities)
+        ctx.save_for_backward(query_NHD, key_NHD, value_NHD, *probabilities)
         ctx.blocks, ctx.scale = blocks, scale
         return output_NHD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query_NHD, key_NHD, value_NHD, output_NHD, *probabilities = ctx.saved_tensors
-        targets = [torch.empty_like(output_NHD) for _ in range(3)]
-        row_sum_NH1 = (gradients[0] * output_NHD).sum(-1, keepdim=True)
+        query_NHD, key_NHD, value_NHD, *probabilities = ctx.saved_tensors
+        targets = [torch.empty(query_NHD.shape, dtype=query_NHD.dtype, device=query_NHD.device)
+                   for _ in range(3)]  # fmt: skip
         for block, probabilities_XSS in zip(ctx.blocks, probabilities, strict=True):
-            gradient, row_sum = _heads(block, gradients[0]), _heads(block, row_sum_NH1)
+            gradient = _heads(block, gradients[0])
             if block.filler is not None:
                 filler_XS1 = _each_head(block, block.filler.transpose(1, 2), gradient)
                 gradient = gradient.masked_fill(filler_XS1, 0)
-                row_sum = row_sum.masked_fill(filler_XS1, 0)
-            d_scores = torch.bmm(gradient, _heads(block, value_NHD).transpose(1, 2))
-            d_scores = d_scores.sub_(row_sum).mul_(probabilities_XSS).mul_(ctx.scale)
+            d_probabilities = torch.bmm(gradient, _heads(block, value_NHD).transpose(1, 2))
+            d_scores = torch._softmax_backward_data(
+                d_probabilities, probabilities_XSS, -1, probabilities_XSS.dtype
+            )
             found = (
-                torch.bmm(d_scores, _heads(block, key_NHD)),
-                torch.bmm(d_scores.transpose(1, 2), _heads(block, query_NHD)),
+                _scaled_product(d_scores, _heads(block, key_NHD), ctx.scale),
+                _scaled_product(d_scores.transpose(1, 2), _heads(block, query_NHD), ctx.scale),
                 torch.bmm(probabilities_XSS.transpose(1, 2), gradient),
             )
             for target_NHD, values_XSD in zip(targets, found, strict=True):
                 _put(block, values_XSD, target_NHD)
         return *targets, None, None, None, None
+
+
+def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """Returns scale · left right, rounded once."""
+    empty = left.new_empty(len(left), left.shape[1], right.shape[2])
+    return torch.baddbmm(empty, left, right, beta=0, alpha=scale)
 
 
 def _heads(block: Block, values_NHD: Tensor) -> Tensor:
@@ -107,6 +116,7 @@ def _hide(scores_XSS: Tensor, block: Block, causal: bool, window: int | None) ->
             scores_XSS.diagonal(dim1=1, dim2=2).clamp_(min=torch.finfo(scores_XSS.dtype).min)
 
 
+@lru_cache(maxsize=32)
 def _hidden(size: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """Returns a boolean (S, S) of the keys a query must not see, or None when it sees all."""
     if not causal and (window is None or size <= window):

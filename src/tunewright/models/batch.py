@@ -118,19 +118,25 @@ def _target(values: Sequence[Target], device: torch.device | str) -> Tensor:
 
 
 def fill(
-    features: Iterable[Features], *, max_tokens: int, max_sequences: int | None = None
+    features: Iterable[Features],
+    *,
+    max_tokens: int,
+    max_sequences: int | None = None,
+    padded: bool = False,
 ) -> Iterator[list[Features]]:
     """Groups features, in their order, into lists of at most `max_tokens` tokens.
 
-    A single sequence longer than `max_tokens` is a list of its own: nothing is dropped.
+    With `padded`, for models that pad, each sequence counts as long as the longest of its list. A
+    single sequence longer than `max_tokens` is a list of its own: nothing is dropped.
     """
     batch: list[Features] = []
-    num_tokens = 0
+    num_tokens = longest = 0
     for item in features:
-        full = num_tokens + item.num_tokens > max_tokens or len(batch) == max_sequences
-        if batch and full:
+        longest = max(longest, item.num_tokens)
+        wanted = longest * (len(batch) + 1) if padded else num_tokens + item.num_tokens
+        if batch and (wanted > max_tokens or len(batch) == max_sequences):
             yield batch
-            batch, num_tokens = [], 0
+            batch, num_tokens, longest = [], 0, item.num_tokens
         batch.append(item)
         num_tokens += item.num_tokens
     if batch:

@@ -9,8 +9,8 @@ from tokenizers import Encoding, Tokenizer
 
 from tunewright.types import TokenStream
 
-# A longer text is tokenised in pieces, so that memory stays flat; only the first piece can matter
-# to the model, and the others are counted for the ledger (exact but for words across a border).
+# A longer text is tokenised in pieces, so that memory stays flat: those that the model reads are
+# joined, the others only counted for the ledger (exact but for words across a border).
 PIECE_CHARACTERS = 200_000
 
 
@@ -23,8 +23,8 @@ def encode_text(
     given where the tokenizer's model reads them.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer
-    first, num_first = _encode(backend, text)
-    second, num_second = (None, 0) if pair is None else _encode(backend, pair)
+    first, num_first = _encode(backend, text, max_length)
+    second, num_second = (None, 0) if pair is None else _encode(backend, pair, max_length)
     special = backend.num_special_tokens_to_add(pair is not None)
     room = None if max_length is None else max(max_length - special, 0)
     keep_first, keep_second = _share(num_first, num_second, room)
@@ -42,15 +42,20 @@ def encode_text(
     )
 
 
-def _encode(backend: Tokenizer, text: str) -> tuple[Encoding, int]:
-    """Returns the encoding of the text's first piece and the number of tokens of all of it."""
-    head = backend.encode(text[:PIECE_CHARACTERS], add_special_tokens=False)
-    rest = range(PIECE_CHARACTERS, len(text), PIECE_CHARACTERS)
-    counts = (
-        len(backend.encode(text[start : start + PIECE_CHARACTERS], add_special_tokens=False))
-        for start in rest
-    )
-    return head, len(head) + sum(counts)
+def _encode(backend: Tokenizer, text: str, limit: int | None) -> tuple[Encoding, int]:
+    """Returns an encoding of at least `limit` tokens, where there are as many, and their number.
+
+    None keeps all. The number counts the tokens of the whole text.
+    """
+    kept: list[Encoding] = []
+    num_kept = num_tokens = 0
+    for start in range(0, max(len(text), 1), PIECE_CHARACTERS):
+        piece = backend.encode(text[start : start + PIECE_CHARACTERS], add_special_tokens=False)
+        num_tokens += len(piece)
+        if not kept or limit is None or num_kept < limit:
+            kept.append(piece)
+            num_kept += len(piece)
+    return kept[0] if len(kept) == 1 else Encoding.merge(kept), num_tokens
 
 
 def _blank(tokenizer: Any) -> int:

@@ -12,12 +12,14 @@ import torch
 
 from tunewright.devices import Device
 from tunewright.models.batch import fill, pack
+from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
 
 # Rows are sorted by length within a window; it ends at so many rows or characters, whichever
-# comes first, so that memory does not grow with the input or with one huge text.
-WINDOW_ROWS, WINDOW_CHARACTERS = 2048, 16_000_000
+# comes first, so that memory does not grow with the input or with one huge text. The first window
+# is small and each one twice the one before, so that the first answers come soon.
+FIRST_WINDOW_ROWS, WINDOW_ROWS, WINDOW_CHARACTERS = 16, 2048, 16_000_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Predictor:
         places.sort(key=lambda entry: entry[1].num_tokens)
         answered = self._parts([item for _, item in places])
         for (place, item), part in zip(places, answered, strict=True):
+            if item.window in parts[place]:
+                raise ValueError(f"two windows of a row have the number {item.window}")
             parts[place][item.window] = part
         for place, row in enumerate(rows):
             yield self.task.join([part for _, part in sorted(parts.pop(place).items())], row)
@@ -56,7 +60,8 @@ class Predictor:
     @torch.no_grad()
     def _parts(self, features: Sequence[Features]) -> Iterator[Any]:
         with _evaluating(self.model):
-            for piece in fill(features, max_tokens=self.max_tokens):
+            padded = not is_packed(self.model)
+            for piece in fill(features, max_tokens=self.max_tokens, padded=padded):
                 batch = pack([_without_targets(item) for item in piece], self.device.name)
                 with self.device.autocast():
                     outputs = self.task.respond(self.model, batch)
@@ -80,12 +85,12 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 def _windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
     window: list[Row] = []
-    characters = 0
+    characters, limit = 0, FIRST_WINDOW_ROWS
     for row in rows:
         window.append(row)
         characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
-        if len(window) == WINDOW_ROWS or characters >= WINDOW_CHARACTERS:
+        if len(window) == limit or characters >= WINDOW_CHARACTERS:
             yield window
-            window, characters = [], 0
+            window, characters, limit = [], 0, min(2 * limit, WINDOW_ROWS)
     if window:
         yield window

@@ -51,7 +51,7 @@ def compare_runs(
     """
     first, second = FinishedRun(a), FinishedRun(b)
     folders = [_judged(run, data, columns) for run in (first, second)]
-    task, other = first.model.predictor.task, second.model.predictor.task
+    task, other = first.task, second.task
     if getattr(task, "labels", ()) != getattr(other, "labels", ()):
         raise SettingsError(
             f"{a} and {b}", "the runs answer with different labels",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from tunewright.errors import SettingsError
 from tunewright.run.config import RunConfig, compose, read_config
 from tunewright.run.judge import EvaluationResult, Judge, OwnMetric
 from tunewright.run.loaded import TrainedModel, load
-from tunewright.run.record import RunFolder, is_run_folder
+from tunewright.run.record import RunFolder, is_run_folder, name_of, new_folder
+from tunewright.tasks import find_task
+from tunewright.tasks.base import Task, load_task
 from tunewright.types import Estimate
 
 
@@ -26,6 +28,11 @@ class FinishedRun:
             raise SettingsError(
                 str(path), "there is no run.toml", "A run folder is needed.",
                 "Name a folder under runs/.",
+            )  # fmt: skip
+        if not (self.folder.path / "run.json").is_file():
+            raise SettingsError(
+                str(path), "the run did not finish", "A finished run has a run.json and a model.",
+                f"Train it again: tunewright train {path}/run.toml",
             )  # fmt: skip
 
     @property
@@ -44,6 +51,13 @@ class FinishedRun:
     @cached_property
     def config(self) -> RunConfig:
         return compose(read_config(self.folder.config), where=str(self.folder.config))
+
+    @cached_property
+    def task(self) -> Task:
+        """The task with everything that training fitted."""
+        task = load_task(self.folder.model, find_task)
+        assert task is not None  # a finished run has one
+        return task
 
     @cached_property
     def model(self) -> TrainedModel:
@@ -68,12 +82,13 @@ class FinishedRun:
         """Measures the model on labelled rows, with the run's settings.
 
         `slices` are columns by whose values the metrics are also given, beside the run's own. The
-        figures and predictions are also written to `evaluation/NAME/`, NAME being the data's.
+        figures and predictions are also written to `evaluation/NAME/`, NAME being the data's; it
+        gets a number when it is taken.
         """
         chosen = self.config.evaluation
         judge = Judge(chosen.num_resamples, (*chosen.slices, *slices), chosen.num_mistakes, metrics)
-        name = Path(source).name.split(".")[0] if isinstance(source, str | PathLike) else "memory"
-        folder = self.folder.evaluation / name
+        name = name_of(fspath(source)) if isinstance(source, str | PathLike) else "memory"
+        folder = new_folder(self.folder.evaluation, name or "data")
         result = self.model.evaluate(
             source,
             columns,

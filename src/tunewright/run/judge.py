@@ -15,11 +15,13 @@ from typing import Any, Self, TextIO
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from tunewright.errors import DataError
+from tunewright.errors import DataError, SettingsError
 from tunewright.metrics import MetricSpec, Slice, Slicer, bootstrap
 from tunewright.metrics.bootstrap import interval
 from tunewright.prediction.predictor import Predictor
-from tunewright.tasks.base import stack
+from tunewright.run.prepare import column_of
+from tunewright.run.record import finite
+from tunewright.tasks.base import Task, stack
 from tunewright.types import Estimate, Features, Label, Row
 
 # A metric of the user's own is called anew for each draw, so it gets fewer than the built-in ones.
@@ -97,9 +99,9 @@ class EvaluationResult:
         return {
             "split": self.split,
             "num_rows": self.num_rows,
-            "metrics": {name: _finite(value.to_json()) for name, value in self.metrics.items()},
+            "metrics": {name: finite(value.to_json()) for name, value in self.metrics.items()},
             "slices": {
-                column: [_finite(part.to_json()) for part in parts]
+                column: [finite(part.to_json()) for part in parts]
                 for column, parts in self.slices.items()
             },
         }
@@ -121,13 +123,6 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is undefined becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 @dataclass
 class Judge:
     """How evaluations are done: the draws, the columns to slice by, the user's own metrics."""
@@ -136,6 +131,20 @@ class Judge:
     slices: Sequence[str] = ()
     num_mistakes: int = 50
     own_metrics: Sequence[OwnMetric] = ()
+
+    def check_own(self, task: Task) -> None:
+        """Raises SettingsError for a metric of the user's own without a name, or with one taken."""
+        taken = {spec.name for spec in task.metrics}
+        for metric in self.own_metrics:
+            name = getattr(metric, "__name__", "<lambda>")
+            if not name.isidentifier() or name in taken:
+                raise SettingsError(
+                    "metrics",
+                    f'"{name}" cannot name a metric, or names one already',
+                    "Each metric is called by its function's name.",
+                    "Define it with def and a name of its own.",
+                )
+            taken.add(name)
 
     def point(
         self, predictor: Predictor, rows: Sequence[Row], encoded: Sequence[Sequence[Features]]
@@ -147,7 +156,8 @@ class Judge:
         metrics = dict(task.reduce(stack(task.statistics(a, row) for a, row in pairs)))
         compared = [task.compared(answer, row) for answer, row in pairs]
         for metric in self.own_metrics:
-            metrics[metric.__name__] = float(metric(*zip(*compared, strict=True)))
+            true, answered = (list(side) for side in zip(*compared, strict=True))
+            metrics[metric.__name__] = float(metric(true, answered))
         return metrics
 
     def judge(
@@ -193,25 +203,13 @@ class Judge:
         slicer = Slicer(task.reduce, statistics, _shown(task.metrics), task.prepare, draws)
         parts = {"text length": slicer.by_length(np.array(lengths), "characters")}
         for column in self.slices:
-            parts[column] = slicer.by_value([_column(row, column) for row in rows])
+            parts[column] = slicer.by_value(column_of(rows, column))
         return parts
 
 
 def _shown(specs: Sequence[MetricSpec]) -> list[MetricSpec]:
     """The headline metric and macro F1 say enough about a slice."""
     return [spec for spec in specs if spec is specs[0] or spec.name == "f1_macro"]
-
-
-def _column(row: Row, column: str) -> Any:
-    known = {**row.extras, **row.values}
-    if column not in known:
-        raise DataError(
-            row.source,
-            f'there is no column "{column}" to slice by',
-            f"It has {', '.join(known)}.",
-            "Mend evaluation.slices.",
-        )
-    return known[column]
 
 
 class _Tally:
@@ -253,10 +251,18 @@ def _own(metric: OwnMetric, compared: Sequence[tuple[Any, Any]], num_resamples: 
     with warnings.catch_warnings(action="ignore"):  # a draw may lack a class; it is only a draw
         for _ in range(min(num_resamples, OWN_METRIC_RESAMPLES)):
             drawn = generator.integers(0, len(true), len(true))
-            values.append(metric([true[i] for i in drawn], [predicted[i] for i in drawn]))
+            values.append(_drawn(metric, [true[i] for i in drawn], [predicted[i] for i in drawn]))
     value = float(metric(true, predicted))
     better = bool(getattr(metric, "higher_is_better", True))
     return Estimate(value, *interval(np.array(values, np.float64)), better)
+
+
+def _drawn(metric: OwnMetric, true: Sequence[Any], predicted: Sequence[Any]) -> float:
+    """Returns the metric of one draw, NaN where it cannot be taken."""
+    try:
+        return float(metric(true, predicted))
+    except Exception:
+        return math.nan
 
 
 def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:

@@ -8,7 +8,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tunewright.data import ReadSettings, Table, read_table, resolve_columns, stream_tables
+from tunewright.data import (
+    ReadSettings,
+    Table,
+    check_rows,
+    read_table,
+    resolve_columns,
+    stream_tables,
+)
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError
 from tunewright.models.folder import check_model_folder, find_model
@@ -67,6 +74,7 @@ class TrainedModel:
         """Measures the model on labelled rows; every metric has a 95 % interval."""
         table = read_table(source, settings or ReadSettings())
         rows = self._choose(table, columns or {}, training=True)
+        rows = check_rows(rows, self.predictor.task.roles).rows
         judge = judge or Judge(own_metrics=metrics)
         return judge.judge(self.predictor, rows, table.name, predictions)
 

@@ -111,7 +111,9 @@ def _baseline(task: Task, result: EvaluationResult | None) -> content.Baseline |
     """What always answering the commonest class of the judged rows would score."""
     if result is None or "true" not in result.statistics:
         return None
-    counts = Counter(int(index) for index in result.statistics["true"])
+    counts = Counter(int(index) for index in result.statistics["true"] if index >= 0)
+    if not counts:
+        return None
     index, count = counts.most_common(1)[0]
     labels: Sequence[str] = getattr(task, "labels", ())
     return content.Baseline(labels[index], {"accuracy": count / result.num_rows})

@@ -14,21 +14,19 @@ from transformers import AutoModelForSequenceClassification
 from tunewright.errors import ParityRefused
 from tunewright.models.batch import pack
 from tunewright.models.classifier import quiet_library
-from tunewright.models.heads import padded_logits
+from tunewright.models.heads import TOLERANCE, padded_logits
 from tunewright.types import Features
 
 PROBE_SEQUENCES = 32
-
-# fp32 sums in another order differ by about 1e-6 of the largest logit; a hundred times that.
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Parity:
     """How far two models' logits are apart on a probe set.
 
-    `largest_difference` is absolute; `flipped_fraction` the share of sequences whose likeliest
-    class changed.
+    `largest_difference` is absolute, and so is the `tolerance` it is held against, a share of the
+    largest logit. `flipped_fraction` is the share of sequences whose likeliest class changed by
+    more than the tolerance.
     """
 
     against: str
@@ -54,12 +52,15 @@ class Parity:
 
 
 def compare_logits(
-    against: str, ours_BC: np.ndarray, theirs_BC: np.ndarray, tolerance: float = TOLERANCE
+    against: str, ours_BC: np.ndarray, theirs_BC: np.ndarray, share: float = TOLERANCE
 ) -> Parity:
     """Measures how far `ours_BC` is from `theirs_BC`, the logits of the same sequences."""
-    flipped = float((ours_BC.argmax(1) != theirs_BC.argmax(1)).mean())
     largest = float(np.abs(ours_BC - theirs_BC).max())
-    return Parity(against, len(ours_BC), largest, flipped, tolerance)
+    allowed = share * max(1.0, float(np.abs(theirs_BC).max()))
+    rows_B, choice_B = np.arange(len(theirs_BC)), theirs_BC.argmax(1)
+    lost_B = ours_BC.max(1) - ours_BC[rows_B, choice_B]  # by how much ours prefers another class
+    flipped = float((lost_B > 2 * allowed).mean())
+    return Parity(against, len(ours_BC), largest, flipped, allowed)
 
 
 def load_stock_classifier(folder: Path) -> Any:

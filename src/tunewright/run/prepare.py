@@ -11,14 +11,15 @@ from tunewright.data import (
     DataConfig,
     SplitConfig,
     Table,
+    TableRows,
     check_rows,
     read_splits,
     read_table,
     resolve_columns,
     split,
 )
-from tunewright.errors import SettingsError
-from tunewright.types import Role, Row, Rows
+from tunewright.errors import SettingsError, listed, nearest
+from tunewright.types import Role, Rows
 
 SPLITS = ("train", "validation", "test")
 
@@ -105,8 +106,8 @@ def _divide(prepared: Prepared, label_role: str | None, config: SplitConfig) -> 
         labels,
         len(rows),
         wanted,
-        groups=_column(rows, config.group_column),
-        times=_column(rows, config.time_column),
+        groups=_optional(rows, config.group_column),
+        times=_optional(rows, config.time_column),
     )
     whole: Any = rows
     for name in ("validation", "test"):
@@ -121,15 +122,36 @@ def _divide(prepared: Prepared, label_role: str | None, config: SplitConfig) -> 
     prepared.splits = {name: splits[name] for name in SPLITS if name in splits}
 
 
-def _column(rows: Rows, name: str | None) -> list[Any] | None:
-    if name is None:
-        return None
-    first: Row = rows[0]
-    if name in first.extras:
-        return [row.extras[name] for row in rows]
-    for role in first.values:
-        if role == name:
-            return [row.values[role] for row in rows]
+def _optional(rows: Rows, name: str | None) -> list[Any] | None:
+    return None if name is None else column_of(rows, name)
+
+
+def column_of(rows: Rows, name: str) -> list[Any]:
+    """Returns the values of a column, whether a role reads it or not.
+
+    Raises SettingsError when the rows have no such column.
+    """
+    check_column(rows, name)
+    key = _roles(rows).get(name, name)
+    return [row.values[key] if key in row.values else row.extras[name] for row in rows]
+
+
+def _roles(rows: Rows) -> dict[str, str]:
+    """Returns the role of each column that has one."""
+    columns = rows.columns if isinstance(rows, TableRows) else {}
+    return {column: role for role, column in columns.items()}
+
+
+def check_column(rows: Rows, name: str) -> None:
+    """Raises SettingsError, with the nearest name, when rows have no column of this name."""
+    role, first = _roles(rows), rows[0]
+    if name in first.extras or role.get(name, name) in first.values:
+        return
+    names = [*(role or first.values), *first.extras]
+    hint = nearest(name, names)
     raise SettingsError(
-        "data.split", f'there is no column "{name}"', f"There is {', '.join(first.extras)}."
+        first.source,
+        f'there is no column "{name}"',
+        f"It has {listed(names)}.",
+        f'Did you mean "{hint}"?' if hint else "",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,15 +67,29 @@ class RunFolder:
 
 def new_run_folder(folder: str, name: str | None, data_name: str) -> RunFolder:
     """Makes a folder for a run; a name that is taken gets a number, so nothing is overwritten."""
-    base = name or re.sub(r"[^\w.-]+", "-", Path(data_name).name.split(".")[0]).strip("-") or "run"
+    return RunFolder(new_folder(Path(folder), name or name_of(data_name) or "run"))
+
+
+def name_of(source: str) -> str:
+    """Returns a data source's name as a folder may have it; "" where nothing of it is left."""
+    return re.sub(r"[^\w.-]+", "-", Path(source).name.split(".")[0]).strip("-")
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Makes a folder; a name that is taken gets a number."""
     for number in range(1, 100_000):
-        path = Path(folder) / (base if number == 1 else f"{base}-{number}")
+        path = parent / (name if number == 1 else f"{name}-{number}")
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
-        return RunFolder(path)
-    raise SettingsError(folder, f'there are 100,000 runs called "{base}"', "", "Use another name.")
+        except OSError as error:
+            raise SettingsError(
+                str(path), f"the folder cannot be made ({error.strerror})", "A run needs a folder.",
+                "Name another place with output.folder.",
+            ) from None  # fmt: skip
+        return path
+    raise SettingsError(str(parent), f'there are 100,000 folders "{name}"', "", "Use another name.")
 
 
 def is_run_folder(path: Path) -> bool:
@@ -94,4 +109,13 @@ def versions() -> dict[str, str]:
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Adds one object to a JSON lines file."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+        file.write(json.dumps(finite(value), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Returns plain values with null for every number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -94,7 +94,9 @@ class Journal:
     ) -> None:
         """`every` is the number of updates between two lines; `roof` FLOP/s, for MFU."""
         self._file = folder / "metrics.jsonl"
-        self._trackers: list[Tracker] = [TRACKERS[name](folder, settings) for name in track]
+        self._trackers: list[Tracker] = []
+        for name in track:
+            self._trackers.append(TRACKERS[name](folder, settings))
         self._every, self._roof = every, roof
         self._pending: list[Step] = []
 
@@ -102,12 +104,18 @@ class Journal:
         """Writes an event down; updates are averaged over a line's span."""
         if isinstance(event, Step):
             self._pending.append(event)
-            if event.step % self._every == 0 or event.step == event.total_steps:
-                self._write("step", event.step, summed_up(self._pending, self._roof))
-                self._pending = []
+            if event.step % self._every == 0:
+                self._flush()
         elif isinstance(event, Evaluation):
+            self._flush()
             values = {f"validation/{name}": value for name, value in event.metrics.items()}
             self._write("evaluation", event.step, {"epoch": event.epoch, **values})
+
+    def _flush(self) -> None:
+        if self._pending:
+            values = summed_up(self._pending, self._roof)
+            self._write("step", self._pending[-1].step, values)
+            self._pending = []
 
     def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         append_line(self._file, {"event": kind, "step": step, **values})
@@ -115,6 +123,7 @@ class Journal:
             tracker.log(values, step)
 
     def close(self) -> None:
+        self._flush()
         for tracker in self._trackers:
             tracker.close()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +32,7 @@ from tunewright.run.parity import (
     stock_logits,
     task_logits,
 )
-from tunewright.run.prepare import Prepared, prepare
+from tunewright.run.prepare import Prepared, check_column, prepare
 from tunewright.run.record import new_run_folder, versions
 from tunewright.run.tracking import Journal
 from tunewright.tasks import find_task
@@ -67,6 +67,9 @@ class Started:
     total_steps: int
 
 
+# What the families of transformers call the dropout of attention probabilities.
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
 Told = Notice | Started | Event
 Tell = Callable[[Told], None]
 
@@ -87,15 +90,24 @@ def train(
     return _Training(sources, config, own_metrics, tell).run()
 
 
-def audit_only(sources: Mapping[str, Any], config: RunConfig) -> tuple[Audit, list[str]]:
-    """Reads and tokenises the data as `train` does; returns the audit and the notices.
+@dataclass(frozen=True)
+class Audited:
+    """An audit, what was said on the way to it, and the training rows that it looked at."""
 
-    Nothing is trained, and the gates are left to the caller. Raises UserError for data that
-    cannot be read whole.
+    audit: Audit
+    notices: Sequence[str]
+    rows: Rows
+
+
+def audit_only(sources: Mapping[str, Any], config: RunConfig) -> Audited:
+    """Reads and tokenises the data as `train` does, and trains nothing.
+
+    The gates are left to the caller. Raises UserError for data that cannot be read whole.
     """
     training = _Training(sources, config, (), lambda _: None)
     training.settle_task()
-    return training.encode_and_audit()[1], training.notices
+    found = training.encode_and_audit()[1]
+    return Audited(found, training.notices, training.prepared.splits["train"])
 
 
 class _Training:
@@ -124,13 +136,17 @@ class _Training:
         for sentence in check_model_folder(self.source):
             self.note(sentence)
         previous = load_task(self.source, find_task)
-        self.task: Task = task if previous is None else task.continued(previous)
+        self.task, self.previous = task, previous
+        self.judge.check_own(task)
         check_metric(
             self.settings.metric_for_best_model or task.metrics[0].name, self._directions()
         )
         self.prepared = prepare(sources, task.roles, task.label_role, config.data)
         for sentence in self.prepared.notices:
             self.note(sentence)
+        for column in config.evaluation.slices:
+            for rows in self.prepared.splits.values():
+                check_column(rows, column)
 
     def _directions(self) -> dict[str, bool]:
         """Returns whether higher is better, for each metric of the task and of the user."""
@@ -174,6 +190,8 @@ class _Training:
         """Learns from the training rows what the task has to know, and loads the tokenizer."""
         self.tokenizer = load_tokenizer(self.source)
         self.task = self.task.learn(self.prepared.splits["train"])
+        if self.previous is not None:
+            self.task = self.task.continued(self.previous)
         self.task = self.task.within(max_length_of(load_config(self.source), self.tokenizer))
 
     def load(self) -> None:
@@ -187,7 +205,7 @@ class _Training:
         self.model.to(self.device.name)
         if self.route != "packed":
             self.note(f"{self.config.model.name} runs in padded batches ({self.route}).")
-        elif getattr(self.model.config, "attention_probs_dropout_prob", 0):
+        elif any(getattr(self.model.config, name, 0) for name in ATTENTION_DROPOUT):
             self.note("Attention dropout is off: packed attention has none.")
 
     def encode_and_audit(self) -> tuple[dict[str, list[EncodedRow]], Audit]:
@@ -196,8 +214,11 @@ class _Training:
         ledgers: dict[str, TruncationLedger] = {}
         for name, rows in self.prepared.splits.items():
             ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
-            encoded[name] = [self._encoded(row, ledgers[name]) for row in rows]
-        encoded.pop("test", None)  # judged later, streaming
+            features = (self._encoded(row, ledgers[name]) for row in rows)
+            if name == "test":  # judged later, streaming
+                deque(features, maxlen=0)
+            else:
+                encoded[name] = list(features)
         found = audit(
             self.prepared.splits,
             self.task.text_roles,
@@ -230,6 +251,11 @@ class _Training:
         )
         warmup = settings.warmup_steps
         warmup = round(settings.warmup_ratio * steps) if warmup is None else warmup
+        if warmup >= steps > 1:
+            self.note(
+                f"The warmup of {warmup:,} updates is as long as the run of {steps:,}: the "
+                "learning rate never reaches its peak."
+            )
         average = None
         if settings.ema_decay is not None:
             average = MovingAverage(self.model.parameters(), settings.ema_decay)
@@ -275,6 +301,8 @@ class _Training:
         metric = settings.metric_for_best_model or self.task.metrics[0].name
         best = Best(metric, directions[metric], settings.early_stopping_threshold)
         validation = self.prepared.splits.get("validation")
+        if validation is None:
+            self._note_idle_settings()
         return Course(
             loop=loop,
             judge=None
@@ -287,6 +315,19 @@ class _Training:
             patience=settings.early_stopping_patience,
             load_best=settings.load_best_model_at_end,
         )
+
+    def _note_idle_settings(self) -> None:
+        """Names the settings that need validation rows and were given in vain."""
+        settings = self.settings
+        given = {
+            "early_stopping_patience": settings.early_stopping_patience is not None,
+            "eval_steps": settings.eval_steps is not None,
+            "lr_scheduler_type=plateau": settings.lr_scheduler_type == "plateau",
+            "metric_for_best_model": settings.metric_for_best_model is not None,
+        }
+        idle = [name for name, is_given in given.items() if is_given]
+        if idle:
+            self.note(f"Without validation rows these settings do nothing: {', '.join(idle)}.")
 
     @property
     def predictor(self) -> Predictor:
@@ -331,19 +372,20 @@ class _Training:
         try:
             parity.check(str(self.folder.model))
         except ParityRefused:
-            shutil.rmtree(self.folder.model)
+            self.folder.model.rename(self.folder.path / "model-refused")
             raise
         return parity
 
     def conclude(self, finished: Finished, parity: Parity, seconds: float) -> FinishedRun:
         """Judges the model on test (or validation), then writes the report and the card."""
         split = "test" if "test" in self.prepared.splits else "validation"
-        if split in self.prepared.splits:
-            rows, folder = self.prepared.splits[split], self.folder.evaluation
-            predictions = folder / "predictions.jsonl"
-            self.judge.judge(self.predictor, rows, split, predictions).save(folder)
-        else:
+        if split not in self.prepared.splits:
             self.note("There are no validation or test rows, so nothing was measured.")
+        elif split == "validation":
+            self.note(
+                "There are no test rows: the figures are those of the validation rows, which also "
+                "chose the weights and the temperature, so they flatter the model."
+            )
         about = {
             "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "finished": finished.reason,
@@ -356,6 +398,10 @@ class _Training:
             "notices": self.notices,
         }
         self.folder.write_json("run.json", about)
+        if split in self.prepared.splits:
+            rows, folder = self.prepared.splits[split], self.folder.evaluation
+            predictions = folder / "predictions.jsonl"
+            self.judge.judge(self.predictor, rows, split, predictions).save(folder)
         write_report(self.folder)
         write_card(self.folder)
         return FinishedRun(self.folder.path)

@@ -103,6 +103,8 @@ class TextClassification(Task):
             "temperature": (0 < self.temperature < 1e6, "more than 0"),
             "target_accuracy": (0 < (self.target_accuracy or 1) <= 1, "more than 0 and at most 1"),
         }
+        if len(set(self.labels)) < len(self.labels):
+            raise SettingsError("[task]", "task.labels names a label twice", "Each has one name.")
         for key, (holds, needed) in checks.items():
             if not holds:
                 value = getattr(self, key)
@@ -117,15 +119,25 @@ class TextClassification(Task):
         check_labels(values, source)
         kind = _kind_of(values)
         found = Counter(_name(value) for value in values)
-        order = sorted(found, key=int) if kind == "integer" else sorted(found)
-        labels = (*self.labels, *(name for name in order if name not in self.labels))
+        self._check_named(found, source)
+        labels = self.labels or _ordered(found, kind)
         weights = _weights(self.class_weights, labels, found)
-        return replace(self, labels=labels, label_kind=kind, weights=weights)
+        return replace(self, labels=labels, label_kind=_common_kind(kind, labels), weights=weights)
+
+    def _check_named(self, found: Mapping[str, int], source: str) -> None:
+        unnamed = [name for name in found if self.labels and name not in self.labels]
+        if unnamed:
+            raise DataError(
+                source,
+                f"it has the labels {listed(unnamed)}, which task.labels does not name",
+                f"task.labels names {listed(self.labels)}.",
+                "Add them there, or leave task.labels out to learn the labels from the data.",
+            )
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
-        stream = encode_text(
-            processor, row.values["text"], row.values.get("text_pair"), self.max_length
-        )
+        text, pair = _text_of(row, "text"), row.values.get("text_pair")
+        pair = None if pair is None else _text_of(row, "text_pair")
+        stream = encode_text(processor, text, pair, self.max_length)
         targets = {}
         if row.values.get("label") is not None:
             targets["label"] = self._index(row.values["label"])
@@ -175,10 +187,10 @@ class TextClassification(Task):
         """Returns the task with temperature (Guo et al. 2017) and threshold fitted on `rows`."""
         true_R = np.array([self._index(row.values["label"]) for row in rows])
         known = true_R >= 0
-        if not self.calibrated or not known.any():
+        if not known.any():
             return self
         logits_RC = np.array([answer.logits for answer in answers])
-        temperature = fit_temperature(logits_RC[known], true_R[known])
+        temperature = fit_temperature(logits_RC[known], true_R[known]) if self.calibrated else 1.0
         if self.target_accuracy is None:
             return replace(self, temperature=temperature)
         probabilities_RC = softmax(logits_RC / temperature)
@@ -203,7 +215,8 @@ class TextClassification(Task):
         return prepare_classification(statistics)
 
     def compared(self, answer: Label, row: Row) -> tuple[LabelValue, LabelValue]:
-        return row.values["label"], answer.label
+        index = self._index(row.values["label"])
+        return row.values["label"] if index < 0 else self._value(self.labels[index]), answer.label
 
     def within(self, limit: int) -> Self:
         if self.max_length is None:
@@ -218,10 +231,17 @@ class TextClassification(Task):
         return self
 
     def continued(self, previous: Task) -> Self:
-        if not isinstance(previous, TextClassification) or self.labels:
+        """Returns the task with the earlier model's labels first, and the new ones after them."""
+        if not isinstance(previous, TextClassification):
             return self
+        labels = tuple(dict.fromkeys((*previous.labels, *self.labels)))
+        weight = dict(zip(self.labels, self.weights, strict=False))
         return replace(
-            self, labels=previous.labels, max_length=self.max_length or previous.max_length
+            self,
+            labels=labels,
+            label_kind=_common_kind(self.label_kind, labels),
+            weights=tuple(weight.get(name, 1.0) for name in labels) if weight else (),
+            max_length=self.max_length or previous.max_length,
         )
 
     def _index(self, value: LabelValue) -> int:
@@ -247,6 +267,32 @@ def _kind_of(values: Iterable[LabelValue]) -> Kind:
     if kinds == {bool}:
         return "boolean"
     return "integer" if kinds == {int} else "string"
+
+
+def _common_kind(kind: Kind, labels: Iterable[str]) -> Kind:
+    """Returns `kind` where every label can be of it, else `string`."""
+    if kind == "integer" and not all(name.removeprefix("-").isdecimal() for name in labels):
+        return "string"
+    return "string" if kind == "boolean" and not {"true", "false"}.issuperset(labels) else kind
+
+
+def _ordered(names: Iterable[str], kind: Kind) -> tuple[str, ...]:
+    return tuple(sorted(names, key=int) if kind == "integer" else sorted(names))
+
+
+def _text_of(row: Row, role: str) -> str:
+    """Returns a text of a row; a missing one is blank. Raises DataError for what is no text."""
+    text = row.values[role]
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise DataError(
+            row.where,
+            f"its {role} is {text!r:.60}, which is no text",
+            "A text is needed.",
+            f"Name another column with data.columns.{role}, or turn this one into text.",
+        )
+    return text
 
 
 def _name(value: LabelValue) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.training.events import Evaluation, Event, Finished, Step
@@ -34,8 +34,8 @@ def check_metric(name: str, known: Iterable[str]) -> None:
 class Best:
     """The best evaluation so far, and how long ago it was.
 
-    An evaluation is progress when it is better by more than `threshold`. A metric that is not
-    finite never is.
+    An evaluation is progress, for patience and plateaus, when it is better than the last progress
+    by more than `threshold`. A metric that is not finite is never best.
     """
 
     metric: str
@@ -44,6 +44,7 @@ class Best:
     value: float = math.nan
     step: int = 0
     stale: int = 0
+    progress: float = math.nan
 
     def observe(self, metrics: Mapping[str, float], step: int) -> bool:
         """Takes in an evaluation; returns whether it is the best so far.
@@ -52,13 +53,17 @@ class Best:
         """
         check_metric(self.metric, metrics)
         found = metrics[self.metric]
-        gain = (found - self.value) if self.higher_is_better else (self.value - found)
-        first = math.isnan(self.value)
-        if math.isfinite(found) and (first or gain > self.threshold):
-            self.value, self.step, self.stale = found, step, 0
-            return True
         self.stale += 1
-        return False
+        if self._gains(found, self.progress, self.threshold):
+            self.progress, self.stale = found, 0
+        if not self._gains(found, self.value, 0.0):
+            return False
+        self.value, self.step = found, step
+        return True
+
+    def _gains(self, found: float, before: float, threshold: float) -> bool:
+        gain = (found - before) if self.higher_is_better else (before - found)
+        return math.isfinite(found) and (math.isnan(before) or gain > threshold)
 
 
 @dataclass
@@ -108,7 +113,7 @@ class Course:
             is_best = self.best.observe(metrics, event.step)
             if is_best and self.load_best:
                 self.keep(event.step)
-        self.loop.schedule.observe(is_best)
+        self.loop.schedule.observe(self.best.stale == 0)
         return Evaluation(event.step, event.epoch, metrics, is_best, time.perf_counter() - started)
 
     def _settle(self, last: int) -> int:
@@ -125,21 +130,19 @@ class Course:
         return kept
 
 
-class _averaged:  # noqa: N801  (used like a function)
+@contextmanager
+def _averaged(loop: Loop) -> Iterator[None]:
     """Holds the moving average in the model, where there is one, for the time of a block."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._average = loop.average
-
-    def __enter__(self) -> None:
-        if self._average is not None:
-            self._average.swap()
-
-    def __exit__(self, *_: Any) -> None:
-        if self._average is not None:
-            self._average.swap()
+    if loop.average is not None:
+        loop.average.swap()
+    try:
+        yield
+    finally:
+        if loop.average is not None:
+            loop.average.swap()
 
 
 def total_steps(num_rows: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
     """Returns the number of updates of a run; a part of an epoch is rounded up."""
-    return max_steps or math.ceil(epochs * math.ceil(num_rows / batch_size))
+    updates = epochs * math.ceil(num_rows / batch_size)
+    return max_steps or math.ceil(updates - 1e-9)  # 0.07 x 100 is a little more than 7 in floats

@@ -26,6 +26,7 @@ from tunewright.errors import NonFiniteLoss, listed
 from tunewright.models.batch import fill, pack
 from tunewright.models.dropout import DropoutSource
 from tunewright.models.flop import FlopCount
+from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Task
 from tunewright.training.events import Step
 from tunewright.training.optimizer import MovingAverage, set_factor
@@ -64,6 +65,8 @@ class Loop:
     flop: FlopCount = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.task.scope != "row":
+            raise NotImplementedError(f"a loss over a whole {self.task.scope} is not summed here")
         self.flop = FlopCount.of(self.model)
 
     @property
@@ -103,7 +106,7 @@ class Loop:
             step=step + 1,
             total_steps=self.schedule.total_steps,
             epoch=(step + 1) / self.steps_per_epoch,
-            loss=total / count,
+            loss=total / count if count else 0.0,
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             gradient_norm=norm,
             num_rows=len(row_indices),
@@ -128,7 +131,10 @@ class Loop:
     def _accumulate(self, features: Sequence[Features]) -> tuple[float, float, list[int]]:
         """Adds up the gradient of the summed loss; returns sum, count and sequence lengths."""
         total, count, lengths = 0.0, 0.0, []
-        for piece in fill(features, max_tokens=self.max_tokens):
+        padded = not is_packed(self.model)
+        if padded:
+            features = sorted(features, key=lambda item: item.num_tokens)
+        for piece in fill(features, max_tokens=self.max_tokens, padded=padded):
             batch = pack(piece, self.device.name)
             with self.device.autocast():
                 outputs = self.task.forward(self.model, batch)
@@ -145,6 +151,7 @@ class Loop:
         """
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         gradients: list[Tensor] = [p.grad for p in parameters]
+        count = count or 1.0  # an update without anything to learn leaves only decay and L1
         norm = float(torch.nn.utils.get_total_norm(gradients)) / count
         if not math.isfinite(norm):
             rows = listed(sorted({item.row_id for item in features}))
@@ -158,6 +165,7 @@ class Loop:
         clip = 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
         torch._foreach_mul_(gradients, clip / count)
         if self.l1:
-            signs = torch._foreach_sign([p.detach() for p in parameters])
-            torch._foreach_add_(gradients, signs, alpha=self.l1)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if parameter.ndim > 1:  # biases and norms are spared, as by weight decay
+                    gradient.add_(parameter.detach().sign(), alpha=self.l1)
         return norm

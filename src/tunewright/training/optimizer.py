@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tunewright.errors import SettingsError
+from tunewright.models.architecture import is_backbone
 
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
 
@@ -20,9 +21,9 @@ def depths(model: Any) -> dict[str, int]:
     A part of the backbone that is in no layer and no embedding (a final norm) counts with the
     highest layer.
     """
-    prefix = model.base_model_prefix + "."
+    prefix = model.base_model_prefix
     names = [name for name, _ in model.named_parameters()]
-    layers = {name: _layer_of(name) for name in names if name.startswith(prefix)}
+    layers = {name: _layer_of(name) for name in names if is_backbone(name, prefix)}
     top = max((layer for layer in layers.values() if layer is not None), default=0)
 
     def depth(name: str) -> int:
