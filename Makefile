@@ -8,16 +8,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow check format lint types docs bench-quality lock clean
+.PHONY: demo test test-quick check format lint types docs bench-quality lock clean
 
 demo: $(READY)
 	$(BIN)/tunewright demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest
 
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+# Without the tests of the documentation's site and of real data.
+test-quick: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
 
 check: $(READY) format lint types test
 

@@ -67,7 +67,10 @@ def audit(
 
 
 def compare(
-    a: str | PathLike[str], b: str | PathLike[str], data: Any = None, **columns: str
+    a: str | PathLike[str] | FinishedRun,
+    b: str | PathLike[str] | FinishedRun,
+    data: Any = None,
+    **columns: str,
 ) -> Comparison:
     """Compares two runs on the same rows: differences with intervals, McNemar's test, the rows.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -147,6 +149,78 @@ def test_audit_prints_json_and_trains_nothing(command, reviews, tiny):
     assert ended.status == 0, ended.err
     assert ended.json["splits"]["train"]["classes"] == {"bad": 24, "good": 24}
     assert not Path("runs").exists()
+    assert json.loads(Path("audit.json").read_text()) == ended.json
+
+
+def test_audit_shows_a_table_and_the_lengths(command, reviews, tiny):
+    ended = command("audit", reviews, "--model", tiny, "--text", "review", "--label", "stars",
+                    "max_length=5", "--output", "-")  # fmt: skip
+
+    assert "texts cut" in ended.out
+    assert "6 to 6" in ended.out
+    assert not Path("audit.json").exists()
+
+
+def test_audit_with_a_failing_gate_prints_one_object(command, reviews, tiny):
+    ended = command("audit", reviews, "--model", tiny, "--text", "review", "--label", "stars",
+                    "max_length=4", "max_truncated_fraction=0.1", "--json")  # fmt: skip
+
+    assert ended.status == 3
+    assert ended.json["error_type"] == "AuditRefused"
+
+
+def test_audit_looks_for_wrong_labels(command, reviews, tiny):
+    ended = command("audit", reviews, "--model", tiny, "--text", "review", "--label", "stars",
+                    "--label-errors", "--json")  # fmt: skip
+
+    assert ended.status == 0, ended.err
+    assert isinstance(ended.json["label_errors"], list)
+
+
+def test_predict_reads_as_training_read_and_as_it_is_told(command, reviews, tiny, tmp_path):
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes(reviews.read_text().replace("plot", "qualité").encode("latin-1"))
+    named = ("--text", "review", "--label", "stars", "--name", "latin", *QUICK)
+    assert command("train", latin, "--model", tiny, "encoding=latin-1", *named).status == 0
+
+    first = command("predict", "runs/latin", latin)
+    other = command("predict", "runs/latin", reviews, "encoding=utf-8")
+    assert first.status == other.status == 0
+    assert "qualité" in first.out
+
+
+def test_a_model_that_was_moved_still_knows_its_columns(command, trained, reviews):
+    Path("runs/first/model").rename("moved")
+    ended = command("predict", "moved", reviews)
+
+    assert ended.status == 0, ended.err
+
+
+def test_evaluate_says_that_labels_are_unknown(command, trained, tmp_path):
+    (tmp_path / "new.csv").write_text("review,stars\na good film,good\nnews,unheard\n")
+    ended = command("evaluate", "runs/first", "new.csv")
+
+    assert (
+        "new.csv: 1 of 2 rows have a label that the model does not know; each counts as a wrong "
+        "answer." in ended.err
+    )
+
+
+def test_a_run_that_is_interrupted_exits_with_130(reviews, tiny, tmp_path):
+    words = ["train", str(reviews), "--model", str(tiny), "--text", "review", "--label", "stars",
+             "num_train_epochs=9999", "precision=fp32", "track=[]"]  # fmt: skip
+    code = f"from tunewright.cli import run; raise SystemExit(run({words}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("Training on"):
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
+
+    assert process.returncode == 130
+    assert said.strip().endswith("tunewright: interrupted; the run is not finished.")
 
 
 def test_init_writes_every_setting_with_its_meaning(command):

@@ -7,8 +7,8 @@ import typer
 from tunewright.cli.app import app
 
 FLAGS = {
-    "audit": ["json", "label", "label-errors", "model", "task", "test", "text", "text-pair",
-              "validation"],
+    "audit": ["json", "label", "label-errors", "model", "output", "task", "test", "text",
+              "text-pair", "validation"],
     "compare": ["json", "label", "text", "text-pair"],
     "demo": ["json", "name"],
     "doctor": ["json"],

@@ -8,7 +8,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from sklearn.metrics import balanced_accuracy_score
 
 import tunewright as tw
@@ -245,3 +245,102 @@ def test_a_chinese_spreadsheet_trains_and_comes_through_whole(train, tmp_path):
     assert "好评" in page
     assert "GB18030" in page
     assert run.predict(["房间很好"])[0].label in ("好评", "差评")
+
+
+def test_a_boolean_and_the_word_for_it_are_one_label(train):
+    run = train((TEXTS, [label == "good" for label in LABELS]))
+    spelled = run.evaluate([{"text": t, "label": str(x == "good")} for t, x in
+                            zip(TEXTS, LABELS, strict=True)])  # fmt: skip
+
+    assert not spelled.notices
+    assert set(spelled.statistics["true"]) == {0, 1}
+
+
+def test_integers_that_pandas_made_floats_are_integers(train):
+    frame = pd.DataFrame({"text": [*TEXTS, "x"], "label": [*(x == "good" for x in LABELS), None]})
+    frame["label"] = frame["label"].astype(float)
+    run = train(frame, drop_unlabelled=True)
+
+    assert run.task.labels == ("0", "1")
+    assert type(run.predict(["a good film"])[0].label) is int
+
+
+def test_a_pair_given_to_a_model_of_single_texts_is_refused(train):
+    run = train()
+    with pytest.raises(tw.TunewrightError) as caught:
+        run.predict([("a good film", "another")])
+
+    assert str(caught.value) == (
+        "text 0: it is ('a good film', 'another'). The model was trained on rows with text. Give "
+        "one text."
+    )
+
+
+def test_a_missing_text_is_answered_as_a_blank_one(train):
+    none, blank = train().predict([None, ""])
+
+    assert none.logits == blank.logits
+
+
+def test_splits_that_are_not_read_are_named(train):
+    data = DatasetDict(
+        train=Dataset.from_dict({"text": TEXTS, "label": LABELS}),
+        unsupervised=Dataset.from_dict({"text": TEXTS, "label": LABELS}),
+    )
+    heard = []
+    train(data, tell=heard.append)
+
+    assert any("the splits \"unsupervised\" are not read" in e.sentence for e in heard
+               if isinstance(e, Notice))  # fmt: skip
+
+
+def test_a_slice_by_a_column_that_is_not_there_is_refused_before_training(train, tmp_path):
+    with pytest.raises(SettingsError, match='there is no column "shop"'):
+        train(slices="shop")
+
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_may_hold_everything(tiny_folder, tmp_path):
+    sections = {
+        "model": {"name": str(tiny_folder("bert"))},
+        "output": {"folder": str(tmp_path), "name": "mine"},
+        "training": {"precision": "fp32", "max_steps": 1, "track": []},
+        "task": {"class_weights": {"good": 2}, "labels": ["good", "bad"]},
+    }
+    run = tw.train((TEXTS, LABELS), settings=sections, num_resamples=0)
+
+    assert run.path == tmp_path / "mine"
+    assert run.task.labels == ("good", "bad")
+
+
+def test_two_runs_are_compared_by_themselves_too(train):
+    comparison = tw.compare(train(), train(seed=5))
+
+    assert comparison.num_rows == 4
+    assert all(row["text"] in TEXTS for row in comparison.rows)
+
+
+def test_an_evaluation_of_another_file_of_the_same_name_overwrites_nothing(train, tmp_path):
+    run = train()
+    folders = []
+    for place in ("a", "b"):
+        file = tmp_path / place / "test.csv"
+        file.parent.mkdir()
+        file.write_text("text,label\na good film,good\n")
+        folders.append(run.evaluate(file).folder.name)
+
+    assert folders == ["test", "test-2"]
+
+
+def test_metrics_without_a_name_of_their_own_are_refused(train):
+    def accuracy(true, predicted):
+        return 0.0
+
+    with pytest.raises(SettingsError) as caught:
+        train(metrics=[accuracy])
+
+    assert str(caught.value) == (
+        'metrics: "accuracy" cannot name a metric, or names one already. Each metric is called by '
+        "its function's name. Define it with def and a name of its own."
+    )

@@ -9,6 +9,8 @@ import traceback
 
 from tunewright.errors import SettingsError, TunewrightError
 
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells count
+
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 failed, 2 the user's input, 3 a gate refused."""
@@ -23,14 +25,14 @@ def run(arguments: list[str]) -> int:
     from tunewright.cli.app import app
 
     try:
-        app(arguments, prog_name="tunewright", standalone_mode=False)
+        status = app(arguments, prog_name="tunewright", standalone_mode=False)
     except TunewrightError as error:
         return _report(error, "--json" in arguments)
     except typer.TyperException as error:
         help_ = "`tunewright --help` shows the commands."
         return _report(SettingsError("command line", str(error), help_), "--json" in arguments)
     except (KeyboardInterrupt, typer.Abort):
-        return 130
+        status = INTERRUPTED
     except BrokenPipeError:  # the reader has gone, as in `tunewright predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -38,7 +40,9 @@ def run(arguments: list[str]) -> int:
         traceback.print_exc()
         print("This is a fault of Tunewright, not of your input.", file=sys.stderr)
         return 1
-    return 0
+    if status == INTERRUPTED:
+        print("tunewright: interrupted; the run is not finished.", file=sys.stderr)
+    return status if isinstance(status, int) else 0
 
 
 def _report(error: TunewrightError, as_json: bool) -> int:

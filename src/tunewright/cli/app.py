@@ -112,6 +112,8 @@ def init(
     path = Path(file)
     if path.exists():
         raise SettingsError(file, "it exists already", "Nothing is overwritten.", "Name another.")
+    if not path.parent.is_dir():
+        raise SettingsError(file, "its folder does not exist", "", "Make the folder first.")
     path.write_text(text, encoding="utf-8")
     typer.echo(f"Wrote {file}. Set data.train in it, then: tunewright train {file}")
 
@@ -137,6 +139,9 @@ def audit(
     label_errors: Annotated[
         bool, typer.Option("--label-errors", help="Also look for wrong labels (cleanlab).")
     ] = False,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File for all that was found; - for none.")
+    ] = "audit.json",
     as_json: Json = False,
 ) -> None:
     """Look at the data: classes, lengths and cuts, duplicates, leaks, contradictions."""
@@ -144,7 +149,7 @@ def audit(
 
     columns = {"text": text, "text_pair": text_pair, "label": label}
     named = {"task": task, "model": model, "validation": validation, "test": test}
-    audit_and_show(words or [], columns, named, label_errors, as_json)
+    audit_and_show(words or [], columns, named, label_errors, output, as_json)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -225,7 +230,11 @@ def predict(
     model: Annotated[str, typer.Argument(help="A run or model folder.", metavar="MODEL")],
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Files of rows; - or none reads standard input.", metavar="[FILE]..."),
+        typer.Argument(
+            help="Files of rows, - or none for standard input; then settings such as "
+            "encoding=latin-1.",
+            metavar="[FILE]... [KEY=VALUE]...",
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", help="A .jsonl or .csv file; - prints.")

@@ -33,6 +33,8 @@ def evaluate_and_show(
     if as_json:
         show.print_json(result.to_json())
         return
+    for sentence in result.notices:
+        show.say(f"  {sentence}")
     title = f"{result.split}: {result.num_rows:,} rows"
     show.out.print(show.metrics_table(title, result.metrics))
     for column, parts in result.slices.items():
@@ -80,6 +82,7 @@ def compare_and_show(
         where = f"{row['source']}, line {row['line']}" if row["line"] else f"row {row['row']}"
         show.out.print(f"  {where}: true {row['true']}, A {row['a']}, B {row['b']}",
                        markup=False, soft_wrap=True)  # fmt: skip
+        show.out.print(f"    {row.get('text') or '':.100}", markup=False, style="dim")
 
 
 def report_and_show(run: str, as_json: bool) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from tunewright.cli import show
 from tunewright.cli.words import chosen
-from tunewright.data import ReadSettings, write_rows
+from tunewright.data import write_rows
 from tunewright.errors import SettingsError
+from tunewright.run.config import compose, overrides
+from tunewright.run.record import finite
 
 KINDS = ("lines", "jsonl", "csv", "tsv")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -32,20 +37,30 @@ def predict_and_write(
             raise SettingsError(name, f'it is "{value}"', f"It is one of {', '.join(known)}.")
     from tunewright.run.loaded import load
 
+    pairs = [word for word in files if "=" in word and not Path(word).exists()]
+    files = [word for word in files if word not in pairs] or ["-"]
     model = load(folder, precision)  # type: ignore[arg-type]
     given = chosen(columns)
+    settings = replace(model.reading, **_reading(pairs))
 
     def answers() -> Iterator[dict[str, Any]]:
         for file in files:
             source: str | BinaryIO = sys.stdin.buffer if file == "-" else file
             waiting: deque[tuple[Any, dict[str, Any]]] = deque()
-            rows = _kept(model.rows_of(source, ReadSettings(), given, kind), waiting)
+            rows = _kept(model.rows_of(source, given, settings, kind, show.say), waiting)
             for answer in model.stream(rows):
                 row, cells = waiting.popleft()
                 place = {"source": row.source, "line": row.line} if len(files) > 1 else {}
-                yield place | cells | _beside(answer.to_json(), cells)
+                yield finite(place | cells | _beside(answer.to_json(), cells))
 
     write_rows(answers(), output)
+
+
+def _reading(pairs: Sequence[str]) -> dict[str, Any]:
+    """Returns the settings of `[data]` that were given as key=value and say how to read."""
+    given = overrides(pairs).get("data", {})
+    read = asdict(compose({"data": given}, where="command line").data.reading())
+    return {name: value for name, value in read.items() if name in given}
 
 
 def _kept(

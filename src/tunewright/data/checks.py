@@ -143,7 +143,9 @@ def _empty_labels(rows: TableRows, labels: Sequence[str], places: Sequence[int])
 
 
 def check_labels(
-    labels: Iterable[LabelValue] | Mapping[LabelValue, int], source: str, column: str = "label"
+    labels: Iterable[LabelValue | float] | Mapping[LabelValue, int],
+    source: str,
+    column: str = "label",
 ) -> None:
     """Checks the labels of a classifier's training rows: one value per row, or a count of each.
 
@@ -178,8 +180,8 @@ def check_labels(
 
 
 def _label_counts(
-    labels: Iterable[LabelValue] | Mapping[LabelValue, int],
-) -> Counter[tuple[type, LabelValue]]:
+    labels: Iterable[LabelValue | float] | Mapping[LabelValue, int],
+) -> Counter[tuple[type, LabelValue | float]]:
     if isinstance(labels, Mapping):
         return Counter({(type(value), value): count for value, count in labels.items()})
     return Counter((type(value), value) for value in labels)

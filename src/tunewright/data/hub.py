@@ -14,7 +14,7 @@ import pyarrow as pa
 from tunewright.data.arrays import plain_table
 from tunewright.data.folders import SPLIT_NAMES
 from tunewright.data.table import Table
-from tunewright.errors import DataError
+from tunewright.errors import DataError, listed
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
@@ -76,6 +76,13 @@ def dataset_splits(loaded: Any, name: str) -> dict[str, Table]:
     if not isinstance(loaded, dict):
         return {"train": dataset_table(loaded, name)}
     names = {str(split): SPLIT_NAMES.get(str(split), str(split)) for split in loaded}
+    if len(set(names.values())) < len(names):
+        raise DataError(
+            name,
+            f"it holds the splits {listed(names)}, of which two are the same by another name",
+            "Each of train, validation and test is needed once.",
+            "Hand over the split that is meant.",
+        )
     return {names[split]: dataset_table(loaded[split], name) for split in names}
 
 

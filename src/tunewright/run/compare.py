@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,14 @@ from tunewright.metrics.compare import Difference, McNemar
 from tunewright.run.finished import FinishedRun
 from tunewright.run.judge import lines_of
 
-MAX_ROWS_SHOWN = 100
-
 
 @dataclass(frozen=True)
 class Comparison:
     """Two runs on the same rows.
 
     `differences` are b - a by metric, with 95 % interval and p-value from a paired bootstrap.
-    `mcnemar` tests whether the two are right equally often. `rows` are the first rows whose
-    answers differ, as both saw them; `num_different` counts them all.
+    `mcnemar` tests whether the two are right equally often. `rows` are the rows whose
+    answers differ, with their texts; `num_different` counts them.
     """
 
     a: str
@@ -43,39 +40,43 @@ class Comparison:
 
 
 def compare_runs(
-    a: str | PathLike[str], b: str | PathLike[str], data: Any, columns: Mapping[str, str]
+    a: str | PathLike[str] | FinishedRun,
+    b: str | PathLike[str] | FinishedRun,
+    data: Any,
+    columns: Mapping[str, str],
 ) -> Comparison:
     """Compares two run folders; on `data` when it is given, else on what both were judged on.
 
     Raises SettingsError when the stored rows or the classes are not the same.
     """
-    first, second = FinishedRun(a), FinishedRun(b)
+    first, second = (x if isinstance(x, FinishedRun) else FinishedRun(x) for x in (a, b))
+    a, b = str(first.path), str(second.path)
     folders = [_judged(run, data, columns) for run in (first, second)]
     task, other = first.task, second.task
     if getattr(task, "labels", ()) != getattr(other, "labels", ()):
         raise SettingsError(
-            f"{a} and {b}", "the runs answer with different labels",
-            "Both need the same labels to be compared.",
+            f"{a} and {b}", "the runs have other labels, or the same in another order",
+            "Both need the same labels in the same order to be compared.",
         )  # fmt: skip
     lines = [list(lines_of(folder / "predictions.jsonl")) for folder in folders]
     _check_same_rows(lines[0], lines[1], f"{a} and {b}")
     statistics = [load_file(folder / "statistics.safetensors") for folder in folders]
     different = [
-        {"row": x["row"], "source": x["source"], "line": x["line"], "true": x["true"],
+        {**{key: x[key] for key in x if key in ("row", "source", "line", *task.text_roles, "true")},
          "a": x["label"], "b": y["label"]}
         for x, y in zip(*lines, strict=True)
         if x.get("label") != y.get("label")
     ]  # fmt: skip
     return Comparison(
-        str(a),
-        str(b),
+        a,
+        b,
         len(lines[0]),
         paired_bootstrap(
             task.reduce, statistics[0], statistics[1], task.metrics, prepare=task.prepare
         ),
         _mcnemar(statistics[0], statistics[1]),
         len(different),
-        list(islice(different, MAX_ROWS_SHOWN)),
+        different,
     )
 
 

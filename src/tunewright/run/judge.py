@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from tunewright.errors import DataError, SettingsError
-from tunewright.metrics import MetricSpec, Slice, Slicer, bootstrap
+from tunewright.metrics import Slice, Slicer, bootstrap
 from tunewright.metrics.bootstrap import interval
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.prepare import column_of
@@ -57,6 +57,7 @@ class EvaluationResult:
     num_mistakes: int = 0
     statistics: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     folder: Path = Path()
+    notices: Sequence[str] = ()
 
     def save(self, folder: Path) -> Self:
         """Writes `metrics.json`, and the per-row figures that `compare` pairs.
@@ -77,6 +78,18 @@ class EvaluationResult:
         """Returns the result that `save` wrote, or None where there is none."""
         if not (folder / "metrics.json").is_file():
             return None
+        try:
+            return cls._read(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsError(
+                str(folder),
+                f"its files cannot be read ({error!r:.80})",
+                "An evaluation is metrics.json, mistakes.json and statistics.safetensors.",
+                "Evaluate again.",
+            ) from None
+
+    @classmethod
+    def _read(cls, folder: Path) -> Self:
         stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         mistakes = json.loads((folder / "mistakes.json").read_text(encoding="utf-8"))
         return cls(
@@ -93,12 +106,14 @@ class EvaluationResult:
             mistakes["num_mistakes"],
             load_file(folder / "statistics.safetensors"),
             folder,
+            stored["notices"],
         )
 
     def to_json(self) -> dict[str, Any]:
         return {
             "split": self.split,
             "num_rows": self.num_rows,
+            "notices": list(self.notices),
             "metrics": {name: finite(value.to_json()) for name, value in self.metrics.items()},
             "slices": {
                 column: [finite(part.to_json()) for part in parts]
@@ -189,6 +204,7 @@ class Judge:
             tally.mistakes,
             tally.num_mistakes,
             statistics,
+            notices=_unseen(statistics, len(rows), split),
         )
 
     def _sliced(
@@ -200,16 +216,22 @@ class Judge:
     ) -> dict[str, list[Slice]]:
         task = predictor.task
         draws = min(self.num_resamples, 300)
-        slicer = Slicer(task.reduce, statistics, _shown(task.metrics), task.prepare, draws)
+        slicer = Slicer(task.reduce, statistics, task.metrics, task.prepare, draws)
         parts = {"text length": slicer.by_length(np.array(lengths), "characters")}
         for column in self.slices:
             parts[column] = slicer.by_value(column_of(rows, column))
         return parts
 
 
-def _shown(specs: Sequence[MetricSpec]) -> list[MetricSpec]:
-    """The headline metric and macro F1 say enough about a slice."""
-    return [spec for spec in specs if spec is specs[0] or spec.name == "f1_macro"]
+def _unseen(statistics: Mapping[str, np.ndarray], num_rows: int, split: str) -> tuple[str, ...]:
+    """Says how many rows have a label that the model does not know."""
+    unseen = int((statistics["true"] < 0).sum()) if "true" in statistics else 0
+    if not unseen:
+        return ()
+    return (
+        f"{split}: {unseen:,} of {num_rows:,} rows have a label that the model does not know; each "
+        "counts as a wrong answer.",
+    )
 
 
 class _Tally:
@@ -268,7 +290,8 @@ def _drawn(metric: OwnMetric, true: Sequence[Any], predicted: Sequence[Any]) -> 
 def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
     true, _ = predictor.task.compared(answer, row)
     logits = {"logits": list(answer.logits)} if isinstance(answer, Label) else {}
-    line = {"row": row.id, "source": row.source, "line": row.line, "true": true}
+    texts = {role: row.values.get(role) for role in predictor.task.text_roles if role in row.values}
+    line = {"row": row.id, "source": row.source, "line": row.line, **texts, "true": true}
     return json.dumps(line | answer.to_json() | logits, ensure_ascii=False) + "\n"
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tunewright.data import (
+    ColumnChoice,
     ReadSettings,
     Table,
     check_rows,
@@ -16,25 +18,32 @@ from tunewright.data import (
     resolve_columns,
     stream_tables,
 )
+from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision, find_device, settle_allocator
-from tunewright.errors import DataError, ModelError
+from tunewright.errors import DataError, ModelError, SettingsError, listed
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.heads import choose_route
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
-from tunewright.run.judge import EvaluationResult, Judge, OwnMetric
+from tunewright.run.judge import EvaluationResult, Judge
 from tunewright.tasks import find_task
 from tunewright.tasks.base import load_task
 from tunewright.types import Row
 
+READING = "reading.json"
+
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model: ask it with `predict`, `stream` or `evaluate`."""
+    """A trained model: ask it with `predict`, `stream` or `evaluate`.
+
+    `columns` and `reading` are those of its training data, and what new data is first read by.
+    """
 
     predictor: Predictor
     folder: Path
     columns: Mapping[str, str]
+    reading: ReadSettings = DEFAULTS
 
     def predict(self, source: Any, columns: Mapping[str, str] | None = None) -> list[Any]:
         """Returns one answer for each text or row of `source`, in order.
@@ -49,17 +58,28 @@ class TrainedModel:
         return self.predictor.answers(rows)
 
     def rows_of(
-        self, source: Any, settings: ReadSettings, columns: Mapping[str, str], kind: str = "lines"
+        self,
+        source: Any,
+        columns: Mapping[str, str] | None = None,
+        settings: ReadSettings | None = None,
+        kind: str = "lines",
+        say: Callable[[str], None] = lambda _: None,
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
         """Yields the rows of a file or binary stream as they are read, each with its own columns.
 
-        `kind` is the format of a stream (lines, jsonl, csv, tsv).
+        `kind` is the format of a stream (lines, jsonl, csv, tsv). `say` hears, once, which columns
+        were found by their names.
         """
-        for table in stream_tables(source, settings, kind):
-            rows = self._choose(table, columns)
-            for row in rows:
-                named = {name: row.values[role] for role, name in rows.columns.items()}
-                cells = named | row.extras
+        said: set[str] = set()
+        for table in stream_tables(source, settings or self.reading, kind):
+            choice = self._choice(table, columns or {})
+            for sentence in choice.notices(table.name):
+                if sentence not in said:
+                    said.add(sentence)
+                    say(sentence)
+            for row in table.rows(choice.mapping):
+                named = {name: row.values[role] for role, name in choice.mapping.items()}
+                cells = {**named, **row.extras}
                 yield row, {name: cells[name] for name in table.column_names}
 
     def evaluate(
@@ -67,61 +87,80 @@ class TrainedModel:
         source: Any,
         columns: Mapping[str, str] | None = None,
         judge: Judge | None = None,
-        metrics: tuple[OwnMetric, ...] = (),
         settings: ReadSettings | None = None,
         predictions: Path | None = None,
     ) -> EvaluationResult:
-        """Measures the model on labelled rows; every metric has a 95 % interval."""
-        table = read_table(source, settings or ReadSettings())
-        rows = self._choose(table, columns or {}, training=True)
-        rows = check_rows(rows, self.predictor.task.roles).rows
-        judge = judge or Judge(own_metrics=metrics)
-        return judge.judge(self.predictor, rows, table.name, predictions)
+        """Measures the model on labelled rows; every metric has a 95 % interval.
+
+        What was chosen or is odd stands in the result's `notices`.
+        """
+        table = read_table(source, settings or self.reading)
+        choice = self._choice(table, columns or {}, training=True)
+        checked = check_rows(table.rows(choice.mapping), self.predictor.task.roles)
+        result = (judge or Judge()).judge(self.predictor, checked.rows, table.name, predictions)
+        notices = (*table.notes, *choice.notices(table.name), *checked.notices(table.name))
+        return replace(result, notices=(*notices, *result.notices))
 
     def _rows(self, source: Any, columns: Mapping[str, str]) -> Any:
-        if isinstance(source, str):
-            return self._choose(read_table(source), columns)
-        if isinstance(source, list | tuple) and source and isinstance(source[0], str | tuple):
-            return _rows_of_texts(source, self.predictor.task.text_roles)
-        if isinstance(source, list) and not source:
-            return []
-        return self._choose(read_table(source), columns)
+        if isinstance(source, list | tuple) and all(_is_text(item) for item in source):
+            roles = self.predictor.task.text_roles
+            known = [role for role in roles if role in self.columns] or list(roles)
+            return _rows_of_texts(source, known)
+        table = read_table(source, self.reading)
+        return table.rows(self._choice(table, columns).mapping)
 
-    def _choose(self, table: Table, columns: Mapping[str, str], training: bool = False) -> Any:
+    def _choice(
+        self, table: Table, columns: Mapping[str, str], training: bool = False
+    ) -> ColumnChoice:
         """Finds the task's columns: those given, those of training, or the usual names."""
         remembered = {
             role: name for role, name in self.columns.items() if name in table.column_names
         }
-        choice = resolve_columns(
+        return resolve_columns(
             self.predictor.task.roles,
             table.column_names,
             {**remembered, **columns},
             training=training,
             source=table.name,
         )
-        return table.rows(choice.mapping)
 
 
-def _rows_of_texts(texts: Any, roles: tuple[str, ...]) -> list[Row]:
+def _is_text(item: Any) -> bool:
+    """Says whether an item of a list is a text, a missing one, or a pair of them."""
+    parts = item if isinstance(item, list | tuple) else (item,)
+    return all(part is None or isinstance(part, str) for part in parts)
+
+
+def _rows_of_texts(texts: Sequence[Any], roles: Sequence[str]) -> list[Row]:
     rows = []
     for number, item in enumerate(texts):
-        values = (item,) if isinstance(item, str) else tuple(item)
-        if len(values) > len(roles) or not all(isinstance(value, str) for value in values):
+        values = (item,) if item is None or isinstance(item, str) else tuple(item)
+        if not 1 <= len(values) <= len(roles):
             raise DataError(
                 f"text {number}",
                 f"it is {item!r:.60}",
-                f"A text or a tuple of at most {len(roles)} texts is needed.",
+                f"The model was trained on rows with {' and '.join(roles)}.",
+                "Give one text." if len(roles) == 1 else "Give a text or a pair of texts.",
             )
         rows.append(Row(number, dict(zip(roles, values, strict=False)), "texts"))
     return rows
+
+
+def reading_text(columns: Mapping[str, str], settings: ReadSettings) -> str:
+    """Returns what stands in a model folder's `reading.json`: how its training data was read."""
+    kept = {name: getattr(settings, name) for name in ("encoding", "delimiter", "quote")}
+    return json.dumps({"columns": dict(columns), **kept}, ensure_ascii=False, indent=2) + "\n"
 
 
 def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedModel:
     """Loads a model folder that Tunewright trained; a run folder means its `model/`.
 
     `precision` is that of matrix products: bf16 where the machine has it, or fp32. Raises
-    ModelError when the folder is damaged or holds no task.
+    ModelError when the folder is damaged or holds no task, SettingsError for another precision.
     """
+    if precision not in get_args(Precision):
+        needed = f"It is one of {listed(get_args(Precision))}."
+        raise SettingsError("precision", f"it is {precision!r}", needed)
     settle_allocator()
     path = find_model(Path(folder))
     check_model_folder(path)
@@ -139,15 +178,12 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     choose_route(model)
     model.to(device.name).eval()
     predictor = Predictor(task, model, tokenizer, device)
-    return TrainedModel(predictor, path, _remembered_columns(path))
+    return TrainedModel(predictor, path, *_remembered(path))
 
 
-def _remembered_columns(model_folder: Path) -> dict[str, str]:
-    """Returns the columns that the training data had, where the run folder is still around."""
-    from tunewright.run.config import read_config
-
-    file = model_folder.parent / "run.toml"
+def _remembered(folder: Path) -> tuple[dict[str, str], ReadSettings]:
+    file = folder / READING
     if not file.is_file():
-        return {}
-    columns = read_config(file).get("data", {}).get("columns", {})
-    return {str(role): str(name) for role, name in columns.items()}
+        return {}, DEFAULTS
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    return kept.pop("columns"), ReadSettings(**kept)

@@ -25,6 +25,7 @@ from tunewright.run.judge import EvaluationResult, lines_of
 from tunewright.run.record import RunFolder
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, load_task
+from tunewright.types import Estimate
 
 # Curves of more classes than this make the picture unreadable; the others are in metrics.json.
 MAX_CURVES = 8
@@ -180,10 +181,18 @@ def _slices(result: EvaluationResult | None) -> list[content.SliceScore]:
     if result is None:
         return []
     return [
-        content.SliceScore(column, part.name, part.num_rows, part.metrics, part.is_small)
+        content.SliceScore(
+            column, part.name, part.num_rows, _headlines(part.metrics), part.is_small
+        )
         for column, parts in result.slices.items()
         for part in parts
     ]
+
+
+def _headlines(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The first metric and macro F1 say enough about a slice on a page; metrics.json has all."""
+    first = next(iter(metrics), None)
+    return {name: value for name, value in metrics.items() if name in (first, "f1_macro")}
 
 
 def _mistakes(result: EvaluationResult | None) -> list[content.Mistake]:

@@ -49,7 +49,14 @@ def prepare(
     """
     tables = _tables(sources, config)
     prepared = Prepared(tables["train"].name, {}, {})
+    unread = [name for name in tables if name not in SPLITS]
+    if unread:
+        prepared.notices.append(
+            f"{prepared.name}: the splits {listed(unread)} are not read; {listed(SPLITS)} are."
+        )
     for name, table in tables.items():
+        if name not in SPLITS:
+            continue
         choice = resolve_columns(roles, table.column_names, config.columns, training=True,
                                  source=table.name)  # fmt: skip
         rows = _checked(table, choice, roles, label_role, config, prepared)
@@ -70,7 +77,8 @@ def _tables(sources: Mapping[str, Any], config: DataConfig) -> dict[str, Table]:
     for name in SPLITS[1:]:
         if sources.get(name) is not None:
             tables[name] = read_table(sources[name], settings)
-    return {name: tables[name] for name in SPLITS if name in tables}
+    order = [*SPLITS, *(name for name in tables if name not in SPLITS)]
+    return {name: tables[name] for name in order if name in tables}
 
 
 def _checked(
@@ -132,8 +140,10 @@ def column_of(rows: Rows, name: str) -> list[Any]:
     Raises SettingsError when the rows have no such column.
     """
     check_column(rows, name)
-    key = _roles(rows).get(name, name)
-    return [row.values[key] if key in row.values else row.extras[name] for row in rows]
+    if name in rows[0].extras:
+        return [row.extras[name] for row in rows]
+    role = _roles(rows).get(name, name)
+    return [row.values[role] for row in rows]
 
 
 def _roles(rows: Rows) -> dict[str, str]:

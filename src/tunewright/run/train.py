@@ -23,6 +23,7 @@ from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.finished import FinishedRun
 from tunewright.run.judge import Judge, OwnMetric
+from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
 from tunewright.run.parity import (
     PROBE_SEQUENCES,
@@ -357,7 +358,10 @@ class _Training:
             self.tokenizer,
             self.folder.model,
             max_length=getattr(self.task, "max_length", None),
-            extra_files={"task.json": self.task.to_json_text()},
+            extra_files={
+                "task.json": self.task.to_json_text(),
+                READING: reading_text(self.prepared.columns, self.config.data.reading()),
+            },
         )
         rows = self.prepared.splits.get("validation") or self.prepared.splits["train"]
         probe = [

@@ -154,9 +154,9 @@ def build_task(task_class: type[Task], options: Mapping[str, Any], where: str = 
         return TypeAdapter(task_class).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        where_in = first["loc"][0]  # what follows are the branches of its type
         raise SettingsError(
-            where, f"task.{key} is {first['input']!r}", f"{first['msg']}."
+            where, f"task.{where_in} is {first['input']!r}", f"{first['msg']}."
         ) from None
 
 

@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import BeforeValidator, ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from tunewright.data import check_labels
+from tunewright.data import check_labels, plain_label
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.metrics import (
     CLASSIFICATION_METRICS,
@@ -41,7 +41,16 @@ Kind = Literal["string", "integer", "boolean"]
 # Beyond this, time grows faster than accuracy on most texts; longer ones are the user's choice.
 DEFAULT_MAX_LENGTH = 256
 
-ClassWeights = Literal["balanced"] | dict[str, float] | None
+
+def _as_names(given: Any) -> Any:
+    """Takes labels as the data has them, integers and booleans too, for the names they go by."""
+    if isinstance(given, Mapping):
+        return {_name(label): value for label, value in given.items()}
+    return tuple(map(_name, given)) if isinstance(given, list | tuple) else given
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+ClassWeights = Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(_as_names)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -82,7 +91,7 @@ class TextClassification(Task):
         metadata={"help": "accuracy that answers must reach on validation, (0, 1]: less certain "
                           "texts are marked as abstained. Off: never abstain"},
     )  # fmt: skip
-    labels: tuple[str, ...] = field(
+    labels: Names = field(
         default=(), metadata={"help": "the classes in order. Off: learned from the training rows"}
     )
     label_kind: Kind = field(
@@ -111,10 +120,17 @@ class TextClassification(Task):
                 raise SettingsError("[task]", f"task.{key} is {value}", f"It must be {needed}.")
 
     def learn(self, rows: Iterable[Row]) -> Self:
-        values: list[LabelValue] = []
+        values: list[str | int | float] = []
         source = "the training data"
         for row in rows:
-            values.append(row.values["label"])
+            label = row.values["label"]
+            if not isinstance(label, str | int | float):
+                raise DataError(
+                    row.where,
+                    f"its label is {label!r:.60}",
+                    "One text, integer or boolean is needed.",
+                )
+            values.append(label)
             source = row.source
         check_labels(values, source)
         kind = _kind_of(values)
@@ -245,9 +261,15 @@ class TextClassification(Task):
         )
 
     def _index(self, value: LabelValue) -> int:
-        """Returns the position of a label, or -1 when training never saw it."""
-        name = _name(value)
-        return self.labels.index(name) if name in self.labels else -1
+        """Returns the position of a label, or -1 when training never saw it.
+
+        A file may write a label in another way than the training data: true, True and "True" are
+        one, and so are 1 and 1.0.
+        """
+        for name in (_name(value), plain_label(value), *_spellings(value)):
+            if name in self.labels:
+                return self.labels.index(name)
+        return -1
 
     def _label(self, logits_C: np.ndarray, probabilities_C: np.ndarray) -> Label:
         best = int(probabilities_C.argmax())
@@ -262,11 +284,18 @@ class TextClassification(Task):
         return name == "true" if self.label_kind == "boolean" else name
 
 
-def _kind_of(values: Iterable[LabelValue]) -> Kind:
-    kinds = {type(value) for value in values}
-    if kinds == {bool}:
+def _kind_of(values: Iterable[LabelValue | float]) -> Kind:
+    distinct = set(values)
+    if all(isinstance(value, bool) for value in distinct):
         return "boolean"
-    return "integer" if kinds == {int} else "string"
+    whole = (not isinstance(value, bool | str) and float(value).is_integer() for value in distinct)
+    return "integer" if all(whole) else "string"
+
+
+def _spellings(value: LabelValue) -> tuple[str, ...]:
+    """Returns how else a boolean may be written."""
+    lower = str(value).lower()
+    return (lower, lower.capitalize(), lower.upper()) if lower in ("true", "false") else ()
 
 
 def _common_kind(kind: Kind, labels: Iterable[str]) -> Kind:
@@ -295,8 +324,13 @@ def _text_of(row: Row, role: str) -> str:
     return text
 
 
-def _name(value: LabelValue) -> str:
-    """Returns a label as it stands in the model's configuration."""
+def _name(value: LabelValue | float) -> str:
+    """Returns a label as it stands in the model's configuration.
+
+    Whole floats are what pandas makes of integers beside an empty cell.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
