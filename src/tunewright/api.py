@@ -10,8 +10,9 @@ from tunewright.data.audit import Audit
 from tunewright.run.compare import Comparison, compare_runs
 from tunewright.run.config import RunConfig, compose, set_key, task_keys
 from tunewright.run.finished import FinishedRun
+from tunewright.run.groundwork import audit_only
 from tunewright.run.judge import OwnMetric
-from tunewright.run.train import Told, audit_only
+from tunewright.run.train import Told
 from tunewright.run.train import train as train_run
 from tunewright.tasks import find_task
 

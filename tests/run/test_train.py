@@ -13,7 +13,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 import tunewright as tw
 from tunewright.errors import AuditRefused, SettingsError
-from tunewright.run.train import Notice, Started
+from tunewright.run.groundwork import Notice
+from tunewright.run.train import Started
 from tunewright.training.events import Evaluation, Finished, Step
 
 TEXTS = [

@@ -33,7 +33,7 @@ def audit_and_show(
     """Audits, shows what was found and writes it to `output`; a failing gate exits with 3."""
     config = config_of(words, {}, columns, named)
     sources = sources_of(config)
-    from tunewright.run.train import audit_only
+    from tunewright.run.groundwork import audit_only
 
     audited = audit_only(sources, config)
     found, suspects = audited.audit, []

@@ -82,7 +82,8 @@ class Watcher:
 
     def hear(self, event: Any) -> None:
         """Shows one event of `tunewright.run.train`."""
-        from tunewright.run.train import Notice, Started
+        from tunewright.run.groundwork import Notice
+        from tunewright.run.train import Started
         from tunewright.training.events import Evaluation, Finished, Step
 
         if isinstance(event, Notice):

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tunewright.data.audit import Audit, audit
-from tunewright.data.ledger import TruncationLedger
-from tunewright.devices import Device, find_device, measure_roof, settle_allocator
+from tunewright.data.audit import Audit
+from tunewright.devices import Device, measure_roof
 from tunewright.errors import ParityRefused
-from tunewright.models.architecture import load_config
 from tunewright.models.dropout import DropoutSource, replace_dropout
-from tunewright.models.folder import check_model_folder, find_model, save_model
+from tunewright.models.folder import save_model
 from tunewright.models.heads import choose_route
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.finished import FinishedRun
-from tunewright.run.judge import Judge, OwnMetric
+from tunewright.run.groundwork import Groundwork, Notice
+from tunewright.run.judge import OwnMetric
 from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
 from tunewright.run.parity import (
@@ -33,26 +30,18 @@ from tunewright.run.parity import (
     stock_logits,
     task_logits,
 )
-from tunewright.run.prepare import Prepared, check_column, prepare
+from tunewright.run.prepare import Prepared
 from tunewright.run.record import new_run_folder, versions
 from tunewright.run.tracking import Journal
-from tunewright.tasks import find_task
-from tunewright.tasks.base import Task, build_task, load_task
+from tunewright.tasks.base import Task
 from tunewright.training.checkpoint import Checkpoints
-from tunewright.training.course import Best, Course, check_metric, total_steps
+from tunewright.training.course import Best, Course, total_steps
 from tunewright.training.events import Event, Finished
 from tunewright.training.loop import EncodedRow, Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
 from tunewright.training.recompute import recompute_activations
 from tunewright.training.schedule import Schedule
 from tunewright.types import Rows
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A sentence that the user should read."""
-
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -88,82 +77,21 @@ def train(
     used, AuditRefused when a gate of `[audit]` fails, ParityRefused when the saved model does
     not answer as the trained one, NonFiniteLoss when training diverges.
     """
-    return _Training(sources, config, own_metrics, tell).run()
-
-
-@dataclass(frozen=True)
-class Audited:
-    """An audit, what was said on the way to it, and the training rows that it looked at."""
-
-    audit: Audit
-    notices: Sequence[str]
-    rows: Rows
-
-
-def audit_only(sources: Mapping[str, Any], config: RunConfig) -> Audited:
-    """Reads and tokenises the data as `train` does, and trains nothing.
-
-    The gates are left to the caller. Raises UserError for data that cannot be read whole.
-    """
-    training = _Training(sources, config, (), lambda _: None)
-    training.settle_task()
-    found = training.encode_and_audit()[1]
-    return Audited(found, training.notices, training.prepared.splits["train"])
+    return _Training(Groundwork(sources, config, own_metrics, tell), tell).run()
 
 
 class _Training:
     """One training run, step by step; each method is a stage and leaves what the next ones need."""
 
-    def __init__(
-        self,
-        sources: Mapping[str, Any],
-        config: RunConfig,
-        own_metrics: Sequence[OwnMetric],
-        tell: Tell,
-    ) -> None:
-        self.config, self.tell, self.settings = config, tell, config.training
-        self.judge = Judge(
-            config.evaluation.num_resamples,
-            config.evaluation.slices,
-            config.evaluation.num_mistakes,
-            own_metrics,
-        )
-        self.notices: list[str] = []
-        settle_allocator()
-        self.device = find_device(self.settings.precision)
-        task_class = find_task(config.task.name)
-        task = build_task(task_class, config.task.options)
-        self.source = find_model(config.model.name)
-        for sentence in check_model_folder(self.source):
-            self.note(sentence)
-        previous = load_task(self.source, find_task)
-        self.task, self.previous = task, previous
-        self.judge.check_own(task)
-        check_metric(
-            self.settings.metric_for_best_model or task.metrics[0].name, self._directions()
-        )
-        self.prepared = prepare(sources, task.roles, task.label_role, config.data)
-        for sentence in self.prepared.notices:
-            self.note(sentence)
-        for column in config.evaluation.slices:
-            for rows in self.prepared.splits.values():
-                check_column(rows, column)
-
-    def _directions(self) -> dict[str, bool]:
-        """Returns whether higher is better, for each metric of the task and of the user."""
-        own = self.judge.own_metrics
-        return {spec.name: spec.higher_is_better for spec in self.task.metrics} | {
-            metric.__name__: bool(getattr(metric, "higher_is_better", True)) for metric in own
-        }
-
-    def note(self, sentence: str) -> None:
-        self.notices.append(sentence)
-        self.tell(Notice(sentence))
+    def __init__(self, ground: Groundwork, tell: Tell) -> None:
+        self.ground, self.tell = ground, tell
+        self.config, self.settings = ground.config, ground.config.training
+        self.prepared, self.judge, self.device = ground.prepared, ground.judge, ground.device
+        self.task, self.tokenizer = ground.task, ground.tokenizer
 
     def run(self) -> FinishedRun:
         started = time.time()
-        self.settle_task()
-        encoded, found = self.encode_and_audit()
+        encoded, found = self.ground.look()
         found.check_gates(self.config.audit)
         self.load()
         loop = self.build_loop(encoded["train"])
@@ -187,52 +115,21 @@ class _Training:
         parity = self.save()
         return self.conclude(finished, parity, time.time() - started)
 
-    def settle_task(self) -> None:
-        """Learns from the training rows what the task has to know, and loads the tokenizer."""
-        self.tokenizer = load_tokenizer(self.source)
-        self.task = self.task.learn(self.prepared.splits["train"])
-        if self.previous is not None:
-            self.task = self.task.continued(self.previous)
-        self.task = self.task.within(max_length_of(load_config(self.source), self.tokenizer))
-
     def load(self) -> None:
         """Builds the model and chooses its route."""
         self.model, notices = self.task.build(
-            self.source, self.tokenizer, dropout=self.settings.dropout, seed=self.settings.seed
+            self.ground.source,
+            self.tokenizer,
+            dropout=self.settings.dropout,
+            seed=self.settings.seed,
         )
-        for sentence in notices:
-            self.note(sentence)
+        self.ground.note(*notices)
         self.route = choose_route(self.model)
         self.model.to(self.device.name)
         if self.route != "packed":
-            self.note(f"{self.config.model.name} runs in padded batches ({self.route}).")
+            self.ground.note(f"{self.config.model.name} runs in padded batches ({self.route}).")
         elif any(getattr(self.model.config, name, 0) for name in ATTENTION_DROPOUT):
-            self.note("Attention dropout is off: packed attention has none.")
-
-    def encode_and_audit(self) -> tuple[dict[str, list[EncodedRow]], Audit]:
-        """Encodes every split, counting what is cut, and looks at the data."""
-        encoded: dict[str, list[EncodedRow]] = {}
-        ledgers: dict[str, TruncationLedger] = {}
-        for name, rows in self.prepared.splits.items():
-            ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
-            features = (self._encoded(row, ledgers[name]) for row in rows)
-            if name == "test":  # judged later, streaming
-                deque(features, maxlen=0)
-            else:
-                encoded[name] = list(features)
-        found = audit(
-            self.prepared.splits,
-            self.task.text_roles,
-            self.task.label_role,
-            ledgers,
-            self.config.audit,
-        )
-        return encoded, found
-
-    def _encoded(self, row: Any, ledger: TruncationLedger) -> EncodedRow:
-        features = self.task.encode(row, self.tokenizer)
-        ledger.add(row.id, sum(f.num_tokens for f in features), sum(f.num_cut for f in features))
-        return features
+            self.ground.note("Attention dropout is off: packed attention has none.")
 
     def open_folder(self, found: Audit) -> None:
         """Makes the run folder and writes what is known before the first step."""
@@ -253,7 +150,7 @@ class _Training:
         warmup = settings.warmup_steps
         warmup = round(settings.warmup_ratio * steps) if warmup is None else warmup
         if warmup >= steps > 1:
-            self.note(
+            self.ground.note(
                 f"The warmup of {warmup:,} updates is as long as the run of {steps:,}: the "
                 "learning rate never reaches its peak."
             )
@@ -298,9 +195,8 @@ class _Training:
 
     def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:
         settings, checkpoints = self.settings, Checkpoints(self.folder.checkpoints)
-        directions = self._directions()
-        metric = settings.metric_for_best_model or self.task.metrics[0].name
-        best = Best(metric, directions[metric], settings.early_stopping_threshold)
+        metric = self.ground.best_metric
+        best = Best(metric, self.ground.directions[metric], settings.early_stopping_threshold)
         validation = self.prepared.splits.get("validation")
         if validation is None:
             self._note_idle_settings()
@@ -328,7 +224,9 @@ class _Training:
         }
         idle = [name for name, is_given in given.items() if is_given]
         if idle:
-            self.note(f"Without validation rows these settings do nothing: {', '.join(idle)}.")
+            self.ground.note(
+                f"Without validation rows these settings do nothing: {', '.join(idle)}."
+            )
 
     @property
     def predictor(self) -> Predictor:
@@ -346,7 +244,7 @@ class _Training:
         """Fits on validation what the task fits there, such as its temperature."""
         validation: Rows | None = self.prepared.splits.get("validation")
         if validation is None:
-            self.note("Without validation rows the scores are not calibrated.")
+            self.ground.note("Without validation rows the scores are not calibrated.")
             return
         rows = list(validation)
         self.task = self.task.calibrate(list(self.predictor.answers(rows)), rows)
@@ -384,9 +282,9 @@ class _Training:
         """Judges the model on test (or validation), then writes the report and the card."""
         split = "test" if "test" in self.prepared.splits else "validation"
         if split not in self.prepared.splits:
-            self.note("There are no validation or test rows, so nothing was measured.")
+            self.ground.note("There are no validation or test rows, so nothing was measured.")
         elif split == "validation":
-            self.note(
+            self.ground.note(
                 "There are no test rows: the figures are those of the validation rows, which also "
                 "chose the weights and the temperature, so they flatter the model."
             )
@@ -399,7 +297,7 @@ class _Training:
             "route": self.route,
             "parity": parity.to_json(),
             "versions": versions(),
-            "notices": self.notices,
+            "notices": self.ground.notices,
         }
         self.folder.write_json("run.json", about)
         if split in self.prepared.splits:

@@ -1,0 +1,131 @@
+"""What comes before the first step: settings checked, data read, tokenised and audited."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunewright.data.audit import Audit, audit
+from tunewright.data.ledger import TruncationLedger
+from tunewright.devices import find_device, settle_allocator
+from tunewright.models.architecture import load_config
+from tunewright.models.folder import check_model_folder, find_model
+from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.run.config import RunConfig
+from tunewright.run.judge import Judge, OwnMetric
+from tunewright.run.prepare import check_column, prepare
+from tunewright.tasks import find_task
+from tunewright.tasks.base import Task, build_task, load_task
+from tunewright.training.course import check_metric
+from tunewright.training.loop import EncodedRow
+from tunewright.types import Rows
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence that the user should read."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit, what was said on the way to it, and the training rows that it looked at."""
+
+    audit: Audit
+    notices: Sequence[str]
+    rows: Rows
+
+
+def audit_only(sources: Mapping[str, Any], config: RunConfig) -> Audited:
+    """Reads and tokenises the data as training does, and trains nothing.
+
+    The gates are left to the caller. Raises UserError for data that cannot be read whole.
+    """
+    ground = Groundwork(sources, config, (), lambda _: None)
+    _, found = ground.look()
+    return Audited(found, ground.notices, ground.prepared.splits["train"])
+
+
+class Groundwork:
+    """The settings, the task, the tokenizer and the rows of a run, checked against one another.
+
+    What is wrong is raised here, before anything is written or a model is built.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Any],
+        config: RunConfig,
+        own_metrics: Sequence[OwnMetric],
+        tell: Callable[[Notice], None],
+    ) -> None:
+        self.config, self._tell = config, tell
+        self.notices: list[str] = []
+        settle_allocator()
+        self.device = find_device(config.training.precision)
+        task = build_task(find_task(config.task.name), config.task.options)
+        evaluation = config.evaluation
+        self.judge = Judge(
+            evaluation.num_resamples, evaluation.slices, evaluation.num_mistakes, own_metrics
+        )
+        self.judge.check_own(task)
+        self.directions = {spec.name: spec.higher_is_better for spec in task.metrics} | {
+            metric.__name__: bool(getattr(metric, "higher_is_better", True))
+            for metric in own_metrics
+        }
+        self.best_metric = config.training.metric_for_best_model or task.metrics[0].name
+        check_metric(self.best_metric, self.directions)
+        self.source = find_model(config.model.name)
+        self.note(*check_model_folder(self.source))
+        self.prepared = prepare(sources, task.roles, task.label_role, config.data)
+        self.note(*self.prepared.notices)
+        for column in config.evaluation.slices:
+            for rows in self.prepared.splits.values():
+                check_column(rows, column)
+        self.tokenizer = load_tokenizer(self.source)
+        self.task = self._learned(task)
+
+    def note(self, *sentences: str) -> None:
+        """Tells the user, and keeps what was told for the run folder."""
+        for sentence in sentences:
+            self.notices.append(sentence)
+            self._tell(Notice(sentence))
+
+    def _learned(self, task: Task) -> Task:
+        """Returns the task with what the training rows and an earlier model have to tell."""
+        learned = task.learn(self.prepared.splits["train"])
+        previous = load_task(self.source, find_task)
+        if previous is not None:
+            learned = learned.continued(previous)
+        return learned.within(max_length_of(load_config(self.source), self.tokenizer))
+
+    def look(self) -> tuple[dict[str, list[EncodedRow]], Audit]:
+        """Encodes every split, counting what is cut, and audits the data.
+
+        Returns the encoded rows of training and validation, and the audit.
+        """
+        encoded: dict[str, list[EncodedRow]] = {}
+        ledgers: dict[str, TruncationLedger] = {}
+        for name, rows in self.prepared.splits.items():
+            ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
+            features = (self._encoded(row, ledgers[name]) for row in rows)
+            if name == "test":  # judged later, streaming
+                deque(features, maxlen=0)
+            else:
+                encoded[name] = list(features)
+        found = audit(
+            self.prepared.splits,
+            self.task.text_roles,
+            self.task.label_role,
+            ledgers,
+            self.config.audit,
+        )
+        return encoded, found
+
+    def _encoded(self, row: Any, ledger: TruncationLedger) -> EncodedRow:
+        features = self.task.encode(row, self.tokenizer)
+        ledger.add(row.id, sum(f.num_tokens for f in features), sum(f.num_cut for f in features))
+        return features
