@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tunewright.data import Table, read_table
@@ -105,6 +105,8 @@ nested = st.recursive(
 )
 
 
+@example([[[]], [False]])
+@example([[[]], ["a"], [None]])
 @given(st.lists(st.lists(nested, min_size=1, max_size=4), min_size=1, max_size=3))
 def test_values_of_any_type_come_back_as_they_were(batches):
     made = [record_batch({"a": values}, "x", []) for values in batches]

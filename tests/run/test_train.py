@@ -280,7 +280,7 @@ def test_a_pair_given_to_a_model_of_single_texts_is_refused(train):
 def test_a_missing_text_is_answered_as_a_blank_one(train):
     none, blank = train().predict([None, ""])
 
-    assert none.logits == blank.logits
+    assert none.logits == pytest.approx(blank.logits, abs=1e-5)  # two rows of one product
 
 
 def test_splits_that_are_not_read_are_named(train):

@@ -166,7 +166,8 @@ def _stack_column(name: str, batches: Sequence[pa.RecordBatch]) -> tuple[pa.Fiel
     fields = [batch.schema.field(name) for batch in batches if name in batch.schema.names]
     kinds = {(field.type, is_stored_as_json(field)): field for field in fields}
     valued = [field for (kind, _), field in kinds.items() if not _is_empty_type(kind)]
-    if len(valued) > 1:
+    empty_lists = any(kind == pa.large_list(pa.null()) for kind, _ in kinds)
+    if len(valued) > 1 or (valued and empty_lists and not pa.types.is_large_list(valued[0].type)):
         field = pa.field(name, pa.large_string(), metadata=STORED_AS_JSON)
     else:
         field = valued[0] if valued else fields[0]
