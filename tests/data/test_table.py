@@ -106,6 +106,7 @@ nested = st.recursive(
 
 
 @example([[[]], [False]])
+@example([[None], [[]]])
 @example([[[]], ["a"], [None]])
 @given(st.lists(st.lists(nested, min_size=1, max_size=4), min_size=1, max_size=3))
 def test_values_of_any_type_come_back_as_they_were(batches):

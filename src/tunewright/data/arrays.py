@@ -170,7 +170,8 @@ def _stack_column(name: str, batches: Sequence[pa.RecordBatch]) -> tuple[pa.Fiel
     if len(valued) > 1 or (valued and empty_lists and not pa.types.is_large_list(valued[0].type)):
         field = pa.field(name, pa.large_string(), metadata=STORED_AS_JSON)
     else:
-        field = valued[0] if valued else fields[0]
+        known = valued or [field for field in fields if not pa.types.is_null(field.type)]
+        field = (known or fields)[0]
     return field, pa.chunked_array([_chunk(field, batch) for batch in batches], field.type)
 
 
