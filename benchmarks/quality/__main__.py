@@ -1,8 +1,8 @@
 """Runs the quality table: `make bench-quality`, or `python -m benchmarks.quality SST-2 ...`.
 
 Each seed of ours runs beside the same seed of the peer, alternating. Results go to
-`benchmarks/quality/results.json` (every row's verdict is summed up, none is kept) and
-`docs/quality.md`.
+`benchmarks/quality/results.json`, with the verdict on every test row (packed bits in
+hexadecimal), and `docs/quality.md`.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ def main() -> None:
 
 def measure(case: Case, data: Path, output: Path) -> dict[str, Any]:
     """Trains every seed on both sides and returns the figures of one line of the table."""
-    mine, theirs, seconds = [], [], {"ours": [], "peer": []}
+    verdicts: dict[str, list[np.ndarray]] = {"ours": [], "peer": []}
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     for seed in case.seeds:
-        correct, taken = ours.run(case, data, seed, output)
-        mine.append(correct)
-        seconds["ours"].append(round(taken, 1))
-        print(f"{case.name}, seed {seed}: ours {correct.mean():.4f} in {taken:.0f} s", flush=True)
-        if case.with_peer:
-            correct, taken = trainer.run(case, data, seed)
-            theirs.append(correct)
-            seconds["peer"].append(round(taken, 1))
+        for side, run in (("ours", ours.run), ("peer", trainer.run)):
+            if side == "peer" and not case.with_peer:
+                continue
+            correct, taken = run(case, data, seed, output)
+            verdicts[side].append(correct)
+            seconds[side].append(round(taken, 1))
             print(
-                f"{case.name}, seed {seed}: peer {correct.mean():.4f} in {taken:.0f} s", flush=True
+                f"{case.name}, seed {seed}: {side} {correct.mean():.4f} in {taken:.0f} s",
+                flush=True,
             )
+    mine, theirs = (np.array(verdicts[side]) for side in ("ours", "peer"))
     device = find_device()
     return {
         "rows": len(mine[0]),
@@ -66,9 +67,13 @@ def measure(case: Case, data: Path, output: Path) -> dict[str, Any]:
             "batch_size": case.batch_size,
         },
         "seeds": list(case.seeds),
-        "ours": [float(x.mean()) for x in mine],
-        "peer": [float(x.mean()) for x in theirs],
-        "interval": paired_interval(np.array(mine), np.array(theirs)) if theirs else None,
+        "ours": [float(row.mean()) for row in mine],
+        "peer": [float(row.mean()) for row in theirs],
+        "interval": paired_interval(mine, theirs) if len(theirs) else None,
+        "verdicts": {
+            side: [np.packbits(row).tobytes().hex() for row in rows]
+            for side, rows in verdicts.items()
+        },
         "seconds": seconds,
         "device": device.description,
         "precision": device.precision,

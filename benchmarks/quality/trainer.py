@@ -23,7 +23,7 @@ from benchmarks.quality.cases import Case
 from tunewright.models.folder import find_model
 
 
-def run(case: Case, data: Path, seed: int) -> tuple[np.ndarray, float]:
+def run(case: Case, data: Path, seed: int, _: Path) -> tuple[np.ndarray, float]:
     """Returns (correct_R, seconds of loading, training and predicting)."""
     started = time.perf_counter()
     folder = find_model("starter")
