@@ -109,9 +109,9 @@ rows and seeds. No test row was used to choose a setting.
 """
 
 TAIL = """
-Seconds are those of a whole run of one seed, ours and the peer's (the median): they are not a speed
-benchmark, and ours include the audit, the parity check and the report. Measured on {device} in
-{precision}, where one large matrix product reached {roof_tflops} TFLOP/s.
+Seconds are those of a whole run of one seed, ours and the peer's (the median). They are not a speed
+benchmark: nothing keeps the machine quiet meanwhile, and ours include the audit, the parity check
+and the report. Measured on one {device}, in {precision}.
 
 {settings}
 
@@ -124,7 +124,7 @@ def page(results: dict[str, Any]) -> str:
     lines = "".join(_line(name, found) + "\n" for name, found in results.items())
     settings = "\n".join(_settings(name, found) for name, found in results.items())
     machine = next(iter(results.values()))
-    about = {key: machine[key] for key in ("device", "precision", "roof_tflops")}
+    about = {key: machine[key] for key in ("device", "precision")}
     return HEAD + lines + TAIL.format(settings=settings, **about)
 
 
