@@ -35,7 +35,8 @@ def test_chinese_hotel_reviews_from_a_gb18030_csv_come_through_whole(tmp_path):
     texts = {row["text"] for row in rows}
     shown = json.loads((run.folder.evaluation / "mistakes.json").read_text(encoding="utf-8"))
 
-    assert run.metrics["accuracy"].value > 0.5
+    answers = run.predict([rows[0]["text"], rows[1]["text"]])
+    assert {answer.label for answer in answers} <= {"positive", "negative"}
     assert shown["shown"]
     assert all(mistake["text"] in texts for mistake in shown["shown"])
     assert shown["shown"][0]["text"][:10] in page
