@@ -59,7 +59,7 @@ def prepare(
             continue
         choice = resolve_columns(roles, table.column_names, config.columns, training=True,
                                  source=table.name)  # fmt: skip
-        rows = _checked(table, choice, roles, label_role, config, prepared)
+        rows = _checked(table, choice, roles, config, prepared)
         prepared.splits[name] = rows
         prepared.columns = prepared.columns or choice.mapping
         prepared.files.append({"split": name, **table.fingerprint(), "columns": choice.mapping})
@@ -85,7 +85,6 @@ def _checked(
     table: Table,
     choice: ColumnChoice,
     roles: Sequence[Role],
-    label_role: str | None,
     config: DataConfig,
     prepared: Prepared,
 ) -> Rows:

@@ -33,7 +33,6 @@ from tunewright.run.parity import (
 from tunewright.run.prepare import Prepared
 from tunewright.run.record import new_run_folder, versions
 from tunewright.run.tracking import Journal
-from tunewright.tasks.base import Task
 from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course, total_steps
 from tunewright.training.events import Event, Finished
@@ -136,7 +135,7 @@ class _Training:
         output = self.config.output
         data_name = self.prepared.files[0]["path"] or "run"
         self.folder = new_run_folder(output.folder, output.name, data_name)
-        resolved = _resolved(self.config, self.prepared, self.task)
+        resolved = _resolved(self.config, self.prepared)
         self.folder.write_text("run.toml", to_toml(resolved))
         self.folder.write_json("data.json", self.prepared.files)
         self.folder.write_json("audit.json", found.to_json())
@@ -309,7 +308,7 @@ class _Training:
         return FinishedRun(self.folder.path)
 
 
-def _resolved(config: RunConfig, prepared: Prepared, task: Task) -> RunConfig:
+def _resolved(config: RunConfig, prepared: Prepared) -> RunConfig:
     """Returns the configuration with what was found in the data filled in."""
     data = config.data.model_copy(update={"columns": dict(prepared.columns)})
     return config.model_copy(update={"data": data})
