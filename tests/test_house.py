@@ -18,6 +18,7 @@ PACKAGE = Path(tunewright.__file__).parent
 FLOORS = {
     "errors": 0,
     "types": 0,
+    "figures": 0,
     "data": 1,
     "models": 1,
     "devices": 1,

@@ -61,13 +61,17 @@ class TokenStream:
 
     `type_ids` are the segment ids (0 first text, 1 second) where the model has them. `num_cut`
     counts the tokens that did not fit `max_length` and were cut: the truncation ledger adds
-    them up. `offsets` are (start, end) in characters of the text, (0, 0) for special tokens.
+    them up. `num_repeated` counts those that another window of the row has, too. `offsets` are
+    (start, end) in characters of each token's own text, (0, 0) for special tokens; `text_ids` say
+    which text that is: 0 the first, 1 the second, -1 none.
     """
 
     token_ids: Integers
     type_ids: Integers | None = None
     num_cut: int = 0
-    offsets: Sequence[tuple[int, int]] | None = None
+    num_repeated: int = 0
+    offsets: np.ndarray | None = None
+    text_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -92,6 +96,10 @@ class Features:
     @property
     def num_cut(self) -> int:
         return sum(stream.num_cut for stream in self.streams.values())
+
+    @property
+    def num_repeated(self) -> int:
+        return sum(stream.num_repeated for stream in self.streams.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from tunewright.models.batch import pack
-from tunewright.models.classifier import load_classifier
 from tunewright.models.flop import FlopCount
 from tunewright.models.heads import choose_route, packed_hidden
+from tunewright.models.loading import load_classifier
 from tunewright.types import Features, TokenStream
 
 

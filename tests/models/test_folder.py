@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from tests.conftest import TinyFolder
 from tests.tiny import ARCHITECTURES, tiny_labels
 from tunewright.errors import ModelError, RunError
-from tunewright.models.architecture import head_names, load_config
-from tunewright.models.classifier import load_classifier, read_labels, set_dropout
+from tunewright.models.architecture import SEQUENCE_CLASSIFIER, head_names, load_config
 from tunewright.models.folder import check_model_folder, find_model, save_model
+from tunewright.models.loading import load_classifier, set_dropout
 from tunewright.models.manifest import check_manifest
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.models.weights import read_headers
@@ -207,11 +207,10 @@ def test_a_model_without_positions_takes_the_usual_length(
 def test_a_backbone_gets_a_new_head(tiny_folder: TinyFolder, architecture: str) -> None:
     folder = tiny_folder(architecture)
     assert check_model_folder(folder) == ()
-    assert read_labels(folder) is None
     loaded = load_classifier(folder, ["no", "yes"])
     assert loaded.kept_labels == ()
     assert loaded.model.config.id2label == {0: "no", 1: "yes"}
-    names = head_names(folder, loaded.model.config)
+    names = head_names(folder, loaded.model.config, SEQUENCE_CLASSIFIER)
     assert names
     assert all(f'"{name}"' in loaded.notices[0] for name in names)
 
@@ -301,7 +300,7 @@ def test_a_masked_language_model_says_what_is_unused(trained: Path) -> None:
         f'{trained}: new weights, to be trained: "bert.pooler.dense.bias", '
         '"bert.pooler.dense.weight", "classifier.bias", "classifier.weight".'
     )
-    assert notices[1].startswith(f'{trained}: a classifier does not use "cls.predictions.')
+    assert notices[1].startswith(f'{trained}: a text classifier does not use "cls.predictions.')
 
 
 def test_shards_are_read_like_one_file(tiny_folder: TinyFolder, tmp_path: Path) -> None:
@@ -404,7 +403,6 @@ def saved(tiny_folder: TinyFolder, tmp_path: Path) -> Path:
 def test_a_saved_folder_is_whole_and_nothing_else_is_left(saved: Path) -> None:
     check_manifest(saved)
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]
-    assert read_labels(saved) == tuple(tiny_labels(3))
 
 
 def test_a_flipped_bit_is_found_and_its_file_named(saved: Path) -> None:

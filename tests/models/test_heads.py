@@ -7,8 +7,8 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.tiny import ARCHITECTURES
 from tunewright.models.batch import pack
-from tunewright.models.classifier import load_classifier
-from tunewright.models.heads import choose_route, classify, is_packed, padded_logits
+from tunewright.models.heads import choose_route, classify, is_packed
+from tunewright.models.loading import load_classifier
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.models.tokens import encode_text
 from tunewright.types import Features
@@ -75,7 +75,7 @@ def test_the_architecture_runs_packed(tiny_folder, architecture):
 @pytest.mark.parametrize("architecture", PADDED)
 def test_the_architecture_runs_padded_and_says_why(tiny_folder, architecture):
     model = loaded(tiny_folder(architecture, 3))
-    assert choose_route(model) == f"padded: {architecture} has no packed head"
+    assert choose_route(model) == f"padded: {architecture} does not follow the attention interface"
     assert not is_packed(model)
 
 
@@ -111,7 +111,7 @@ def test_a_padding_token_that_a_text_names_counts_as_stock_transformers_counts_i
     folder = tiny_folder(architecture, 3)
     model, pad = loaded(folder), load_tokenizer(folder).pad_token
     packed = stream(folder, [(a.format(pad=pad), b.format(pad=pad)) for a, b in TYPED])
-    expected_BC = padded_logits(model, packed).detach()
+    expected_BC = classify(model, packed).detach()
     assert choose_route(model) == "packed"
     torch.testing.assert_close(answered(model, packed), expected_BC, atol=1e-4, rtol=0)
 
@@ -154,7 +154,7 @@ def test_a_model_whose_packed_logits_differ_falls_back_and_answers_as_stock_does
     folder = tiny_folder("roberta", 3)
     model = loaded(folder)
     model.classifier = Neighbourly(model.classifier)
-    expected_BC = padded_logits(model, stream(folder))
+    expected_BC = classify(model, stream(folder))
     assert choose_route(model) == "padded: packed logits differ by 29"
     assert not is_packed(model)
     torch.testing.assert_close(answered(model, stream(folder)), expected_BC.detach())
@@ -188,7 +188,7 @@ def test_gradients_of_the_route_are_those_of_the_padded_forward(tiny_folder, arc
     folder = tiny_folder(architecture, 3)
     model = loaded(folder)
     packed = stream(folder)
-    expected = gradients(model, padded_logits(model, packed))
+    expected = gradients(model, classify(model, packed))
     choose_route(model)
     found = gradients(model, classify(model, packed))
     assert found.keys() == expected.keys()

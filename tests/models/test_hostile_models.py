@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import TinyFolder
 from tests.tiny import QWEN_PATTERN, tiny_labels
 from tunewright.errors import ModelError
-from tunewright.models.classifier import load_classifier
+from tunewright.models.architecture import SEQUENCE_CLASSIFIER
 from tunewright.models.folder import check_model_folder
+from tunewright.models.loading import load_classifier
 from tunewright.models.tokenizers import backtracks, load_tokenizer
 from tunewright.models.weights import read_header
 
@@ -43,7 +44,7 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 
 def refusal(folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
-        check_model_folder(folder)
+        check_model_folder(folder, SEQUENCE_CLASSIFIER)
     return str(caught.value)
 
 

@@ -6,16 +6,15 @@ import torch
 
 from tests.tasks.examples import EXAMPLES, rows_of
 from tunewright.errors import ParityRefused
-from tunewright.models.classifier import load_classifier
 from tunewright.models.folder import save_model
-from tunewright.models.heads import choose_route
+from tunewright.models.loading import load_classifier
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.run.parity import (
     Parity,
     compare_logits,
-    load_stock_classifier,
-    stock_logits,
-    task_logits,
+    compare_with_stock,
+    stock_outputs,
+    task_outputs,
 )
 from tunewright.tasks.text_classification import TextClassification
 
@@ -41,17 +40,17 @@ def test_a_difference_up_to_the_tolerance_passes(parity):
     [
         (
             Parity("stock transformers", 4, 0.5, 0.25, 1e-4),
-            "runs/a/model: its logits differ from stock transformers by 0.5, and 25.0% of the "
+            "runs/a/model: its outputs differ from stock transformers by 0.5, and 25.0% of the "
             "answers change. At most 0.0001 is allowed. The artefact must not be used.",
         ),
         (
             Parity("stock transformers", 4, 0.0, 0.5, 1e-4),
-            "runs/a/model: its logits differ from stock transformers by 0, and 50.0% of the "
+            "runs/a/model: its outputs differ from stock transformers by 0, and 50.0% of the "
             "answers change. At most 0.0001 is allowed. The artefact must not be used.",
         ),
         (
             Parity("stock transformers", 4, float("nan"), 0.0, 1e-4),
-            "runs/a/model: its logits differ from stock transformers by nan, and 0.0% of the "
+            "runs/a/model: its outputs differ from stock transformers by nan, and 0.0% of the "
             "answers change. At most 0.0001 is allowed. The artefact must not be used.",
         ),
     ],
@@ -70,7 +69,7 @@ def saved(request, tiny_folder, tmp_path):
     tokenizer = load_tokenizer(source)
     task = TextClassification().within(64).learn(ROWS)
     model, _ = task.build(source, tokenizer, dropout=None, seed=0)
-    choose_route(model)
+    task.route(model)
     save_model(model, tokenizer, tmp_path / "model")
     features = [item for row in ROWS for item in task.encode(row, tokenizer)]
     return task, model, features, tmp_path / "model"
@@ -78,18 +77,16 @@ def saved(request, tiny_folder, tmp_path):
 
 def test_a_saved_folder_answers_in_stock_transformers_as_the_model_does(saved):
     task, model, features, folder = saved
-    theirs = stock_logits(load_stock_classifier(folder), features)
-    compare_logits("stock", task_logits(task, model, features), theirs).check(str(folder))
+    compare_with_stock(task, model, folder, features).check(str(folder))
 
 
 def test_a_folder_with_one_other_weight_is_caught(saved):
     task, model, features, folder = saved
-    stock = load_stock_classifier(folder)
+    stock = task.stock(folder)
     with torch.no_grad():
         stock.get_input_embeddings().weight[:, 0].add_(0.1)
-    found = compare_logits(
-        "stock", task_logits(task, model, features), stock_logits(stock, features)
-    )
+    ours, theirs = task_outputs(task, model, features), stock_outputs(task, stock, features)
+    found = compare_logits("stock", ours["logits"], theirs["logits"])
     with pytest.raises(ParityRefused):
         found.check(str(folder))
 

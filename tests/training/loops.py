@@ -8,7 +8,6 @@ from typing import Any
 
 from tunewright.devices import Device
 from tunewright.models.dropout import replace_dropout
-from tunewright.models.heads import choose_route
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.base import Task
 from tunewright.training.loop import Loop
@@ -40,7 +39,7 @@ def build_loop(
     """Returns the loop of `task`, which has learned from `rows`, over the model in `folder`."""
     tokenizer = load_tokenizer(folder)
     model, _ = task.build(folder, tokenizer, dropout=dropout, seed=seed)
-    choose_route(model)
+    task.route(model)
     if recompute:
         recompute_activations(model)
     average = None if ema_decay is None else MovingAverage(model.parameters(), ema_decay)
@@ -75,7 +74,7 @@ def gradients(loop: Loop) -> dict[str, Any]:
     loop._reseed(0)
     (indices, *_) = loop._updates(0)
     features = [item for index in indices for item in loop._varied(int(index), 0)]
-    _, count, _ = loop._accumulate(features)
+    _, count = loop._accumulate(0, features)
     loop._scale_gradients(count, features)
     named = loop.model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tunewright.errors import SettingsError
-from tunewright.models.classifier import load_classifier
+from tunewright.models.loading import load_classifier
 from tunewright.training.optimizer import (
     MovingAverage,
     build_optimizer,

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from tunewright.errors import ModelError, nearest
 from tunewright.models.weights import TensorEntry, read_json_object, total_elements
@@ -50,6 +50,26 @@ SINUSOIDAL = frozenset({"distilbert", "flaubert", "roformer", "xlm"})
 MAX_SINUSOIDAL_POSITIONS = 16_384
 # One layer's weights used over and over: the number of layers does not show in the file.
 SHARED_LAYERS = frozenset({"albert"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of head: what its models are called, and the library's class that finds them.
+
+    A `labelled` head has one row for each label of the data; others have one size.
+    """
+
+    purpose: str
+    auto: Any
+    labelled: bool = False
+
+
+ENCODER = Kind("bare model", auto.AutoModel)
+SEQUENCE_CLASSIFIER = Kind("text classifier", auto.AutoModelForSequenceClassification, True)
+TOKEN_CLASSIFIER = Kind("token classifier", auto.AutoModelForTokenClassification, True)
+SPAN_FINDER = Kind("question answering model", auto.AutoModelForQuestionAnswering)
+CHOOSER = Kind("multiple choice model", auto.AutoModelForMultipleChoice)
+MASKED_LM = Kind("masked language model", auto.AutoModelForMaskedLM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,25 +211,25 @@ def load_config(folder: Path) -> Any:
     return build_config(folder, read_description(folder))
 
 
-def classifier_class(folder: Path, config: Any) -> Any:
-    """Returns the library's sequence classifier for a configuration.
+def model_class(folder: Path, config: Any, kind: Kind) -> Any:
+    """Returns the library's class of a kind for a configuration.
 
     Raises ModelError when the architecture has none.
     """
     try:
-        found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        found = kind.auto._model_mapping[type(config)]
     except KeyError:
         raise ModelError(
             str(folder / CONFIG),
-            f'transformers has no text classifier for the model_type "{config.model_type}"',
+            f'transformers has no {kind.purpose} for the model_type "{config.model_type}"',
             "Encoders such as bert, roberta and modernbert and decoders such as qwen3 have one.",
             "Name another model.",
         ) from None
     return found[0] if isinstance(found, tuple) else found
 
 
-def meta_model(folder: Path, config: Any, num_labels: int) -> Any:
-    """Returns the classifier with its shapes and without memory, on torch's `meta` device.
+def meta_model(folder: Path, config: Any, kind: Kind, num_labels: int) -> Any:
+    """Returns the model with its shapes and without memory, on torch's `meta` device.
 
     Raises ModelError when no such model can be built.
     """
@@ -217,7 +237,7 @@ def meta_model(folder: Path, config: Any, num_labels: int) -> Any:
     config.num_labels = num_labels
     try:
         with torch.device("meta"):
-            return classifier_class(folder, config)(config)
+            return model_class(folder, config, kind)(config)
     except ModelError:
         raise
     except Exception as error:  # sizes that do not fit each other fail anywhere
@@ -230,47 +250,55 @@ def meta_model(folder: Path, config: Any, num_labels: int) -> Any:
         ) from error
 
 
-def head_names(folder: Path, config: Any) -> tuple[str, ...]:
+def head_names(folder: Path, config: Any, kind: Kind) -> tuple[str, ...]:
     """Returns the names of the parameters that have one row for each label.
 
     They are found by what changes with one label more, whatever the architecture calls them.
     """
+    if not kind.labelled:
+        return ()
     two, three = (
-        {n: tuple(p.shape) for n, p in meta_model(folder, config, count).named_parameters()}
+        {n: tuple(p.shape) for n, p in meta_model(folder, config, kind, count).named_parameters()}
         for count in (2, 3)
     )
     return tuple(name for name, shape in two.items() if three[name] != shape)
 
 
+def backbone_prefix(model: Any) -> str:
+    """Returns what the names of the pretrained part's parameters begin with; "" in a bare model."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
 def is_backbone(name: str, prefix: str) -> bool:
-    """Says whether a parameter of a classifier belongs to its pretrained part.
+    """Says whether a parameter belongs to the pretrained part (see `backbone_prefix`).
 
     Poolers count to the head: many pretrained models come without.
     """
-    return name.startswith(f"{prefix}.") and "pooler" not in name.split(".")
+    return name.startswith(prefix) and "pooler" not in name.split(".")
 
 
-def stored_name(name: str, prefix: str, tensors: Mapping[str, Any]) -> str | None:
+def stored_name(name: str, model: Any, tensors: Mapping[str, Any]) -> str | None:
     """Returns the name a parameter has in the file: with or without the backbone's prefix."""
-    if name in tensors:
-        return name
-    bare = name.removeprefix(f"{prefix}.")
-    return bare if bare != name and bare in tensors else None
+    prefix = f"{model.base_model_prefix}."
+    candidates = (name, name.removeprefix(prefix), prefix + name)
+    return next((candidate for candidate in candidates if candidate in tensors), None)
 
 
-def check_sizes(folder: Path, config: Any, tensors: Mapping[str, TensorEntry]) -> None:
+def check_sizes(
+    folder: Path, config: Any, tensors: Mapping[str, TensorEntry], kind: Kind = SEQUENCE_CLASSIFIER
+) -> None:
     """Checks that config.json and the weights speak of the same model; allocates no memory.
 
     Raises ModelError when the configuration has more or fewer layers than the weights, makes a
     tensor of another shape, or describes far more parameters than the weights hold.
     """
     _check_layers(folder, config, len(tensors))
-    model = meta_model(folder, config, num_labels=2)
-    heads = head_names(folder, config)
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if n not in heads}
-    prefix = model.base_model_prefix
-    for name, shape in shapes.items():
-        stored = stored_name(name, prefix, tensors)
+    model = meta_model(folder, config, kind, num_labels=2)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    prefix = backbone_prefix(model)
+    backbone = {name: shape for name, shape in shapes.items() if is_backbone(name, prefix)}
+    for name, shape in backbone.items():
+        stored = stored_name(name, model, tensors)
         if stored is not None and tensors[stored].shape != shape:
             raise _disagree(
                 folder,
@@ -278,10 +306,25 @@ def check_sizes(folder: Path, config: Any, tensors: Mapping[str, TensorEntry]) -
                 f"and in the weights it is {list(tensors[stored].shape)}",
             )
     _check_extra_layers(folder, model, tensors)
-    claimed = sum(math.prod(s) for name, s in shapes.items() if is_backbone(name, prefix))
+    claimed = sum(math.prod(shape) for shape in backbone.values())
     held = total_elements(tensors.values())
     if claimed > 2 * held:  # twice: weights stored in another arrangement may be shared
         raise _disagree(folder, f"describes {claimed:,} parameters, and the weights hold {held:,}")
+
+
+def other_heads(
+    folder: Path, config: Any, tensors: Mapping[str, TensorEntry], kind: Kind
+) -> tuple[str, ...]:
+    """Returns the tensors of a file that carry a head's name and have another head's shape."""
+    model = meta_model(folder, config, kind, num_labels=2)
+    prefix = backbone_prefix(model)
+    heads = {n: p.shape for n, p in model.named_parameters() if not is_backbone(n, prefix)}
+    rows = head_names(folder, config, kind)
+    return tuple(
+        name
+        for name, shape in heads.items()
+        if name not in rows and name in tensors and tensors[name].shape != tuple(shape)
+    )
 
 
 def _disagree(folder: Path, found: str) -> ModelError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Literal
 
 import numpy as np
@@ -123,24 +123,35 @@ def fill(
     max_tokens: int,
     max_sequences: int | None = None,
     padded: bool = False,
+    together: bool = False,
 ) -> Iterator[list[Features]]:
     """Groups features, in their order, into lists of at most `max_tokens` tokens.
 
-    With `padded`, for models that pad, each sequence counts as long as the longest of its list. A
-    single sequence longer than `max_tokens` is a list of its own: nothing is dropped.
+    With `padded`, for models that pad, each sequence counts as long as the longest of its list.
+    With `together`, neighbours of one row stay in one list. A single sequence (or row) longer than
+    `max_tokens` is a list of its own: nothing is dropped.
     """
     batch: list[Features] = []
     num_tokens = longest = 0
-    for item in features:
-        longest = max(longest, item.num_tokens)
-        wanted = longest * (len(batch) + 1) if padded else num_tokens + item.num_tokens
-        if batch and (wanted > max_tokens or len(batch) == max_sequences):
+    groups = _rows(features) if together else ([item] for item in features)
+    for group in groups:
+        longest = max(longest, *(item.num_tokens for item in group))
+        in_group = sum(item.num_tokens for item in group)
+        size = len(batch) + len(group)
+        wanted = longest * size if padded else num_tokens + in_group
+        if batch and (wanted > max_tokens or size > (max_sequences or size)):
             yield batch
-            batch, num_tokens, longest = [], 0, item.num_tokens
-        batch.append(item)
-        num_tokens += item.num_tokens
+            batch, num_tokens, longest = [], 0, max(item.num_tokens for item in group)
+        batch += group
+        num_tokens += in_group
     if batch:
         yield batch
+
+
+def _rows(features: Iterable[Features]) -> Iterator[list[Features]]:
+    """Yields the neighbours that are of one row."""
+    for _, group in groupby(features, key=lambda item: item.row_id):
+        yield list(group)
 
 
 def filled(stream: PackedStream, quantum: int) -> PackedStream:

@@ -19,12 +19,14 @@ from typing import Any
 
 from tunewright.errors import ModelError, RunError, nearest
 from tunewright.models.architecture import (
+    ENCODER,
+    Kind,
     build_config,
     check_sizes,
-    classifier_class,
+    model_class,
     read_description,
 )
-from tunewright.models.classifier import quiet_library
+from tunewright.models.loading import quiet_library
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, flush_folder, write_manifest
 from tunewright.models.tokenizers import TOKENIZER_CONFIG, check_tokenizer
 from tunewright.models.weights import read_headers
@@ -131,9 +133,10 @@ def _fetch(hub_id: str) -> Path:
         ) from error
 
 
-def check_model_folder(folder: Path) -> tuple[str, ...]:
+def check_model_folder(folder: Path, kind: Kind = ENCODER) -> tuple[str, ...]:
     """Checks everything about a model folder that can be checked without allocating it.
 
+    `kind` is what the model is wanted as.
     Returns notices to be shown, such as keys of config.json that were ignored. Values of weights
     are checked when they are loaded.
 
@@ -145,8 +148,8 @@ def check_model_folder(folder: Path) -> tuple[str, ...]:
     tensors = read_headers(folder)
     description = read_description(folder)
     config = build_config(folder, description)
-    classifier_class(folder, config)
-    check_sizes(folder, config, tensors)
+    model_class(folder, config, kind)
+    check_sizes(folder, config, tensors, kind)
     check_tokenizer(folder)
     return description.notices
 
@@ -157,13 +160,13 @@ def save_model(
     folder: Path,
     *,
     max_length: int | None = None,
-    extra_files: Mapping[str, str] | None = None,
+    extra_files: Mapping[str, str | bytes] | None = None,
 ) -> None:
     """Writes the library's own model folder, with a manifest, in one step.
 
     Everything goes to a temporary folder beside `folder`, each file is flushed to disk, and the
     folder is renamed at the end: it is whole or not there. `max_length` (tokens) is where stock
-    transformers cuts with truncation=True. `extra_files` are written as UTF-8 text, by name.
+    transformers cuts with truncation=True. `extra_files` are written by name, text as UTF-8.
 
     Raises ModelError when `folder` exists, RunError when it cannot be written.
     """
@@ -178,9 +181,10 @@ def save_model(
         partial.mkdir()
         _write_model(model, partial)
         _write_tokenizer(tokenizer, partial, max_length)
-        for name, text in (extra_files or {}).items():
+        for name, content in (extra_files or {}).items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_text(text, encoding="utf-8")
+            raw = content.encode() if isinstance(content, str) else content
+            (partial / name).write_bytes(raw)
         write_manifest(partial)
         flush_folder(partial)
         partial.rename(folder)

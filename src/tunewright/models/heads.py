@@ -1,7 +1,8 @@
-"""From a packed stream to one vector of logits a sequence, through the library's own head.
+"""From a packed stream to a model's outputs, through the library's own backbone and head.
 
-The backbone runs over the packed row; each head below sees the gathered tokens only. The head
-modules are the library's own, so a saved folder is the library's own folder.
+The backbone runs over the packed row. Heads that look at one token at a time run over it too; the
+head of a whole sequence sees the gathered tokens only. All modules are the library's own, so a
+saved folder is the library's own folder.
 
 Shape letters: N tokens, B sequences, D hidden width, C classes.
 """
@@ -19,6 +20,12 @@ from tunewright.models.batch import PackedStream, filled, padded
 from tunewright.models.tokenizers import POSITIONS_AFTER_PADDING
 
 Head = Callable[[Any, Tensor, PackedStream], Tensor]
+Forward = Callable[[Any, PackedStream], Tensor]
+
+
+class NoPackedHead(LookupError):
+    """An architecture whose head is not known here; the model runs padded."""
+
 
 # Two ways to the same logits may sum in another order: fp32 rounding is about 1e-6 of the largest
 # logit. Differences up to this share of it (of 1, where all are smaller) are no differences.
@@ -119,52 +126,85 @@ def packed_hidden(model: Any, stream: PackedStream) -> Tensor:
     The row is filled up to a multiple of `TOKEN_QUANTUM` with a sequence of its own, which is cut
     off again: matrix kernels are prepared anew for every number of rows that they have not seen.
     """
-    return _packed_hidden(model, filled(stream, TOKEN_QUANTUM))[: stream.num_tokens]
+    inputs = _packed_inputs(model, filled(stream, TOKEN_QUANTUM))
+    return model.base_model(**inputs).last_hidden_state[0, : stream.num_tokens]
 
 
-def _packed_hidden(model: Any, stream: PackedStream) -> Tensor:
+def _packed_inputs(model: Any, stream: PackedStream) -> dict[str, Any]:
+    """Returns what the library's forward is given: the one row, and where its sequences end."""
     positions_N = stream.position_ids_N
     if model.config.model_type in POSITIONS_AFTER_PADDING:
         positions_N = _positions_after_padding(stream, model.config.pad_token_id)
     segments = {} if stream.type_ids_N is None else {"token_type_ids": stream.type_ids_N[None]}
     cache = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
-    outputs = model.base_model(
-        input_ids=stream.token_ids_N[None],
-        position_ids=positions_N[None],
-        boundaries=stream.boundaries,
+    return {
+        "input_ids": stream.token_ids_N[None],
+        "position_ids": positions_N[None],
+        "boundaries": stream.boundaries,
         **segments,
         **cache,
-    )
-    return outputs.last_hidden_state[0]
+    }
 
 
-def classify(model: Any, stream: PackedStream) -> Tensor:
-    """Returns the logits of each sequence, (B, C), by the route that the model has."""
-    if is_packed(model):
-        head = HEADS[model.config.model_type]
-        return head(model, packed_hidden(model, stream), stream)
-    return padded_logits(model, stream)
-
-
-def padded_logits(model: Any, stream: PackedStream) -> Tensor:
-    """Returns the logits of each sequence, (B, C), as the library's own padded forward has them."""
+def _padded_inputs(model: Any, stream: PackedStream) -> dict[str, Any]:
+    """Returns what the library's forward is given by its own users: rows of padded tokens."""
     side: Literal["left", "right"] = (
         "left" if model.config.model_type in SUMMED_UP_AT_END else "right"
     )
     token_ids, mask, types = padded(stream, model.config.pad_token_id or 0, side)
     segments = {} if types is None else {"token_type_ids": types}
-    return model(input_ids=token_ids, attention_mask=mask, **segments).logits
+    return {"input_ids": token_ids, "attention_mask": mask, **segments}
 
 
-def choose_route(model: Any) -> str:
-    """Puts the model on the packed route if it gives the padded route's logits there.
+def classify(model: Any, stream: PackedStream) -> Tensor:
+    """Returns the logits of each sequence, (B, C), by the route that the model has."""
+    if is_packed(model):
+        head = HEADS.get(model.config.model_type)
+        if head is None:
+            raise NoPackedHead(f"{model.config.model_type} has no packed head")
+        return head(model, packed_hidden(model, stream), stream)
+    return model(**_padded_inputs(model, stream)).logits
+
+
+def token_outputs(model: Any, stream: PackedStream, *names: str) -> tuple[Tensor, ...]:
+    """Returns outputs of the library's whole model for each token, each (N,) or (N, C).
+
+    `names` are those of the model's output, such as `logits`, or `start_logits` and `end_logits`.
+    Heads that look at one token at a time need nothing of ours: they run over the packed row.
+    """
+    if is_packed(model):
+        outputs = model(**_packed_inputs(model, filled(stream, TOKEN_QUANTUM)))
+        return tuple(outputs[name][0, : stream.num_tokens] for name in names)
+    inputs = _padded_inputs(model, stream)
+    outputs, real = model(**inputs), inputs["attention_mask"].bool()
+    return tuple(outputs[name][real] for name in names)
+
+
+def hidden_states(model: Any, stream: PackedStream, layer: int = -1) -> Tensor:
+    """Returns the hidden states after a layer of the backbone, (N, D), by the model's route.
+
+    -1 is the last layer, as the model puts it out; 0 are the embeddings.
+    """
+    every = {} if layer == -1 else {"output_hidden_states": True}
+    if is_packed(model):
+        inputs = _packed_inputs(model, filled(stream, TOKEN_QUANTUM))
+        return _layer(model.base_model(**inputs, **every), layer)[0, : stream.num_tokens]
+    inputs = _padded_inputs(model, stream)
+    found = _layer(model.base_model(**inputs, **every), layer)
+    return found[inputs["attention_mask"].bool()]
+
+
+def _layer(outputs: Any, layer: int) -> Tensor:
+    return outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+
+
+def choose_route(model: Any, forward: Forward = classify) -> str:
+    """Puts the model on the packed route if `forward` gives the padded route's figures there.
 
     A few random sequences of mixed lengths go through both, without dropout and in fp32. Returns
     `packed`, or `padded: ` and the reason. The model's random state and mode are left as found.
     """
     config = model.config
-    if config.model_type not in HEADS:
-        return f"padded: {config.model_type} has no packed head"
     if not model._can_set_attn_implementation():
         return f"padded: {config.model_type} does not follow the attention interface"
     register()
@@ -173,16 +213,19 @@ def choose_route(model: Any) -> str:
     probe = _probe(config)
     try:
         with torch.no_grad():
-            expected_BC = classify(model, probe)
+            expected = forward(model, probe)
             model.set_attn_implementation(PACKED)
-            found_BC = classify(model, probe)
+            found = forward(model, probe)
+    except NoPackedHead as error:
+        model.set_attn_implementation(stock)
+        return f"padded: {error}"
     except Exception as error:  # any failure of a stranger's forward means: not this route
         model.set_attn_implementation(stock)
         return f"padded: the packed probe failed ({type(error).__name__}: {error})"
     finally:
         model.train(was_training)
-    difference = float((found_BC - expected_BC).abs().max())
-    scale = max(1.0, float(expected_BC.abs().max()))
+    difference = float((found - expected).abs().max())
+    scale = max(1.0, float(expected.abs().max()))
     if not difference <= TOLERANCE * scale:
         model.set_attn_implementation(stock)
         return f"padded: packed logits differ by {difference:.2g}"

@@ -1,7 +1,12 @@
-"""Manifests: every file's size and SHA-256, so that damage is found before it is used."""
+"""Manifests: every file's size and SHA-256, so that damage is found before it is used.
+
+seal(folder, step=120)     after all files are written
+check_manifest(folder)     before any of them is read
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,37 +20,52 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 MAX_MANIFEST_BYTES = 10_000_000
 
+# What file systems answer that cannot flush a folder; its files are flushed all the same.
+_CANNOT_FLUSH_FOLDERS = {errno.EINVAL, errno.ENOTSUP}
 
-def write_manifest(folder: Path) -> None:
+
+def seal(folder: Path, **about: Any) -> None:
+    """Flushes every file to disk, then writes the manifest and flushes it and the folders.
+
+    So a manifest on the disk means that the files it names are there too. `about` are further
+    plain values that it holds. Raises OSError when the disk refuses.
+    """
+    for path in _within(folder):
+        if path.is_file():
+            flush(path)
+    write_manifest(folder, **about)
+    flush(folder / MANIFEST)
+    for path in (*_within(folder), folder):
+        if path.is_dir():
+            flush(path)
+
+
+def write_manifest(folder: Path, **about: Any) -> None:
     """Writes manifest.json with size and SHA-256 of every file but the model card.
 
-    The card is there to be edited.
+    The card is there to be edited. No line end follows the last brace, so that a manifest of
+    which even one byte is cut off is not JSON.
     """
     files = {
         path.relative_to(folder).as_posix(): {
             "size_bytes": path.stat().st_size,
             "sha256": _sha256(path),
         }
-        for path in sorted(folder.rglob("*"))
+        for path in _within(folder)
         if path.is_file() and path.name not in {MANIFEST, CARD}
     }
-    text = json.dumps({"files": files}, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps({**about, "files": files}, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def check_manifest(folder: Path) -> None:
-    """Compares a folder with its manifest.json; files that the manifest does not name are free.
+def check_manifest(folder: Path) -> dict[str, Any]:
+    """Compares a folder with its manifest.json and returns what that holds.
 
-    Raises ModelError naming the first file that is missing or damaged, or when there is no
-    manifest.
+    Files that the manifest does not name are free. Raises ModelError naming the first file that is
+    missing or damaged, or when there is no manifest.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ModelError(str(folder), f"holds no {MANIFEST}", "It was not saved by Tunewright.")
-    files = read_json_object(path, MAX_MANIFEST_BYTES).get("files")
-    if not isinstance(files, dict):
-        raise ModelError(str(path), 'has no "files"', "It lists the folder's files.", DAMAGED)
-    for name, stated in files.items():
+    manifest = read_manifest(folder)
+    for name, stated in manifest["files"].items():
         found = _difference(folder / name, stated) if _is_inside(name) else "lies outside"
         if found:
             raise ModelError(
@@ -54,6 +74,25 @@ def check_manifest(folder: Path) -> None:
                 "The folder is not as it was saved.",
                 "Use another copy, or train again.",
             )
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns what manifest.json holds, without looking at the files.
+
+    Raises ModelError when there is none, or it is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelError(str(folder), f"holds no {MANIFEST}", "It was not saved by Tunewright.")
+    manifest = read_json_object(path, MAX_MANIFEST_BYTES)
+    if not isinstance(manifest.get("files"), dict):
+        raise ModelError(str(path), 'has no "files"', "It lists the folder's files.", DAMAGED)
+    return manifest
+
+
+def _within(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
 
 
 def _is_inside(name: str) -> bool:
@@ -80,9 +119,8 @@ def _sha256(path: Path) -> str:
 
 def flush_folder(folder: Path) -> None:
     """Flushes every file of a folder, and the folder itself, to disk."""
-    for path in sorted(folder.rglob("*")):
+    for path in (*_within(folder), folder):
         flush(path)
-    flush(folder)
 
 
 def flush(path: Path) -> None:
@@ -90,8 +128,8 @@ def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot flush a folder; its files are flushed
+    except OSError as error:
+        if not path.is_dir() or error.errno not in _CANNOT_FLUSH_FOLDERS:
             raise
     finally:
         os.close(handle)

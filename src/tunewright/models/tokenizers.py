@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
 
 from tunewright.errors import ModelError
-from tunewright.models.architecture import CONFIG, classifier_class, load_config
+from tunewright.models.architecture import CONFIG, ENCODER, load_config, model_class
 from tunewright.models.weights import DAMAGED, read_json_object
 
 TOKENIZER = "tokenizer.json"
@@ -302,7 +302,8 @@ def _stated_length(settings: Mapping[str, Any]) -> int | None:
 def _input_names(folder: Path, config: Any) -> list[str]:
     """Returns what the tokenizer hands to the model; segment ids only where it has segments."""
     takes = (
-        "token_type_ids" in inspect.signature(classifier_class(folder, config).forward).parameters
+        "token_type_ids"
+        in inspect.signature(model_class(folder, config, ENCODER).forward).parameters
     )
     segments = getattr(config, "type_vocab_size", 0) > 1 or config.model_type == "xlnet"
     types = ["token_type_ids"] if takes and segments else []

@@ -2,60 +2,154 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from tunewright.errors import DataError
 from tunewright.types import TokenStream
 
 # A longer text is tokenised in pieces, so that memory stays flat: those that the model reads are
 # joined, the others only counted for the ledger (exact but for words across a border).
 PIECE_CHARACTERS = 200_000
 
+Long = Literal["error", "truncate", "window"]
+
 
 def encode_text(
-    tokenizer: Any, text: str, pair: str | None = None, max_length: int | None = None
+    tokenizer: Any,
+    text: str,
+    pair: str | None = None,
+    max_length: int | None = None,
+    *,
+    offsets: bool = False,
 ) -> TokenStream:
     """Returns the token ids of a text or pair, with special tokens, cut to `max_length`.
 
     The longer text of a pair is cut first, as transformers' `longest_first` does. Segment ids are
-    given where the tokenizer's model reads them.
+    given where the tokenizer's model reads them, the places of tokens where `offsets` are wanted:
+    as the tokenizer has them, so those of a byte-level one may begin with a space.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer
-    first, num_first = _encode(backend, text, max_length)
-    second, num_second = (None, 0) if pair is None else _encode(backend, pair, max_length)
+    first = _Tokens.of(backend, text, max_length, offsets)
+    second = None if pair is None else _Tokens.of(backend, pair, max_length, offsets)
+    num_second = 0 if second is None else second.num_tokens
     special = backend.num_special_tokens_to_add(pair is not None)
     room = None if max_length is None else max(max_length - special, 0)
-    keep_first, keep_second = _share(num_first, num_second, room)
-    first.truncate(keep_first)
+    keep_first, keep_second = _share(first.num_tokens, num_second, room)
+    first.encoding.truncate(keep_first)
     if second is not None:
-        second.truncate(keep_second)
-    whole = backend.post_process(first, second, True)
-    reads_types = "token_type_ids" in tokenizer.model_input_names
-    # A blank text without special tokens would be no tokens at all, and no model answers nothing.
-    token_ids, type_ids = (whole.ids, whole.type_ids) if whole.ids else ([_blank(tokenizer)], [0])
-    return TokenStream(
-        np.array(token_ids, np.int32),
-        np.array(type_ids, np.int32) if reads_types else None,
-        num_first + num_second - keep_first - keep_second,
+        second.encoding.truncate(keep_second)
+    num_cut = first.num_tokens + num_second - keep_first - keep_second
+    stream = _joined(tokenizer, first, second)
+    return replace(stream if offsets else _without_places(stream), num_cut=num_cut)
+
+
+def encode_windows(
+    tokenizer: Any,
+    text: str,
+    *,
+    max_length: int,
+    stride: int,
+    long: Long,
+    prefix: str | None = None,
+    where: str = "a text",
+) -> list[TokenStream]:
+    """Returns the windows of a text, each at most `max_length` tokens long, with offsets.
+
+    A text that fits is one window. Of a longer one, `truncate` keeps the first window, `window`
+    goes on with windows that begin with the last `stride` tokens of the one before (fewer where
+    that would fill them), and `error` raises DataError, naming `where`. A `prefix`, such as a
+    question, stands before the text in every window; it takes at most half of it.
+    """
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    content = _Tokens.of(backend, text, max_length if long == "truncate" else None, True)
+    before = None if prefix is None else _Tokens.of(backend, prefix, max_length, True)
+    special = backend.num_special_tokens_to_add(before is not None)
+    keep = 0 if before is None else min(before.num_tokens, (max_length - special) // 2)
+    room = max(max_length - special - keep, 1)
+    if content.num_tokens > room and long == "error":
+        raise _too_long(where, content.num_tokens + keep + special, max_length)
+    stride = min(stride, room // 2)
+    content.encoding.truncate(room, stride=stride)
+    pieces = [content.encoding, *(content.encoding.overflowing if long == "window" else ())]
+    if before is not None:
+        before.encoding.truncate(keep)
+    streams = []
+    for index, piece in enumerate(pieces):
+        start = index * (room - stride)
+        own = replace(content, encoding=piece, places_N2=content.places_N2[start:])
+        stream = (
+            _joined(tokenizer, own, None) if before is None else _joined(tokenizer, before, own)
+        )
+        repeated = 0 if index == 0 else len(stream) - (len(piece) - stride)
+        streams.append(replace(stream, num_repeated=repeated))
+    cut_before = 0 if before is None else before.num_tokens - keep
+    cut = max(content.num_tokens - room, 0) if long == "truncate" else 0
+    return [replace(streams[0], num_cut=cut + cut_before), *streams[1:]]
+
+
+def _too_long(where: str, num_tokens: int, max_length: int) -> DataError:
+    return DataError(
+        where,
+        f"it has {num_tokens:,} tokens",
+        f"The model reads {max_length:,} at once.",
+        'Cut it, or choose task.long="truncate" or "window".',
     )
 
 
-def _encode(backend: Tokenizer, text: str, limit: int | None) -> tuple[Encoding, int]:
-    """Returns an encoding of at least `limit` tokens, where there are as many, and their number.
+@dataclass(frozen=True)
+class _Tokens:
+    """A text as tokens: at least as many as the limit, where there are as many.
 
-    None keeps all. The number counts the tokens of the whole text.
+    `num_tokens` counts those of the whole text. `places_N2` are the tokens' first and last places
+    in it, where they are wanted; else there are none.
     """
-    kept: list[Encoding] = []
-    num_kept = num_tokens = 0
-    for start in range(0, max(len(text), 1), PIECE_CHARACTERS):
-        piece = backend.encode(text[start : start + PIECE_CHARACTERS], add_special_tokens=False)
-        num_tokens += len(piece)
-        if not kept or limit is None or num_kept < limit:
-            kept.append(piece)
-            num_kept += len(piece)
-    return kept[0] if len(kept) == 1 else Encoding.merge(kept), num_tokens
+
+    encoding: Encoding
+    num_tokens: int
+    places_N2: np.ndarray
+
+    @classmethod
+    def of(cls, backend: Tokenizer, text: str, limit: int | None, placed: bool) -> Self:
+        kept: list[Encoding] = []
+        places = [np.zeros((0, 2), np.int32)]
+        num_kept = num_tokens = 0
+        for start in range(0, max(len(text), 1), PIECE_CHARACTERS):
+            piece = backend.encode(text[start : start + PIECE_CHARACTERS], add_special_tokens=False)
+            num_tokens += len(piece)
+            if not kept or limit is None or num_kept < limit:
+                kept.append(piece)
+                num_kept += len(piece)
+                if placed and len(piece):
+                    places.append(np.array(piece.offsets, np.int32) + start)
+        merged = kept[0] if len(kept) == 1 else Encoding.merge(kept)
+        return cls(merged, num_tokens, np.concatenate(places))
+
+
+def _joined(tokenizer: Any, first: _Tokens, second: _Tokens | None) -> TokenStream:
+    """Puts the special tokens around one text or two, and says where each token comes from."""
+    pair = None if second is None else second.encoding
+    whole = tokenizer.backend_tokenizer.post_process(first.encoding, pair, True)
+    reads_types = "token_type_ids" in tokenizer.model_input_names
+    ids, types, texts = whole.ids, whole.type_ids, whole.sequence_ids
+    if not ids:  # a blank text without special tokens, and no model answers nothing
+        ids, types, texts = [_blank(tokenizer)], [0], [None]
+    text_ids_N = np.array([-1 if text is None else text for text in texts], np.int8)
+    offsets_N2 = np.zeros((len(ids), 2), np.int32)
+    for text_id, tokens in enumerate((first, second)):
+        if tokens is not None and len(tokens.places_N2):
+            own_N = text_ids_N == text_id
+            offsets_N2[own_N] = tokens.places_N2[: own_N.sum()]
+    types_N = np.array(types, np.int32) if reads_types else None
+    return TokenStream(np.array(ids, np.int32), types_N, offsets=offsets_N2, text_ids=text_ids_N)
+
+
+def _without_places(stream: TokenStream) -> TokenStream:
+    """Spares the memory of what training does not read."""
+    return replace(stream, offsets=None, text_ids=None)
 
 
 def _blank(tokenizer: Any) -> int:

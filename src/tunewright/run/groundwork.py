@@ -79,7 +79,7 @@ class Groundwork:
         self.best_metric = config.training.metric_for_best_model or task.metrics[0].name
         check_metric(self.best_metric, self.directions)
         self.source = find_model(config.model.name)
-        self.note(*check_model_folder(self.source))
+        self.note(*check_model_folder(self.source, task.kind))
         self.prepared = prepare(sources, task.roles, task.label_role, config.data)
         self.note(*self.prepared.notices)
         for column in config.evaluation.slices:
@@ -127,5 +127,6 @@ class Groundwork:
 
     def _encoded(self, row: Any, ledger: TruncationLedger) -> EncodedRow:
         features = self.task.encode(row, self.tokenizer)
-        ledger.add(row.id, sum(f.num_tokens for f in features), sum(f.num_cut for f in features))
+        read = sum(item.num_tokens - item.num_repeated for item in features)
+        ledger.add(row.id, read, sum(item.num_cut for item in features))
         return features

@@ -22,7 +22,6 @@ from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed
 from tunewright.models.folder import check_model_folder, find_model
-from tunewright.models.heads import choose_route
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.judge import EvaluationResult, Judge
@@ -175,7 +174,7 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     device = find_device(precision)
     tokenizer = load_tokenizer(path)
     model, _ = task.build(path, tokenizer, dropout=None, seed=0)
-    choose_route(model)
+    task.route(model)
     model.to(device.name).eval()
     predictor = Predictor(task, model, tokenizer, device)
     return TrainedModel(predictor, path, *_remembered(path))

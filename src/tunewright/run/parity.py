@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification
+from torch import Tensor
 
 from tunewright.errors import ParityRefused
 from tunewright.models.batch import pack
-from tunewright.models.classifier import quiet_library
-from tunewright.models.heads import TOLERANCE, padded_logits
+from tunewright.models.heads import TOLERANCE
+from tunewright.tasks.base import Task
 from tunewright.types import Features
 
 PROBE_SEQUENCES = 32
@@ -22,11 +23,11 @@ PROBE_SEQUENCES = 32
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two models' logits are apart on a probe set.
+    """How far two models' outputs (logits, vectors) are apart on a probe set.
 
     `largest_difference` is absolute, and so is the `tolerance` it is held against, a share of the
-    largest logit. `flipped_fraction` is the share of sequences whose likeliest class changed by
-    more than the tolerance.
+    largest output. `flipped_fraction` is the share of outputs (sequences or tokens) whose
+    likeliest class changed by more than the tolerance.
     """
 
     against: str
@@ -41,7 +42,7 @@ class Parity:
             return
         raise ParityRefused(
             where,
-            f"its logits differ from {self.against} by {self.largest_difference:.3g}, and "
+            f"its outputs differ from {self.against} by {self.largest_difference:.3g}, and "
             f"{self.flipped_fraction:.1%} of the answers change",
             f"At most {self.tolerance:g} is allowed.",
             "The artefact must not be used.",
@@ -63,29 +64,47 @@ def compare_logits(
     return Parity(against, len(ours_BC), largest, flipped, allowed)
 
 
-def load_stock_classifier(folder: Path) -> Any:
-    """Returns what stock transformers reads from a saved folder, in fp32."""
-    with quiet_library():
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-        )
+def compare_with_stock(
+    task: Task, model: Any, folder: Path, features: Sequence[Features]
+) -> Parity:
+    """Measures a trained model against what the library that users know reads from its folder."""
+    stock = task.stock(folder).to(model.device)
+    ours, theirs = task_outputs(task, model, features), stock_outputs(task, stock, features)
+    missing = theirs.keys() - ours.keys()
+    if missing or not theirs:
+        raise ValueError(f"{task.name} has no outputs {sorted(missing)} to compare")
+    each = [compare_logits(task.library, ours[name], theirs[name]) for name in theirs]
+    return max(each, key=lambda parity: parity.largest_difference / parity.tolerance)
 
 
 @torch.no_grad()
-def task_logits(task: Any, model: Any, features: Sequence[Features]) -> np.ndarray:
-    """Returns our logits of a probe set in fp32, (B, C), by the model's own route."""
+def task_outputs(task: Task, model: Any, features: Sequence[Features]) -> dict[str, np.ndarray]:
+    """Returns our outputs of a probe set in fp32, by the model's own route."""
     model.eval()
-    batches = (pack(_bare([item]), model.device) for item in features)
-    return np.concatenate([task.forward(model, b)["logits"].float().cpu().numpy() for b in batches])
+    found = [task.forward(model, pack(_bare(item), model.device)) for item in _rows(features)]
+    return {name: np.concatenate([_array(each[name]) for each in found]) for name in found[0]}
 
 
 @torch.no_grad()
-def stock_logits(model: Any, features: Sequence[Features]) -> np.ndarray:
-    """Returns the logits of a stock transformers classifier in fp32, (B, C), padded."""
-    model.eval()
-    batch = pack(_bare(features), model.device)
-    logits_BC = padded_logits(model, batch.streams["text"])
-    return np.asarray(logits_BC.float().cpu().numpy())
+def stock_outputs(task: Task, stock: Any, features: Sequence[Features]) -> dict[str, np.ndarray]:
+    """Returns the stock library's outputs of a probe set in fp32, all in one padded batch."""
+    stock.eval()
+    return _arrays(task.stock_outputs(stock, pack(_bare(features), stock.device)))
+
+
+def _arrays(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: _array(values) for name, values in outputs.items()}
+
+
+def _array(values: Tensor) -> np.ndarray:
+    """Returns outputs as (rows, columns); single numbers have one column."""
+    array = values.float().cpu().numpy()
+    return array[:, None] if array.ndim == 1 else array.reshape(len(array), -1)
+
+
+def _rows(features: Sequence[Features]) -> list[list[Features]]:
+    """Groups the windows of a row, which some tasks answer together."""
+    return [list(group) for _, group in groupby(features, key=lambda item: item.row_id)]
 
 
 def _bare(features: Iterable[Features]) -> list[Features]:

@@ -14,7 +14,6 @@ from tunewright.devices import Device, measure_roof
 from tunewright.errors import ParityRefused
 from tunewright.models.dropout import DropoutSource, replace_dropout
 from tunewright.models.folder import save_model
-from tunewright.models.heads import choose_route
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.finished import FinishedRun
@@ -22,14 +21,7 @@ from tunewright.run.groundwork import Groundwork, Notice
 from tunewright.run.judge import OwnMetric
 from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
-from tunewright.run.parity import (
-    PROBE_SEQUENCES,
-    Parity,
-    compare_logits,
-    load_stock_classifier,
-    stock_logits,
-    task_logits,
-)
+from tunewright.run.parity import PROBE_SEQUENCES, Parity, compare_with_stock
 from tunewright.run.prepare import Prepared
 from tunewright.run.record import new_run_folder, versions
 from tunewright.run.tracking import Journal
@@ -123,7 +115,7 @@ class _Training:
             seed=self.settings.seed,
         )
         self.ground.note(*notices)
-        self.route = choose_route(self.model)
+        self.route = self.task.route(self.model)
         self.model.to(self.device.name)
         if self.route != "packed":
             self.ground.note(f"{self.config.model.name} runs in padded batches ({self.route}).")
@@ -249,7 +241,7 @@ class _Training:
         self.task = self.task.calibrate(list(self.predictor.answers(rows)), rows)
 
     def save(self) -> Parity:
-        """Saves the model and holds what stock transformers reads there against the trained one."""
+        """Saves the model and holds what the stock library reads there against the trained one."""
         save_model(
             self.model,
             self.tokenizer,
@@ -258,18 +250,14 @@ class _Training:
             extra_files={
                 "task.json": self.task.to_json_text(),
                 READING: reading_text(self.prepared.columns, self.config.data.reading()),
+                **self.task.extra_files(self.model),
             },
         )
         rows = self.prepared.splits.get("validation") or self.prepared.splits["train"]
         probe = [
             item for row in rows[:PROBE_SEQUENCES] for item in self.task.encode(row, self.tokenizer)
         ]
-        stock = load_stock_classifier(self.folder.model).to(self.device.name)
-        parity = compare_logits(
-            "stock transformers",
-            task_logits(self.task, self.model, probe),
-            stock_logits(stock, probe),
-        )
+        parity = compare_with_stock(self.task, self.model, self.folder.model, probe)
         try:
             parity.check(str(self.folder.model))
         except ParityRefused:

@@ -4,7 +4,8 @@
                     --loss--> Loss
     prediction  row --encode--> features --pack--> batch --forward--> outputs
                     --decode--> parts --join--> answer
-    evaluation  answers, rows --statistics, reduce--> metrics
+    evaluation  answers, rows --statistics, reduce--> metrics, figures
+    saving      model --extra_files--> folder --stock, stock_outputs--> the parity gate
 
 A task is a frozen dataclass of plain values. It holds no model and no tokenizer, is saved beside
 the weights as `task.json`, and comes back whole wherever the model is used. The same `encode`
@@ -15,18 +16,23 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from tunewright.errors import SettingsError, listed, nearest
+from tunewright.figures import Figure
 from tunewright.metrics import MetricSpec
-from tunewright.models.batch import Batch
+from tunewright.models.architecture import ENCODER, Kind
+from tunewright.models.batch import Batch, PackedStream
+from tunewright.models.heads import choose_route
+from tunewright.models.loading import load_stock
 from tunewright.types import Answer, Features, Role, Row
 
 Outputs = Mapping[str, Tensor]
@@ -52,14 +58,26 @@ class Task(ABC):
 
     Subclasses are frozen pydantic dataclasses; each field is a setting of `[task]`, with its
     help in the field's metadata.
+
+    `kind` is the library's kind of model, `library` is the one that users know for it, `streams`
+    names the token streams of a batch, `pipeline_tag` is the Hub's name of the task, and `scope`
+    says what a loss is summed over: rows, documents (the windows of a row are kept in one
+    batch), or a whole update (every row's loss looks at all others).
     """
 
     name: ClassVar[str]
     roles: ClassVar[tuple[Role, ...]]
     metrics: ClassVar[tuple[MetricSpec, ...]]
-    scope: ClassVar[Scope] = "row"
+    kind: ClassVar[Kind] = ENCODER
+    streams: ClassVar[tuple[str, ...]] = ("text",)
+    library: ClassVar[str] = "stock transformers"
+    pipeline_tag: ClassVar[str] = "text-classification"
     text_roles: ClassVar[tuple[str, ...]] = ("text",)
     label_role: ClassVar[str | None] = None
+
+    @property
+    def scope(self) -> Scope:
+        return "row"
 
     @abstractmethod
     def learn(self, rows: Iterable[Row]) -> Self:
@@ -72,6 +90,16 @@ class Task(ABC):
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
         """Returns the features as training sees them; `rng` depends on (seed, epoch, row) only."""
         return features
+
+    def updates(
+        self, order: np.ndarray, rows: Sequence[Sequence[Features]], batch_size: int
+    ) -> Iterator[np.ndarray]:
+        """Yields the rows of each update of an epoch, given their random order.
+
+        Every row stands in one update; there are as many as slices of `batch_size` would make.
+        """
+        for start in range(0, len(order), batch_size):
+            yield order[start : start + batch_size]
 
     @abstractmethod
     def build(
@@ -86,6 +114,34 @@ class Task(ABC):
     def respond(self, model: Any, batch: Batch) -> Outputs:
         """Runs the model to answer; a generating task generates here. Never differentiated."""
         return self.forward(model, batch)
+
+    def route(self, model: Any) -> str:
+        """Puts the model on the packed route where this task's outputs are the same there.
+
+        Returns `packed`, or `padded: ` and the reason.
+        """
+
+        def outputs(model: Any, stream: PackedStream) -> Tensor:
+            row_ids = tuple(range(stream.num_sequences))
+            batch = Batch(dict.fromkeys(self.streams, stream), {}, row_ids)
+            return torch.cat([values.flatten() for values in self.forward(model, batch).values()])
+
+        return choose_route(model, outputs)
+
+    def stock(self, folder: Path) -> Any:
+        """Returns the model that the library which users know reads from a saved folder."""
+        return load_stock(folder, self.kind)
+
+    def stock_outputs(self, stock: Any, batch: Batch) -> Outputs:
+        """Returns what that model puts out, in the names of `forward`, for the parity gate.
+
+        An output that only we have is left out. By default `forward` runs it the padded way.
+        """
+        return self.forward(stock, batch)
+
+    def extra_files(self, model: Any) -> Mapping[str, str | bytes]:
+        """Returns files to be saved beside the model, by name."""
+        return {}
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
@@ -125,6 +181,18 @@ class Task(ABC):
     @abstractmethod
     def compared(self, answer: Any, row: Row) -> tuple[Any, Any]:
         """Returns the true and the predicted value, for metrics of the user's own."""
+
+    def severity(self, answer: Any, row: Row) -> float | None:
+        """Returns how bad a mistake the answer is, to show the worst first; None for a right one.
+
+        By default the score of a wrong answer: the surer, the worse.
+        """
+        true, answered = self.compared(answer, row)
+        return None if true == answered else float(getattr(answer, "score", 0.0))
+
+    def figures(self, statistics: Statistics) -> Sequence[Figure]:
+        """Returns what the report shows of an evaluation beside its metrics."""
+        return ()
 
     def within(self, limit: int) -> Self:
         """Returns the task with its lengths settled for a model that reads `limit` tokens."""

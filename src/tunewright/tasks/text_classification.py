@@ -29,15 +29,16 @@ from tunewright.metrics import (
     prepare_classification,
     softmax,
 )
+from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
-from tunewright.models.classifier import load_classifier
 from tunewright.models.heads import classify
+from tunewright.models.loading import load_classifier
 from tunewright.models.tokens import encode_text
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
 from tunewright.types import Features, Label, LabelValue, Role, Row
 
-Kind = Literal["string", "integer", "boolean"]
+LabelKind = Literal["string", "integer", "boolean"]
 # Beyond this, time grows faster than accuracy on most texts; longer ones are the user's choice.
 DEFAULT_MAX_LENGTH = 256
 
@@ -65,6 +66,7 @@ class TextClassification(Task):
     name: ClassVar[str] = "text-classification"
     roles: ClassVar[tuple[Role, ...]] = (TEXT, TEXT_PAIR, LABEL)
     metrics: ClassVar[tuple[MetricSpec, ...]] = CLASSIFICATION_METRICS
+    kind: ClassVar[Kind] = SEQUENCE_CLASSIFIER
     text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     label_role: ClassVar[str | None] = "label"
 
@@ -94,7 +96,7 @@ class TextClassification(Task):
     labels: Names = field(
         default=(), metadata={"help": "the classes in order. Off: learned from the training rows"}
     )
-    label_kind: Kind = field(
+    label_kind: LabelKind = field(
         default="string", metadata={"help": "type of a label in the data", "fitted": True}
     )
     weights: tuple[float, ...] = field(
@@ -284,7 +286,7 @@ class TextClassification(Task):
         return name == "true" if self.label_kind == "boolean" else name
 
 
-def _kind_of(values: Iterable[LabelValue | float]) -> Kind:
+def _kind_of(values: Iterable[LabelValue | float]) -> LabelKind:
     distinct = set(values)
     if all(isinstance(value, bool) for value in distinct):
         return "boolean"
@@ -298,14 +300,14 @@ def _spellings(value: LabelValue) -> tuple[str, ...]:
     return (lower, lower.capitalize(), lower.upper()) if lower in ("true", "false") else ()
 
 
-def _common_kind(kind: Kind, labels: Iterable[str]) -> Kind:
+def _common_kind(kind: LabelKind, labels: Iterable[str]) -> LabelKind:
     """Returns `kind` where every label can be of it, else `string`."""
     if kind == "integer" and not all(name.removeprefix("-").isdecimal() for name in labels):
         return "string"
     return "string" if kind == "boolean" and not {"true", "false"}.issuperset(labels) else kind
 
 
-def _ordered(names: Iterable[str], kind: Kind) -> tuple[str, ...]:
+def _ordered(names: Iterable[str], kind: LabelKind) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if kind == "integer" else sorted(names))
 
 

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from tunewright.devices import Device
 from tunewright.errors import NonFiniteLoss, listed
-from tunewright.models.batch import fill, pack
+from tunewright.models.batch import Batch, fill, pack
 from tunewright.models.dropout import DropoutSource
 from tunewright.models.flop import FlopCount
 from tunewright.models.heads import is_packed
-from tunewright.tasks.base import Task
+from tunewright.tasks.base import Outputs, Task
 from tunewright.training.events import Step
 from tunewright.training.optimizer import MovingAverage, set_factor
 from tunewright.training.schedule import Schedule
@@ -65,8 +65,6 @@ class Loop:
     flop: FlopCount = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.task.scope != "row":
-            raise NotImplementedError(f"a loss over a whole {self.task.scope} is not summed here")
         self.flop = FlopCount.of(self.model)
 
     @property
@@ -86,8 +84,7 @@ class Loop:
 
     def _updates(self, epoch: int) -> Iterator[np.ndarray]:
         order = order_of_epoch(len(self.rows), self.seed, epoch)
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+        return self.task.updates(order, self.rows, self.batch_size)
 
     def _update(self, step: int, epoch: int, row_indices: np.ndarray) -> Step:
         started = time.perf_counter()
@@ -96,7 +93,7 @@ class Loop:
         factor = self.schedule.factor(step)
         set_factor(self.optimizer, factor)
         features = [item for index in row_indices for item in self._varied(int(index), epoch)]
-        total, count, lengths = self._accumulate(features)
+        total, count = self._accumulate(step, features)
         norm = self._scale_gradients(count, features)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -110,17 +107,17 @@ class Loop:
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             gradient_norm=norm,
             num_rows=len(row_indices),
-            num_tokens=sum(lengths),
-            flop=self.flop.training(lengths),
+            num_tokens=sum(item.num_tokens for item in features),
+            flop=self.flop.training(_lengths(features)),
             seconds=time.perf_counter() - started,
         )
 
-    def _reseed(self, step: int) -> None:
-        torch.manual_seed(
-            int(np.random.SeedSequence((_STEP, self.seed, step)).generate_state(1)[0])
-        )
+    def _reseed(self, step: int, piece: int = 0) -> None:
+        """Starts dropout anew for a forward pass; `piece` counts those of a cached gradient."""
+        key = (_STEP, self.seed, step, piece) if piece else (_STEP, self.seed, step)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         if self.dropout is not None:
-            self.dropout.reseed(_STEP, self.seed, step)
+            self.dropout.reseed(*key)
 
     def _varied(self, index: int, epoch: int) -> list[Features]:
         rng = np.random.Generator(
@@ -128,21 +125,60 @@ class Loop:
         )
         return [self.task.vary(item, rng) for item in self.rows[index]]
 
-    def _accumulate(self, features: Sequence[Features]) -> tuple[float, float, list[int]]:
-        """Adds up the gradient of the summed loss; returns sum, count and sequence lengths."""
-        total, count, lengths = 0.0, 0.0, []
-        padded = not is_packed(self.model)
-        if padded:
-            features = sorted(features, key=lambda item: item.num_tokens)
-        for piece in fill(features, max_tokens=self.max_tokens, padded=padded):
+    def _accumulate(self, step: int, features: Sequence[Features]) -> tuple[float, float]:
+        """Adds up the gradient of the summed loss; returns its sum and count."""
+        pieces = self._pieces(features)
+        if self.task.scope == "batch" and len(pieces) > 1:
+            return self._accumulate_cached(step, pieces)
+        total, count = 0.0, 0.0
+        for piece in pieces:
             batch = pack(piece, self.device.name)
-            with self.device.autocast():
-                outputs = self.task.forward(self.model, batch)
-            loss = self.task.loss(outputs, batch)
+            loss = self.task.loss(self._forward(batch), batch)
             loss.sum.backward()
             total, count = total + loss.sum.item(), count + loss.count
-            lengths += [item.num_tokens for item in piece]
-        return total, count, lengths
+        return total, count
+
+    def _pieces(self, features: Sequence[Features]) -> list[list[Features]]:
+        """Cuts an update into forward passes."""
+        padded, together = not is_packed(self.model), self.task.scope == "document"
+        if padded and not together:
+            features = sorted(features, key=lambda item: item.num_tokens)
+        return list(fill(features, max_tokens=self.max_tokens, padded=padded, together=together))
+
+    def _forward(self, batch: Batch) -> Outputs:
+        with self.device.autocast():
+            return self.task.forward(self.model, batch)
+
+    def _accumulate_cached(
+        self, step: int, pieces: Sequence[Sequence[Features]]
+    ) -> tuple[float, float]:
+        """The same for a loss over a whole update, in the memory of one piece.
+
+        Gradient caching (Gao et al. 2021): all outputs are made without gradients, the loss gives
+        the gradient of each, and each piece runs again, with the same dropout, to hand it on.
+        """
+        whole = pack([item for piece in pieces for item in piece], self.device.name)
+        found: list[Outputs] = []
+        with torch.no_grad():
+            for index, piece in enumerate(pieces):
+                self._reseed(step, index + 1)
+                found.append(self._forward(pack(piece, self.device.name)))
+        joined = {
+            name: torch.cat([outputs[name] for outputs in found]).requires_grad_()
+            for name in found[0]
+        }
+        loss = self.task.loss(joined, whole)
+        gradients = torch.autograd.grad(loss.sum, list(joined.values()))
+        start = dict.fromkeys(joined, 0)
+        for index, piece in enumerate(pieces):
+            self._reseed(step, index + 1)
+            outputs = self._forward(pack(piece, self.device.name))
+            own = []
+            for name, gradient in zip(joined, gradients, strict=True):
+                own.append(gradient[start[name] : start[name] + len(outputs[name])])
+                start[name] += len(outputs[name])
+            torch.autograd.backward([outputs[name] for name in joined], own)
+        return loss.sum.item(), loss.count
 
     def _scale_gradients(self, count: float, features: Sequence[Features]) -> float:
         """Divides by `count`, clips, adds L1; returns the norm before clipping.
@@ -169,3 +205,7 @@ class Loop:
                 if parameter.ndim > 1:  # biases and norms are spared, as by weight decay
                     gradient.add_(parameter.detach().sign(), alpha=self.l1)
         return norm
+
+
+def _lengths(features: Sequence[Features]) -> list[int]:
+    return [len(stream) for item in features for stream in item.streams.values()]

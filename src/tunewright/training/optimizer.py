@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import is_backbone
+from tunewright.models.architecture import backbone_prefix, is_backbone
 
-_LAYER = re.compile(r"\.(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
+_EMBEDDING = re.compile(r"embed|(?:^|\.)w[tp]e\.")
 
 
 def depths(model: Any) -> dict[str, int]:
@@ -21,10 +22,10 @@ def depths(model: Any) -> dict[str, int]:
     A part of the backbone that is in no layer and no embedding (a final norm) counts with the
     highest layer.
     """
-    prefix = model.base_model_prefix
+    prefix = backbone_prefix(model)
     names = [name for name, _ in model.named_parameters()]
     layers = {name: _layer_of(name) for name in names if is_backbone(name, prefix)}
-    top = max((layer for layer in layers.values() if layer is not None), default=0)
+    top = _num_layers(layers.values())
 
     def depth(name: str) -> int:
         if name not in layers:
@@ -32,9 +33,18 @@ def depths(model: Any) -> dict[str, int]:
         layer = layers[name]
         if layer is not None:
             return layer
-        return 0 if "embed" in name or ".wte." in name or ".wpe." in name else top
+        return 0 if _EMBEDDING.search(name) else top
 
     return {name: depth(name) for name in names}
+
+
+def _num_layers(layers: Iterable[int | None]) -> int:
+    return max((layer for layer in layers if layer is not None), default=0)
+
+
+def _head_depth(depth_of: Mapping[str, int]) -> int:
+    """Returns the depth that the head has, or would have: a bare model has none."""
+    return 1 + _num_layers(map(_layer_of, depth_of))
 
 
 def _layer_of(name: str) -> int | None:
@@ -49,7 +59,7 @@ def freeze(model: Any, num_layers: int) -> int:
     fewer layers.
     """
     depth_of = depths(model)
-    head = max(depth_of.values())
+    head = _head_depth(depth_of)
     if num_layers >= head:
         raise SettingsError(
             "training.freeze_layers",
@@ -79,7 +89,7 @@ def build_optimizer(
     multiplies it with the schedule's factor.
     """
     depth_of = depths(model)
-    head = max(depth_of.values())
+    head = _head_depth(depth_of)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

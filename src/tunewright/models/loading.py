@@ -1,4 +1,4 @@
-"""From a checked model folder to the library's own classifier, with the labels that are wanted.
+"""From a checked model folder to the library's own model of a kind, with the labels wanted.
 
 Weights are read by us and handed to transformers as tensors, with a configuration made from
 cleaned values: transformers itself never opens a file of the folder.
@@ -18,11 +18,15 @@ from transformers.utils import logging as library_logging
 
 from tunewright.errors import ModelError, listed
 from tunewright.models.architecture import (
+    SEQUENCE_CLASSIFIER,
+    Kind,
+    backbone_prefix,
     build_config,
     check_sizes,
-    classifier_class,
     head_names,
     is_backbone,
+    model_class,
+    other_heads,
     read_description,
 )
 from tunewright.models.weights import read_headers, read_tensors
@@ -32,7 +36,7 @@ SINGLE_LABEL = "single_label_classification"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier in fp32 and evaluation mode, and what the user should be told about it.
+    """A model in fp32 and evaluation mode, and what the user should be told about it.
 
     `kept_labels` are those whose rows of the head came from the folder.
     """
@@ -42,84 +46,97 @@ class LoadedModel:
     kept_labels: tuple[str, ...] = ()
 
 
-def read_labels(folder: Path) -> tuple[str, ...] | None:
-    """Returns the names of the labels that a trained folder answers with, in the head's order.
-
-    None when the folder holds no trained head or names no labels.
-    """
-    description = read_description(folder)
-    if description.labels is None:
-        return None
-    config = build_config(folder, description)
-    return description.labels if _trained_head(folder, config) else None
+def load_classifier(folder: Path, labels: Sequence[str], **options: Any) -> LoadedModel:
+    """Returns the folder's sequence classifier; see `load_library_model`."""
+    return load_library_model(
+        folder, SEQUENCE_CLASSIFIER, labels, **({"problem_type": SINGLE_LABEL} | options)
+    )
 
 
-def _trained_head(folder: Path, config: Any) -> bool:
-    tensors = read_headers(folder)
-    return all(name in tensors for name in head_names(folder, config))
-
-
-def load_classifier(
+def load_library_model(
     folder: Path,
-    labels: Sequence[str],
+    kind: Kind,
+    labels: Sequence[str] = (),
     *,
+    by_place: bool = False,
     dropout: float | None = None,
     seed: int = 0,
     attention: str = "sdpa",
-    problem_type: str = SINGLE_LABEL,
+    problem_type: str | None = None,
     pad_token_id: int | None = None,
 ) -> LoadedModel:
-    """Returns the folder's classifier for `labels`, in that order.
+    """Returns the folder's model of a kind with a head for `labels`, in that order.
 
-    Rows of a trained head whose label has the same name are kept; the others, or the whole head,
-    are made from `seed` (torch's global random state is left as found). `dropout` (0 to 1) takes
-    the place of every dropout that the configuration has; None keeps them. `attention` is an
-    implementation known to transformers; a model that has only its own keeps that.
-    `pad_token_id` is the tokenizer's, for a configuration that names none.
+    Rows of a trained head whose label has the same name are kept; `by_place` keeps them all where
+    there are as many, whatever they are called. The others, or the whole head, are made from
+    `seed` (torch's global random state is left as found). `dropout` (0 to 1) takes the place of
+    every dropout that the configuration has; None keeps them. `attention` is an implementation
+    known to transformers; a model that has only its own keeps that. `pad_token_id` is the
+    tokenizer's, for a configuration that names none.
 
     Raises ModelError when the folder fails its checks (`check_model_folder`), when a weight of
     the pretrained part is missing, or when a weight is NaN or infinite.
     """
     description = read_description(folder)
     config = build_config(folder, description)
-    check_sizes(folder, config, read_headers(folder))
+    headers = read_headers(folder)
+    check_sizes(folder, config, headers, kind)
     tensors = read_tensors(folder)
-    heads = head_names(folder, config)
-    old_rows = _take_head(folder, tensors, heads, description.labels)
+    for name in other_heads(folder, config, headers, kind):
+        del tensors[name]
+    heads = head_names(folder, config, kind)
+    old = tuple(labels) if by_place else description.labels
+    old_rows = _take_head(folder, tensors, heads, old, by_place)
     _describe(config, labels, problem_type, pad_token_id)
     if dropout is not None:
         set_dropout(config, dropout)
-    model, loading = _load(folder, config, tensors, seed, attention)
+    model, loading = _load(folder, config, kind, tensors, seed, attention)
     _check_missing(folder, model, loading["missing_keys"], tensors)
-    kept = _keep_rows(model, old_rows, description.labels or (), labels)
-    return LoadedModel(
-        model, (*description.notices, *_told(folder, loading, heads, kept, labels)), kept
-    )
+    kept = _keep_rows(model, old_rows, old or (), labels)
+    told = _told(folder, kind, loading, heads, kept, labels)
+    return LoadedModel(model, (*description.notices, *told), kept)
+
+
+def load_stock(folder: Path, kind: Kind) -> Any:
+    """Returns what stock transformers reads from a saved folder, in fp32 and evaluation mode."""
+    with quiet_library():
+        return kind.auto.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
 
 
 def _take_head(
-    folder: Path, tensors: dict[str, Tensor], heads: Sequence[str], names: Sequence[str] | None
+    folder: Path,
+    tensors: dict[str, Tensor],
+    heads: Sequence[str],
+    names: Sequence[str] | None,
+    by_place: bool,
 ) -> dict[str, Tensor]:
-    """Removes the head's rows from `tensors`; returns them when the folder names its labels."""
+    """Removes the head's rows from `tensors`; returns them when it is known what they are for."""
     rows = {name: tensors.pop(name) for name in heads if name in tensors}
     if names is None:
         return {}
     for name, tensor in rows.items():
-        if len(tensor) != len(names):
-            raise ModelError(
-                str(folder),
-                f'config.json names {len(names)} labels, and "{name}" has {len(tensor)} rows',
-                "Each row of the head has one name.",
-                "Use the config.json that belongs to the weights.",
-            )
+        if len(tensor) == len(names):
+            continue
+        if by_place:
+            return {}
+        raise ModelError(
+            str(folder),
+            f'config.json names {len(names)} labels, and "{name}" has {len(tensor)} rows',
+            "Each row of the head has one name.",
+            "Use the config.json that belongs to the weights.",
+        )
     return rows
 
 
 def _describe(
-    config: Any, labels: Sequence[str], problem_type: str, pad_token_id: int | None
+    config: Any, labels: Sequence[str], problem_type: str | None, pad_token_id: int | None
 ) -> None:
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.num_labels = len(labels) or 2  # two is what a configuration without labels has
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = problem_type
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = pad_token_id
@@ -146,10 +163,15 @@ def set_dropout(config: Any, probability: float) -> tuple[str, ...]:
 
 
 def _load(
-    folder: Path, config: Any, tensors: Mapping[str, Tensor], seed: int, attention: str
+    folder: Path,
+    config: Any,
+    kind: Kind,
+    tensors: Mapping[str, Tensor],
+    seed: int,
+    attention: str,
 ) -> tuple[Any, dict[str, Any]]:
     """Builds the model from the tensors; weights they lack are drawn from `seed`."""
-    library_class = classifier_class(folder, config)
+    library_class = model_class(folder, config, kind)
     own_only = attention == "sdpa" and not library_class._supports_sdpa
     with torch.random.fork_rng(devices=[]), quiet_library():
         torch.manual_seed(seed)
@@ -192,7 +214,7 @@ def quiet_library() -> Iterator[None]:
 def _check_missing(
     folder: Path, model: nn.Module, missing: Sequence[str], tensors: Mapping[str, Tensor]
 ) -> None:
-    prefix: Any = model.base_model_prefix
+    prefix = backbone_prefix(model)
     lost = sorted(name for name in missing if is_backbone(name, prefix))
     if lost:
         raise ModelError(
@@ -222,6 +244,7 @@ def _keep_rows(
 
 def _told(
     folder: Path,
+    kind: Kind,
     loading: Mapping[str, Any],
     heads: Sequence[str],
     kept: Sequence[str],
@@ -242,5 +265,5 @@ def _told(
         name for name in loading["unexpected_keys"] if not name.endswith("position_ids")
     )
     if unused:
-        notices.append(f"{folder}: a classifier does not use {listed(unused, 4)}.")
+        notices.append(f"{folder}: a {kind.purpose} does not use {listed(unused, 4)}.")
     return notices
