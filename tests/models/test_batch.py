@@ -111,3 +111,24 @@ def test_a_batch_counts_the_tokens_of_all_streams_and_names_its_rows():
     streams = {"source": TokenStream([1, 2]), "target": TokenStream([3])}
     batch = pack([Features(7, streams), Features(9, streams)])
     assert (batch.num_tokens, batch.num_sequences, batch.row_ids) == (6, 2, (7, 9))
+
+
+@given(
+    windows=st.lists(st.integers(1, 3), min_size=1, max_size=12),
+    max_tokens=st.integers(1, 40),
+    is_padded=st.booleans(),
+)
+def test_the_windows_of_a_row_stay_together(windows, max_tokens, is_padded):
+    items = [
+        Features(row, {"text": TokenStream(np.arange(4 + row % 3))}, {}, window)
+        for row, count in enumerate(windows)
+        for window in range(count)
+    ]
+    groups = list(fill(items, max_tokens=max_tokens, padded=is_padded, together=True))
+    assert [item for group in groups for item in group] == items
+    rows = [{item.row_id for item in group} for group in groups]
+    assert all(not first & second for first, second in pairwise(rows))
+    for group, own in zip(groups, rows, strict=True):
+        longest = max(item.num_tokens for item in group)
+        cost = longest * len(group) if is_padded else sum(item.num_tokens for item in group)
+        assert cost <= max_tokens or len(own) == 1

@@ -6,9 +6,22 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from tests.tiny import ARCHITECTURES
+from tunewright.models.architecture import (
+    CHOOSER,
+    ENCODER,
+    MASKED_LM,
+    SPAN_FINDER,
+    TOKEN_CLASSIFIER,
+)
 from tunewright.models.batch import pack
-from tunewright.models.heads import choose_route, classify, is_packed
-from tunewright.models.loading import load_classifier
+from tunewright.models.heads import (
+    choose_route,
+    classify,
+    hidden_states,
+    is_packed,
+    token_outputs,
+)
+from tunewright.models.loading import load_classifier, load_library_model
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.models.tokens import encode_text
 from tunewright.types import Features
@@ -201,3 +214,69 @@ def gradients(model, logits_BC):
     (logits_BC * torch.arange(1.0, 4)).sum().backward()
     named = model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+KINDS = {
+    "tokens": (TOKEN_CLASSIFIER, ("logits",)),
+    "spans": (SPAN_FINDER, ("start_logits", "end_logits")),
+    "words": (MASKED_LM, ("logits",)),
+}
+LACKING = {("nomic_bert", "spans"), ("xlnet", "words")} | {
+    (decoder, "words") for decoder in ("gpt2", "llama", "qwen2", "qwen3", "smollm3")
+}
+TOKEN_HEADS = [
+    (architecture, kind)
+    for architecture in [*PACKED, *PADDED]
+    for kind in KINDS
+    if (architecture, kind) not in LACKING
+]
+
+
+@pytest.mark.parametrize(("architecture", "kind"), TOKEN_HEADS)
+def test_outputs_of_each_token_are_those_of_the_library_s_padded_forward(
+    tiny_folder, architecture, kind
+):
+    folder, (wanted, names) = tiny_folder(architecture), KINDS[kind]
+    labels = LABELS if wanted.labelled else ()
+    pad = load_tokenizer(folder).pad_token_id
+    model = load_library_model(folder, wanted, labels, pad_token_id=pad).model
+
+    def forward(model, stream):
+        return torch.cat([x.reshape(len(x), -1) for x in token_outputs(model, stream, *names)], 1)
+
+    packed = stream(folder)
+    with torch.no_grad():
+        expected = forward(model, packed)
+        route = choose_route(model, forward)
+        found = forward(model, packed)
+    assert (route == "packed") == (architecture in PACKED)
+    assert len(found) == packed.num_tokens
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "qwen3", "mpnet"])
+def test_hidden_states_of_a_layer_are_those_of_the_library(tiny_folder, architecture, layer):
+    folder = tiny_folder(architecture)
+    model = load_library_model(folder, ENCODER, pad_token_id=0).model
+    packed = stream(folder)
+    with torch.no_grad():
+        expected = hidden_states(model, packed, layer)
+        choose_route(model, hidden_states)
+        found = hidden_states(model, packed, layer)
+    assert found.shape == (packed.num_tokens, 32)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_span_finder_s_stored_head_comes_whole(tiny_folder, tmp_path):
+    model = load_library_model(tiny_folder("bert"), SPAN_FINDER, seed=3).model
+    model.save_pretrained(tmp_path / "spans")
+    again = load_library_model(tmp_path / "spans", SPAN_FINDER, seed=4)
+    assert again.notices == ()
+    assert torch.equal(again.model.qa_outputs.weight, model.qa_outputs.weight)
+
+
+def test_a_head_of_another_shape_is_left_behind_with_a_notice(tiny_folder):
+    found = load_library_model(tiny_folder("bert", 3), CHOOSER)
+    assert found.model.classifier.weight.shape == (1, 32)
+    assert any('"classifier.weight"' in notice for notice in found.notices)

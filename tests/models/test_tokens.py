@@ -4,9 +4,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tunewright.errors import DataError
 from tunewright.models import tokens
 from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import encode_text, encode_windows
 
 WORDS = st.lists(st.sampled_from(["a", "fine", "film", "zq", "很好", "!", " "]), max_size=12)
 ANY_TEXT = settings(
@@ -83,3 +84,70 @@ def test_a_huge_text_is_read_in_pieces_and_its_tokens_are_all_counted(bert, monk
 def test_special_tokens_alone_are_left_when_nothing_else_fits(bert):
     found = encode_text(bert, "a fine film", max_length=2)
     assert (found.token_ids.tolist(), found.num_cut) == ([2, 3], 3)
+
+
+SPOT = st.lists(st.sampled_from(["a", "fine", "film", "zq", "很好", "!"]), min_size=1, max_size=40)
+
+
+@ANY_TEXT
+@given(words=SPOT, question=st.one_of(st.none(), WORDS), limit=st.integers(8, 40), data=st.data())
+def test_windows_cover_every_token_once_but_for_their_overlap(
+    tokenizer, words, question, limit, data
+):
+    text = " ".join(words)
+    prefix = None if question is None else " ".join(question)
+    stride = data.draw(st.integers(0, limit))
+    found = encode_windows(
+        tokenizer, text, prefix=prefix, max_length=limit, stride=stride, long="window"
+    )
+    own = 0 if prefix is None else 1
+    alone = encode_text(tokenizer, text, offsets=True)
+    expected = list(zip(alone.token_ids, map(tuple, alone.offsets), strict=True))
+    expected = [pair for pair, of in zip(expected, alone.text_ids, strict=True) if of == 0]
+    seen = []
+    for number, window in enumerate(found):
+        assert len(window) <= limit
+        tokens = list(zip(window.token_ids, map(tuple, window.offsets), strict=True))
+        tokens = [pair for pair, of in zip(tokens, window.text_ids, strict=True) if of == own]
+        fresh = len(tokens) if number == 0 else len(window) - window.num_repeated
+        assert seen[len(seen) - (len(tokens) - fresh) :] == tokens[: len(tokens) - fresh]
+        seen += tokens[len(tokens) - fresh :]
+    assert seen == expected
+    assert sum(len(w) - w.num_repeated for w in found[1:]) + len(found[0]) >= len(expected)
+
+
+@ANY_TEXT
+@given(words=SPOT)
+def test_places_of_tokens_spell_the_text(bert, words):
+    text = " ".join(words)
+    found = encode_text(bert, text, offsets=True)
+    spelt = "".join(text[a:b] for (a, b), of in zip(found.offsets, found.text_ids, strict=True)
+                    if of == 0)  # fmt: skip
+    assert spelt == text.replace(" ", "")
+
+
+def test_places_go_on_across_the_pieces_of_a_huge_text(bert, monkeypatch):
+    monkeypatch.setattr(tokens, "PIECE_CHARACTERS", 12)
+    text = "a fine film " * 5
+    found = encode_text(bert, text, offsets=True)
+    assert [text[a:b] for a, b in found.offsets[1:-1]] == ["a", "fine", "film"] * 5
+
+
+def test_a_text_that_is_too_long_is_cut_or_refused_as_wished(bert):
+    cut = encode_windows(bert, "a fine film " * 5, max_length=8, stride=2, long="truncate")
+    assert [(len(w), w.num_cut) for w in cut] == [(8, 9)]
+    with pytest.raises(DataError) as caught:
+        encode_windows(
+            bert, "a fine film", max_length=4, stride=0, long="error", where="a.csv, line 2"
+        )
+    assert str(caught.value) == (
+        "a.csv, line 2: it has 5 tokens. The model reads 4 at once. "
+        'Cut it, or choose task.long="truncate" or "window".'
+    )
+
+
+def test_a_question_longer_than_half_a_window_is_cut_and_counted(bert):
+    found = encode_windows(
+        bert, "a film", prefix="fine " * 20, max_length=11, stride=0, long="window"
+    )
+    assert [(len(w), w.num_cut) for w in found] == [(9, 16)]

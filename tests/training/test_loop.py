@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU, build_loop, gradients, weights
 from tunewright.errors import NonFiniteLoss
 from tunewright.models.heads import HEADS
+from tunewright.tasks.base import Loss
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.loop import order_of_epoch
 
@@ -215,3 +217,54 @@ def test_every_kind_of_loss_adds_up_over_any_cut(loop, task):
     largest = max(float(gradient.abs().max()) for gradient in whole.values())
     for name, gradient in whole.items():
         torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-5 * largest)
+
+
+class Ranked(TextClassification):
+    """Every text is told from all others of its update by its logits: a loss over the whole."""
+
+    scope = "batch"
+
+    def loss(self, outputs, batch):
+        logits_BC = outputs["logits"].float()
+        true_B = torch.arange(len(logits_BC))
+        return Loss(functional.cross_entropy(logits_BC @ logits_BC.T, true_B, reduction="sum"),
+                    len(true_B))  # fmt: skip
+
+
+@pytest.mark.parametrize("max_tokens", [1, 25, 60])
+@pytest.mark.parametrize("architecture", ["bert", "qwen2", "mpnet"])
+def test_a_cached_gradient_is_that_of_one_large_batch(loop, architecture, max_tokens):
+    whole = gradients(loop(architecture, Ranked()))
+    cached = gradients(loop(architecture, Ranked(), max_tokens=max_tokens))
+    largest = max(float(gradient.abs().max()) for gradient in whole.values())
+    assert whole.keys() == cached.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cached[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
+
+
+class Apart(Ranked):
+    """The same loss, each forward pass for itself."""
+
+    scope = "row"
+
+
+def test_pieces_of_their_own_would_not_give_the_gradient_of_a_loss_over_the_whole(loop):
+    whole = gradients(loop(task=Ranked()))["classifier.weight"]
+    found = gradients(loop(task=Apart(), max_tokens=25))["classifier.weight"]
+    assert not torch.allclose(found, whole, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_both_passes_of_a_cached_gradient_see_the_same_dropout(loop, dropout, monkeypatch):
+    one = loop(task=Ranked(), max_tokens=25, dropout=dropout)
+    one.model.train()
+    seen = []
+    forward = one._forward
+    monkeypatch.setattr(
+        one, "_forward", lambda batch: seen.append(forward(batch)["logits"]) or {"logits": seen[-1]}
+    )
+    one._accumulate(0, [item for row in one.rows for item in row])
+    half = len(seen) // 2
+    assert half > 1
+    for first, second in zip(seen[:half], seen[half:], strict=True):
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
