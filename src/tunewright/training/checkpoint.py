@@ -1,56 +1,251 @@
 """Checkpoints: a folder appears whole, with a manifest, or not at all.
 
-checkpoints/step-000120/{model.safetensors, state.json, manifest.json}
+    checkpoints/
+      step-000120/
+        model.safetensors       the weights
+        optimizer.safetensors   the optimizer's moments
+        average.safetensors     the moving average of the weights, where there is one
+        best.safetensors        the weights of the best evaluation, where there is one
+        state.json              everything else, as plain values
+        manifest.json           the update, and size and SHA-256 of every file
+
+Each holds all that training needs to go on, so that any of them can be lost. Files go to a hidden
+folder beside the others; they are flushed to the disk, described by the manifest, and renamed
+together. A kill, a full disk or an I/O error at any instant leaves the earlier checkpoints whole.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_model, save_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from tunewright.models.manifest import check_manifest, flush, flush_folder, write_manifest
+from tunewright.errors import ModelError, RunError
+from tunewright.models.manifest import check_manifest, flush, read_manifest, seal
+from tunewright.models.weights import read_json_object
+from tunewright.training.state import put_weights, weights_of
+
+STATE = "state.json"
+SUFFIX = ".safetensors"
+PARTIAL, REMOVED = ".partial", ".removed"  # endings of hidden folders that are not checkpoints
+# The state holds some numbers, and the updates that no line of the log has yet.
+MAX_STATE_BYTES = 100_000_000
+# What a file needs beyond its tensors: header, state, manifest and the blocks of the file system.
+SPARE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All of a training run after update `step`.
+
+    `tensors` maps the names of files, without suffix, to named tensors; `state` holds plain
+    values.
+    """
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the tensors, which is nearly all that a save writes."""
+        return sum(tensor.nbytes for named in self.tensors.values() for tensor in named.values())
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run; the last one kept is the only one."""
+    """The checkpoints of one run; the newest `limit` that are whole are kept."""
 
     folder: Path
-
-    def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:06d}"
+    limit: int = 2
 
     def keep(self, model: Any, step: int, state: Mapping[str, Any]) -> None:
-        """Writes the model's weights as those of `step`, then drops all other checkpoints.
-
-        Files go to a temporary folder, are described by a manifest, flushed to the disk, and
-        renamed together, so a kill at any instant leaves an earlier checkpoint whole.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".step-{step:06d}.partial"
-        for leftover in (partial, self.path(step)):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir()
-        save_model(model, str(partial / "model.safetensors"))
-        (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-        write_manifest(partial)
-        flush_folder(partial)
-        partial.replace(self.path(step))
-        flush(self.folder)
-        for other in self.folder.glob("*step-*"):
-            if other != self.path(step):
-                shutil.rmtree(other)
+        """Saves the model's weights alone as those of `step`."""
+        self.save(Checkpoint(step, {"model": weights_of(model)}, state))
 
     def restore(self, model: Any, step: int) -> None:
-        """Reads the weights of `step` into the model.
+        """Reads the weights of `step` into the model; raises ModelError as `read` does."""
+        put_weights(model, self.read(self.folder / _name(step)).tensors["model"])
 
-        Raises ModelError when a file or the manifest is missing, or a file is damaged.
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Writes a checkpoint and returns its folder, which is on the disk and has been read back.
+
+        Only then are older ones dropped. What killed saves left behind is cleared first.
+        Raises RunError when it cannot be written; the earlier ones are then as they were.
         """
-        check_manifest(self.path(step))
-        load_model(model, str(self.path(step) / "model.safetensors"))
+        partial = self.folder / f".{_name(checkpoint.step)}{PARTIAL}"
+        saved: Path | None = None
+        try:
+            self._make_room(checkpoint.num_bytes)
+            _write(partial, checkpoint)
+            saved = partial.rename(self._free_path(checkpoint.step))
+            flush(self.folder)
+            check_checkpoint(saved)
+        except (OSError, SafetensorError, ModelError) as error:
+            for left in (partial, saved):
+                if left is not None:
+                    _discard(left)
+            raise self._not_saved(error) from error
+        with suppress(OSError):  # what cannot be dropped now is dropped by a later save
+            self._prune(saved, checkpoint.step)
+        return saved
+
+    def latest(self, tell: Callable[[str], None] = lambda _: None) -> Path | None:
+        """Returns the newest checkpoint that is whole, or None when there is none.
+
+        Manifests say which is newest, not names or times. `tell` hears of each that is damaged.
+        """
+        for path in self._newest_first(tell):
+            try:
+                check_checkpoint(path)
+            except ModelError as error:
+                tell(_skipped(error))
+            else:
+                return path
+        return None
+
+    def read(self, path: Path) -> Checkpoint:
+        """Reads a checkpoint, its tensors on the CPU, after comparing it with its manifest.
+
+        Raises ModelError when a file or the manifest is missing or damaged.
+        """
+        files = check_checkpoint(path)
+        tensors = {
+            Path(name).stem: load_file(path / name) for name in files if name.endswith(SUFFIX)
+        }
+        state = read_json_object(path / STATE, MAX_STATE_BYTES)
+        return Checkpoint(state.pop("step"), tensors, state)
+
+    def clear_leftovers(self) -> None:
+        """Removes what killed saves and killed removals left behind."""
+        for ending in (PARTIAL, REMOVED):
+            for left in self.folder.glob(f".*{ending}"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Clears leftovers and refuses, before anything is written, what cannot fit."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.clear_leftovers()
+        free, needed = shutil.disk_usage(self.folder).free, num_bytes + SPARE_BYTES
+        if free < needed:
+            raise OSError(0, f"it needs {needed:,} bytes, and {free:,} are free on its disk")
+
+    def _free_path(self, step: int) -> Path:
+        """Returns a name that no checkpoint has: an older one of this step may be damaged."""
+        path, number = self.folder / _name(step), 2
+        while path.exists():
+            path, number = self.folder / f"{_name(step)}-{number}", number + 1
+        return path
+
+    def _newest_first(self, tell: Callable[[str], None] = lambda _: None) -> list[Path]:
+        """Returns the checkpoints whose manifest can be read, the latest update first."""
+        found: list[tuple[int, Path]] = []
+        for path in _visible(self.folder):
+            try:
+                found.append((_step_of(path), path))
+            except ModelError as error:
+                tell(_skipped(error))
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def _prune(self, newest: Path, step: int) -> None:
+        """Drops all but `newest` and the newest earlier ones that are whole.
+
+        Later ones can only be damaged ones that training fell back from.
+        """
+        kept = [newest]
+        for path in self._newest_first():
+            if len(kept) < self.limit and _step_of(path) < step and _is_whole(path):
+                kept.append(path)
+        for path in self.folder.glob("step-*"):  # one that was renamed is the user's to keep
+            if path not in kept:
+                _discard(path)
+
+    def _not_saved(self, error: Exception) -> RunError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return RunError(
+            str(self.folder),
+            f"the state of training could not be saved ({reason.rstrip('.')})",
+            "The earlier checkpoints are as they were, and nothing was left behind.",
+            "Free some space, or mend the disk.",
+        )
+
+
+def check_checkpoint(path: Path) -> list[str]:
+    """Returns the names of a checkpoint's files; raises ModelError when it is not as it was saved.
+
+    A disk that cannot be read counts as damage.
+    """
+    with _reading(path):
+        manifest = check_manifest(path)
+        if STATE not in manifest["files"]:
+            raise ModelError(str(path), f"its manifest names no {STATE}", "It is no checkpoint.")
+        if read_json_object(path / STATE, MAX_STATE_BYTES).get("step") != manifest.get("step"):
+            raise ModelError(str(path), "its manifest names another update than its state")
+    return list(manifest["files"])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(str(path), f"it cannot be read ({error.strerror})") from error
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    folder.mkdir()
+    for name, tensors in checkpoint.tensors.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()},
+                  folder / f"{name}{SUFFIX}")  # fmt: skip
+    state = json.dumps({"step": checkpoint.step, **checkpoint.state}, ensure_ascii=False)
+    (folder / STATE).write_text(state, encoding="utf-8")
+    seal(folder, step=checkpoint.step)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Returns the folders that may be checkpoints; what is not finished has a hidden name."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _step_of(path: Path) -> int:
+    with _reading(path):
+        step = read_manifest(path).get("step")
+    if not isinstance(step, int):
+        raise ModelError(str(path), "its manifest names no update", "It is no checkpoint.")
+    return step
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        check_checkpoint(path)
+    except ModelError:
+        return False
+    return True
+
+
+def _discard(path: Path) -> None:
+    """Removes a folder; hidden first, so that a kill on the way leaves no half checkpoint."""
+    hidden = path
+    if path.name[0] != ".":
+        hidden = path.with_name(f".{path.name}{REMOVED}")
+        with suppress(OSError):
+            path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _skipped(error: ModelError) -> str:
+    return f"A checkpoint is damaged and was skipped: {error.where} {error.found}."
