@@ -56,7 +56,7 @@ def model_card(content: CardContent) -> str:
 
 def _head(content: CardContent) -> str:
     data = ModelCardData(
-        library_name="transformers",
+        library_name=content.library,
         pipeline_tag=content.pipeline_tag,
         base_model=content.base_model,
         datasets=list(content.datasets) or None,
@@ -107,15 +107,17 @@ def _introduction(content: CardContent) -> str:
 
 def _usage(content: CardContent) -> str:
     example = json.dumps(one_line(content.example, MAX_EXAMPLE), ensure_ascii=False)
-    ours = f'import tunewright as tw\n\ntw.load("path/to/this/folder").predict([{example}])'
-    stock = (
+    ours = content.own_usage or (
+        f'import tunewright as tw\n\ntw.load("path/to/this/folder").predict([{example}])'
+    )
+    stock = content.stock_usage or (
         "from transformers import pipeline\n\n"
         f'model = pipeline("{content.pipeline_tag}", model="path/to/this/folder")\n'
         f"model({example})"
     )
     return (
         f"## Use\n\n{_block('python', ours)}\n\n"
-        f"The folder also loads in stock `transformers`, without Tunewright:\n\n"
+        f"The folder also loads in stock `{content.library}`, without Tunewright:\n\n"
         f"{_block('python', stock)}"
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunewright.figures import Figure
 from tunewright.types import Estimate
 
 Severity = Literal["error", "warning", "info"]
@@ -141,13 +142,13 @@ class SliceScore:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A wrong answer and how sure the model was of it, in [0, 1]."""
+    """A wrong answer and how sure the model was of it, in [0, 1] (None: it does not say)."""
 
     where: str
     text: str
     label: str
     predicted: str
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ class ReportContent:
     findings: Sequence[Finding] = ()
     truncation: TruncationLedger | None = None
     classification: ClassificationFigures | None = None
+    figures: Sequence[Figure] = ()
     slices: Sequence[SliceScore] = ()
     mistakes: Sequence[Mistake] = ()
     num_mistakes: int | None = None
@@ -199,7 +201,9 @@ class CardContent:
     `base_model` and `datasets` are Hub ids, for the card's head; `started_from` is how the text
     names the weights that training began with, which may be a folder. `dataset` names the data
     that the metrics were measured on, over `num_evaluated` rows. `license` is the Hub's
-    identifier. `limits` are whole sentences.
+    identifier. `limits` are whole sentences. `own_usage` and `stock_usage` are lines of Python that
+    show the folder `path/to/this/folder` in use, here and in the stock library; where they are
+    left out, those of a text classifier are written with `example`.
     """
 
     name: str
@@ -207,6 +211,7 @@ class CardContent:
     metrics: Mapping[str, Estimate]
     labels: Sequence[str] = ()
     pipeline_tag: str = "text-classification"
+    library: str = "transformers"
     base_model: str | None = None
     started_from: str = ""
     datasets: Sequence[str] = ()
@@ -217,6 +222,8 @@ class CardContent:
     license: str | None = None
     tags: Sequence[str] = ()
     example: str = "A fine film."
+    own_usage: str = ""
+    stock_usage: str = ""
     data_files: Sequence[DataFile] = ()
     truncation: TruncationLedger | None = None
     temperature: float | None = None

@@ -18,7 +18,8 @@ from typing import Any, Generic, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tunewright.errors import RunError
-from tunewright.reports import charts, confusion, wording
+from tunewright.figures import Table
+from tunewright.reports import charts, confusion, drawn, wording
 from tunewright.reports.charts import Figure
 from tunewright.reports.content import ClassificationFigures, ReportContent, SliceScore
 from tunewright.reports.svg import shortened
@@ -34,6 +35,7 @@ MAX_FILES = 100
 MAX_SETTINGS = 300
 MAX_WORST = 20
 MAX_METRICS = 40
+MAX_TABLE_ROWS = 100
 MAX_TILES = 6
 NUM_SLICE_METRICS = 3  # beside the plotted one; more columns than fit a page
 
@@ -91,6 +93,8 @@ def render_report(content: ReportContent) -> str:
         **_metrics_view(content),
         **_learning_view(content),
         **_classification_view(content.classification),
+        "answer_figures": _present([drawn.draw(each) for each in content.figures]),
+        "answer_tables": [each for each in content.figures if isinstance(each, Table)],
         **_slices_view(content),
         **_data_view(content),
     }
@@ -107,6 +111,7 @@ def _sections(content: ReportContent, view: Mapping[str, Any]) -> list[tuple[str
         "classes": figures and figures.labels,
         "curves": view["curve_figures"],
         "calibration": figures,
+        "answers": content.figures,
         "slices": content.slices,
         "mistakes": content.mistakes,
         "lengths": content.truncation,
@@ -135,6 +140,8 @@ def _template() -> Template:
     environment.globals["interval_mark"] = charts.interval_mark
     environment.globals["scale_ends"] = charts.scale_ends
     environment.filters["preview"] = _preview
+    environment.filters["cell"] = drawn.cell
+    environment.globals["max_table_rows"] = MAX_TABLE_ROWS
     return environment.get_template("page.html.jinja")
 
 

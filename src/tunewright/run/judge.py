@@ -22,7 +22,7 @@ from tunewright.prediction.predictor import Predictor
 from tunewright.run.prepare import column_of
 from tunewright.run.record import finite
 from tunewright.tasks.base import Task, stack
-from tunewright.types import Estimate, Features, Label, Row
+from tunewright.types import Estimate, Features, Row
 
 # A metric of the user's own is called anew for each draw, so it gets fewer than the built-in ones.
 OWN_METRIC_RESAMPLES = 200
@@ -38,7 +38,7 @@ class Mistake:
     text: str
     true: Any
     predicted: Any
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -251,18 +251,24 @@ class _Tally:
         self.compared.append((true, predicted))
         texts = [row.values.get(role) for role in self._task.text_roles]
         self.lengths.append(sum(len(text) for text in texts if isinstance(text, str)))
-        if true != predicted:
+        severity = self._task.severity(answer, row)
+        if severity is not None:
             self.num_mistakes += 1
-            score = getattr(answer, "score", 0.0)
             text = "\n".join(text for text in texts if isinstance(text, str))
-            entry = (score, -row.id, Mistake(row.where, text, true, predicted, score))
-            heapq.heappush(self._heap, entry)
+            score = getattr(answer, "score", None)
+            mistake = Mistake(row.where, text, _shown(true), _shown(predicted), score)
+            heapq.heappush(self._heap, (severity, -row.id, mistake))
             if len(self._heap) > self._limit:
                 heapq.heappop(self._heap)
 
     @property
     def mistakes(self) -> list[Mistake]:
         return [entry[2] for entry in sorted(self._heap, key=lambda e: e[:2], reverse=True)]
+
+
+def _shown(value: Any) -> Any:
+    """Returns an answer as it stands in a list of mistakes."""
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def _own(metric: OwnMetric, compared: Sequence[tuple[Any, Any]], num_resamples: int) -> Estimate:
@@ -289,10 +295,10 @@ def _drawn(metric: OwnMetric, true: Sequence[Any], predicted: Sequence[Any]) -> 
 
 def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
     true, _ = predictor.task.compared(answer, row)
-    logits = {"logits": list(answer.logits)} if isinstance(answer, Label) else {}
-    texts = {role: row.values.get(role) for role in predictor.task.text_roles if role in row.values}
+    logits = {"logits": list(answer.logits)} if hasattr(answer, "logits") else {}
+    texts = {role: row.values[role] for role in predictor.task.text_roles if role in row.values}
     line = {"row": row.id, "source": row.source, "line": row.line, **texts, "true": true}
-    return json.dumps(line | answer.to_json() | logits, ensure_ascii=False) + "\n"
+    return json.dumps(line | answer.to_json() | logits, ensure_ascii=False, default=str) + "\n"
 
 
 def _created(path: Path) -> TextIO:

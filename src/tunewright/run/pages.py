@@ -44,6 +44,10 @@ def write_card(folder: RunFolder) -> None:
     card = content.CardContent(
         name=folder.path.name,
         task=task.name,
+        pipeline_tag=task.pipeline_tag,
+        library=task.library,
+        own_usage=task.own_usage,
+        stock_usage=task.stock_usage,
         metrics=result.metrics if result else {},
         labels=getattr(task, "labels", ()),
         base_model=known.get(started_from),
@@ -77,6 +81,7 @@ def _content(folder: RunFolder, task: Task) -> content.ReportContent:
         findings=[content.Finding(**finding) for finding in found["findings"]],
         truncation=_ledger(found),
         classification=_classification(task, result),
+        figures=task.figures(result.statistics) if result else (),
         slices=_slices(result),
         mistakes=_mistakes(result),
         num_mistakes=result.num_mistakes if result else None,

@@ -73,7 +73,7 @@ def compare_with_stock(
     missing = theirs.keys() - ours.keys()
     if missing or not theirs:
         raise ValueError(f"{task.name} has no outputs {sorted(missing)} to compare")
-    each = [compare_logits(task.library, ours[name], theirs[name]) for name in theirs]
+    each = [compare_logits(f"stock {task.library}", ours[name], theirs[name]) for name in theirs]
     return max(each, key=lambda parity: parity.largest_difference / parity.tolerance)
 
 

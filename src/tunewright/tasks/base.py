@@ -59,10 +59,11 @@ class Task(ABC):
     Subclasses are frozen pydantic dataclasses; each field is a setting of `[task]`, with its
     help in the field's metadata.
 
-    `kind` is the library's kind of model, `library` is the one that users know for it, `streams`
-    names the token streams of a batch, `pipeline_tag` is the Hub's name of the task, and `scope`
-    says what a loss is summed over: rows, documents (the windows of a row are kept in one
-    batch), or a whole update (every row's loss looks at all others).
+    `kind` is the library's kind of model and `library` the one that users know for it; `streams`
+    names the token streams of a batch; `pipeline_tag` is the Hub's name of the task; `own_usage`
+    and `stock_usage` are the lines of Python that its model card shows. `scope` says what a loss
+    is summed over: rows, documents (the windows of a row are kept in one batch), or a whole update
+    (every row's loss looks at all others).
     """
 
     name: ClassVar[str]
@@ -70,8 +71,10 @@ class Task(ABC):
     metrics: ClassVar[tuple[MetricSpec, ...]]
     kind: ClassVar[Kind] = ENCODER
     streams: ClassVar[tuple[str, ...]] = ("text",)
-    library: ClassVar[str] = "stock transformers"
+    library: ClassVar[str] = "transformers"
     pipeline_tag: ClassVar[str] = "text-classification"
+    own_usage: ClassVar[str] = ""
+    stock_usage: ClassVar[str] = ""
     text_roles: ClassVar[tuple[str, ...]] = ("text",)
     label_role: ClassVar[str | None] = None
 
