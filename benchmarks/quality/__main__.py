@@ -111,7 +111,7 @@ rows and seeds. No test row was used to choose a setting.
 TAIL = """
 Seconds are those of a whole run of one seed, ours and the peer's (the median). They are not a speed
 benchmark: nothing keeps the machine quiet meanwhile, and ours include the audit, the parity check
-and the report. Measured on one {device}, in {precision}.
+and the report.
 
 {settings}
 
@@ -123,14 +123,13 @@ def page(results: dict[str, Any]) -> str:
     """Returns `docs/quality.md`."""
     lines = "".join(_line(name, found) + "\n" for name, found in results.items())
     settings = "\n".join(_settings(name, found) for name, found in results.items())
-    machine = next(iter(results.values()))
-    about = {key: machine[key] for key in ("device", "precision")}
-    return HEAD + lines + TAIL.format(settings=settings, **about)
+    return HEAD + lines + TAIL.format(settings=settings)
 
 
 def _settings(name: str, found: dict[str, Any]) -> str:
     told = ", ".join(f"{key} {value:g}" for key, value in found["settings"].items())
-    return f"- {name}: {told}, seeds {', '.join(map(str, found['seeds']))}."
+    seeds = ", ".join(map(str, found["seeds"]))
+    return f"- {name}: {told}, seeds {seeds}; on one {found['device']}, in {found['precision']}."
 
 
 def _line(name: str, found: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ class Case:
 
 
 CASES = (
-    Case("SST-2", "classification/sst2", 128, 2, 1e-4, (1, 2, 3), 0.875, True),
+    Case("SST-2", "classification/sst2", 128, 2, 1e-4, (1, 2, 3, 4, 5), 0.875, True),
     Case("BANKING77", "classification/banking77", 128, 5, 3e-4, (1, 2, 3), 0.915, True, 64),
     Case("IMDB (2,000 reviews)", "classification/imdb_2k", 512, 3, 1e-4, (1,), 0.85, False),
     Case("AG News", "classification/ag_news", 128, 2, 1e-4, (1,), 0.90, False),
