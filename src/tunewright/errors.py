@@ -9,7 +9,10 @@
     │   ├── AuditRefused
     │   └── ParityRefused
     └── RunError                    exit status 1: the run itself failed
-        └── NonFiniteLoss
+        ├── NonFiniteLoss
+        ├── OutOfMemory
+        └── Stopped                 exit status 143: SIGTERM, after the run was saved
+            └── Interrupted         exit status 130: SIGINT, the same
 
 Every message says, in one line: where - what was found - what is needed - what to do.
 """
@@ -77,6 +80,22 @@ class RunError(TunewrightError):
 
 class NonFiniteLoss(RunError):
     """The loss or a gradient became NaN or infinite; the update was not applied."""
+
+
+class OutOfMemory(RunError):
+    """A single sequence does not fit into memory; the update was not applied."""
+
+
+class Stopped(RunError):
+    """SIGTERM came; the run finished its update, was saved, and can be resumed."""
+
+    exit_status = 143
+
+
+class Interrupted(Stopped):
+    """SIGINT came (Ctrl-C); the run finished its update, was saved, and can be resumed."""
+
+    exit_status = 130
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

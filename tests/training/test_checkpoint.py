@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from tests.training.faults import Broken, Counted, watched
 from tests.training.killed_saves import checkpoint
@@ -106,7 +105,7 @@ def test_a_damaged_one_is_told_of_and_the_one_before_it_is_used(store):
     heard = []
     assert store.read(store.latest(heard.append)).step == 5
     assert heard == [
-        f"A checkpoint is damaged and was skipped: {store.folder}/step-000006/optimizer.safetensors"
+        f"A checkpoint cannot be used and was skipped: {store.folder}/step-000006/optimizer.safetensors"
         " is damaged: its SHA-256 is not the manifest's."
     ]
 
@@ -126,13 +125,15 @@ def test_a_later_one_that_training_fell_back_from_is_dropped(store):
     assert latest_step(store) == 8
 
 
-def test_shared_weights_come_back_shared(store):
-    first, second = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
-    first[1].weight, second[1].weight = first[0].weight, second[0].weight
-    store.keep(first, 1, {})
-    store.restore(second, 1)
-    assert second[1].weight is second[0].weight
-    assert torch.equal(second[1].weight, first[0].weight)
+def test_one_that_another_version_wrote_is_skipped(store):
+    path = store.save(checkpoint(5))
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    heard = []
+    assert store.latest(heard.append) is None
+    assert heard == [
+        f"A checkpoint cannot be used and was skipped: {path} another version of Tunewright wrote it."
+    ]
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(store):

@@ -9,7 +9,6 @@ from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import build_loop, weights
 from tunewright.errors import SettingsError
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course, total_steps
 from tunewright.training.events import Evaluation, Finished, Step
 
@@ -28,7 +27,7 @@ class Scripted:
 
 
 @pytest.fixture
-def course(tiny_folder, tmp_path):
+def course(tiny_folder):
     """Returns a function (values, settings) -> course whose evaluations give the values."""
 
     def build(values, steps=6, ema_decay=None, patience=None, **settings):
@@ -40,16 +39,8 @@ def course(tiny_folder, tmp_path):
         if values is not None:
             judge = Scripted(values)
             judge.model = loop.model
-        kept = Checkpoints(tmp_path)
-        return Course(
-            loop,
-            judge,
-            keep=lambda step: kept.keep(loop.model, step, {}),
-            restore=lambda step: kept.restore(loop.model, step),
-            best=Best("accuracy", higher_is_better=True),
-            patience=patience,
-            **settings,
-        )
+        best = Best("accuracy", higher_is_better=True)
+        return Course(loop, judge, best, patience=patience, **settings)
 
     return build
 

@@ -27,7 +27,7 @@ from tunewright.models.architecture import (
     read_description,
 )
 from tunewright.models.loading import quiet_library
-from tunewright.models.manifest import MANIFEST, check_manifest, flush, flush_folder, write_manifest
+from tunewright.models.manifest import MANIFEST, check_manifest, flush, seal
 from tunewright.models.tokenizers import TOKENIZER_CONFIG, check_tokenizer
 from tunewright.models.weights import read_headers
 
@@ -185,8 +185,7 @@ def save_model(
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             raw = content.encode() if isinstance(content, str) else content
             (partial / name).write_bytes(raw)
-        write_manifest(partial)
-        flush_folder(partial)
+        seal(partial)
         partial.rename(folder)
         flush(folder.parent)
     except OSError as error:

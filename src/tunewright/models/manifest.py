@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ def seal(folder: Path, **about: Any) -> None:
     for path in _within(folder):
         if path.is_file():
             flush(path)
-    write_manifest(folder, **about)
+    _write_manifest(folder, about)
     flush(folder / MANIFEST)
     for path in (*_within(folder), folder):
         if path.is_dir():
             flush(path)
 
 
-def write_manifest(folder: Path, **about: Any) -> None:
+def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     """Writes manifest.json with size and SHA-256 of every file but the model card.
 
     The card is there to be edited. No line end follows the last brace, so that a manifest of
@@ -115,12 +116,6 @@ def _difference(path: Path, stated: Any) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush_folder(folder: Path) -> None:
-    """Flushes every file of a folder, and the folder itself, to disk."""
-    for path in (*_within(folder), folder):
-        flush(path)
 
 
 def flush(path: Path) -> None:

@@ -25,7 +25,6 @@ from tunewright.run.parity import PROBE_SEQUENCES, Parity, compare_with_stock
 from tunewright.run.prepare import Prepared
 from tunewright.run.record import new_run_folder, versions
 from tunewright.run.tracking import Journal
-from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course, total_steps
 from tunewright.training.events import Event, Finished
 from tunewright.training.loop import EncodedRow, Loop
@@ -185,7 +184,7 @@ class _Training:
         return None
 
     def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:
-        settings, checkpoints = self.settings, Checkpoints(self.folder.checkpoints)
+        settings = self.settings
         metric = self.ground.best_metric
         best = Best(metric, self.ground.directions[metric], settings.early_stopping_threshold)
         validation = self.prepared.splits.get("validation")
@@ -196,8 +195,6 @@ class _Training:
             judge=None
             if validation is None
             else lambda: self.judge.point(self.predictor, list(validation), encoded["validation"]),
-            keep=lambda step: checkpoints.keep(self.model, step, {"best": best.value}),
-            restore=lambda step: checkpoints.restore(self.model, step),
             best=best,
             eval_steps=settings.eval_steps,
             patience=settings.early_stopping_patience,

@@ -2,7 +2,7 @@
 
     checkpoints/
       step-000120/
-        model.safetensors       the weights
+        model.safetensors       the weights that learn
         optimizer.safetensors   the optimizer's moments
         average.safetensors     the moving average of the weights, where there is one
         best.safetensors        the weights of the best evaluation, where there is one
@@ -31,9 +31,9 @@ from torch import Tensor
 from tunewright.errors import ModelError, RunError
 from tunewright.models.manifest import check_manifest, flush, read_manifest, seal
 from tunewright.models.weights import read_json_object
-from tunewright.training.state import put_weights, weights_of
 
 STATE = "state.json"
+FORMAT = 1  # counts the ways in which checkpoints have been written
 SUFFIX = ".safetensors"
 PARTIAL, REMOVED = ".partial", ".removed"  # endings of hidden folders that are not checkpoints
 # The state holds some numbers, and the updates that no line of the log has yet.
@@ -66,14 +66,6 @@ class Checkpoints:
 
     folder: Path
     limit: int = 2
-
-    def keep(self, model: Any, step: int, state: Mapping[str, Any]) -> None:
-        """Saves the model's weights alone as those of `step`."""
-        self.save(Checkpoint(step, {"model": weights_of(model)}, state))
-
-    def restore(self, model: Any, step: int) -> None:
-        """Reads the weights of `step` into the model; raises ModelError as `read` does."""
-        put_weights(model, self.read(self.folder / _name(step)).tensors["model"])
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Writes a checkpoint and returns its folder, which is on the disk and has been read back.
@@ -187,6 +179,8 @@ def check_checkpoint(path: Path) -> list[str]:
         manifest = check_manifest(path)
         if STATE not in manifest["files"]:
             raise ModelError(str(path), f"its manifest names no {STATE}", "It is no checkpoint.")
+        if manifest.get("format") != FORMAT:
+            raise ModelError(str(path), "another version of Tunewright wrote it")
         if read_json_object(path / STATE, MAX_STATE_BYTES).get("step") != manifest.get("step"):
             raise ModelError(str(path), "its manifest names another update than its state")
     return list(manifest["files"])
@@ -207,7 +201,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
                   folder / f"{name}{SUFFIX}")  # fmt: skip
     state = json.dumps({"step": checkpoint.step, **checkpoint.state}, ensure_ascii=False)
     (folder / STATE).write_text(state, encoding="utf-8")
-    seal(folder, step=checkpoint.step)
+    seal(folder, format=FORMAT, step=checkpoint.step)
 
 
 def _name(step: int) -> str:
@@ -248,4 +242,4 @@ def _discard(path: Path) -> None:
 
 
 def _skipped(error: ModelError) -> str:
-    return f"A checkpoint is damaged and was skipped: {error.where} {error.found}."
+    return f"A checkpoint cannot be used and was skipped: {error.where} {error.found}."

@@ -1,19 +1,26 @@
-"""A course of training: the loop, judged now and then, keeping its best weights."""
+"""A course of training: the loop, judged and saved now and then, keeping its best weights."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
 
-from tunewright.errors import SettingsError, listed, nearest
-from tunewright.training.events import Evaluation, Event, Finished, Step
+from torch import Tensor
+
+from tunewright.errors import RunError, SettingsError, listed, nearest
+from tunewright.training.checkpoint import Checkpoint
+from tunewright.training.events import Evaluation, Event, Finished, Phase, Step
 from tunewright.training.loop import Loop
+from tunewright.training.saving import Saver
+from tunewright.training.state import loop_state, put_loop_state, put_weights, weights_of
+from tunewright.training.stopping import StopSignals
 
 Judge = Callable[[], Mapping[str, float]]
-Keep = Callable[[int], None]
 
 
 def check_metric(name: str, known: Iterable[str]) -> None:
@@ -46,6 +53,18 @@ class Best:
     stale: int = 0
     progress: float = math.nan
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns what changes in the course of a run; what is not known yet is None."""
+        value, progress = (None if math.isnan(x) else x for x in (self.value, self.progress))
+        return {"value": value, "step": self.step, "stale": self.stale, "progress": progress}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Becomes what `to_json` described."""
+        self.step, self.stale = state["step"], state["stale"]
+        self.value, self.progress = (
+            math.nan if state[name] is None else state[name] for name in ("value", "progress")
+        )
+
     def observe(self, metrics: Mapping[str, float], step: int) -> bool:
         """Takes in an evaluation; returns whether it is the best so far.
 
@@ -68,38 +87,102 @@ class Best:
 
 @dataclass
 class Course:
-    """Runs a loop to its end, with evaluations, best weights and early stopping.
+    """Runs a loop to its end, with evaluations, best weights, early stopping and checkpoints.
 
-    `judge` returns the validation metrics of the weights that the model holds; `keep` stores them
-    as those of a step and `restore` brings them back.
+    `judge` returns the validation metrics of the weights that the model holds. The best weights
+    are kept on the CPU, and in every checkpoint. `stop` asks between updates whether to end early.
     """
 
     loop: Loop
     judge: Judge | None
-    keep: Keep
-    restore: Keep
     best: Best
     eval_steps: int | None = None
     patience: int | None = None
     load_best: bool = True
+    saver: Saver | None = None
+    stop: StopSignals | None = None
+    ended: str | None = None
+    seconds: float = 0.0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> Iterator[Event]:
-        """Yields every update and evaluation, and at the end why it stopped.
+        """Yields every update, evaluation and save, and at the end why it stopped.
 
-        Afterwards the model holds the kept weights, in evaluation mode.
+        Afterwards the model holds the kept weights, in evaluation mode. Raises what the loop
+        raises and what `stop` wishes, after the state before that is saved.
         """
-        started, last, reason = time.perf_counter(), 0, "all updates done"
-        for event in self.loop.run():
+        started, before = time.perf_counter(), self.seconds
+        if self.ended is None:
+            for event in self._train():
+                self.seconds = before + time.perf_counter() - started
+                yield event
+        assert self.ended is not None
+        kept = self._settle()
+        yield Finished(self.loop.step, self.ended, kept, self.seconds)
+
+    def _train(self) -> Iterator[Event]:
+        """Trains until all updates are done or progress has ended; saves then."""
+        for event in self._updates():
             yield event
-            last = event.step
+            if not isinstance(event, Step):
+                continue
             if self.judge is not None and self._is_due(event):
-                evaluation = self._evaluate(event)
-                yield evaluation
+                yield Phase("evaluating", event.step)
+                yield self._evaluate(event)
                 if self.patience is not None and self.best.stale >= self.patience:
-                    reason = f"no progress in {self.patience} evaluations"
+                    self.ended = f"no progress in {self.patience} evaluations"
                     break
-        kept = self._settle(last)
-        yield Finished(last, reason, kept, time.perf_counter() - started)
+            if event.step < event.total_steps:
+                yield from self._save_between()
+        self.ended = self.ended or "all updates done"
+        yield from self._save()
+        self._stop_if_wished()
+
+    def _updates(self) -> Iterator[Event]:
+        """Yields the loop's events; when it fails, its last good state is saved."""
+        try:
+            yield from self.loop.run()
+        except RunError:
+            with suppress(RunError):
+                deque(self._save(), maxlen=0)
+            raise
+
+    def _save_between(self) -> Iterator[Event]:
+        if self.stop is not None and self.stop.is_wished:
+            yield from self._save()
+            self._stop_if_wished()
+        if self.saver is not None and self.saver.is_due(self.loop.step):
+            yield Phase("saving", self.loop.step)
+            yield self.saver.try_to_save(self.checkpoint())
+
+    def _save(self) -> Iterator[Event]:
+        if self.saver is not None:
+            yield Phase("saving", self.loop.step)
+            yield self.saver.save(self.checkpoint())
+
+    def _stop_if_wished(self) -> None:
+        if self.stop is not None and self.stop.is_wished:
+            raise self.stop.error(self.loop.step)
+
+    def checkpoint(self) -> Checkpoint:
+        """Returns the whole state of the course, for a save."""
+        tensors, values = loop_state(self.loop)
+        if self.best_weights:
+            tensors["best"] = self.best_weights
+        course = {"best": self.best.to_json(), "ended": self.ended, "seconds": self.seconds}
+        return Checkpoint(self.loop.step, tensors, {"loop": values, "course": course})
+
+    def take_up(self, checkpoint: Checkpoint) -> None:
+        """Becomes the course that was saved, to go on with it.
+
+        A course that had ended goes on when the loop has more updates than were done. Raises
+        ModelError when the checkpoint is that of another model.
+        """
+        tensors, values = checkpoint.tensors, checkpoint.state["course"]
+        put_loop_state(self.loop, checkpoint.step, tensors, checkpoint.state["loop"])
+        self.best.take_up(values["best"])
+        self.best_weights = dict(tensors.get("best", {}))
+        self.ended, self.seconds = values["ended"], values["seconds"]
 
     def _is_due(self, event: Step) -> bool:
         interval = self.eval_steps or self.loop.steps_per_epoch
@@ -112,20 +195,21 @@ class Course:
             metrics = self.judge()
             is_best = self.best.observe(metrics, event.step)
             if is_best and self.load_best:
-                self.keep(event.step)
+                self.best_weights = {
+                    name: tensor.to("cpu", copy=True)
+                    for name, tensor in weights_of(self.loop.model).items()
+                }
         self.loop.schedule.observe(self.best.stale == 0)
         return Evaluation(event.step, event.epoch, metrics, is_best, time.perf_counter() - started)
 
-    def _settle(self, last: int) -> int:
+    def _settle(self) -> int:
         """Puts the kept weights into the model; returns their step."""
-        if self.load_best and self.best.step:
-            if self.best.step != last or self.loop.average is not None:
-                self.restore(self.best.step)
+        kept = self.loop.step
+        if self.best_weights:
+            put_weights(self.loop.model, self.best_weights)
             kept = self.best.step
-        else:
-            if self.loop.average is not None:
-                self.loop.average.swap()
-            kept = last
+        elif self.loop.average is not None:
+            self.loop.average.swap()
         self.loop.model.eval()
         return kept
 

@@ -34,6 +34,55 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Spike:
+    """The loss of update `step` was far above those before it; `rows` were in it, by their ids.
+
+    `usual` is the largest loss of the updates that it was compared with.
+    """
+
+    step: int
+    loss: float
+    usual: float
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """Update `step` did not fit into memory: forward passes now have at most `max_tokens` tokens.
+
+    The update was repeated so; it is still of the same rows.
+    """
+
+    step: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What is begun after update `step` and may take a while, such as `saving`."""
+
+    name: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The state after update `step` is on the disk and has been read back."""
+
+    step: int
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotSaved:
+    """The state after update `step` could not be saved; it will be tried again."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of the loop: why it stopped, and which weights the model now holds."""
 
@@ -43,4 +92,4 @@ class Finished:
     seconds: float
 
 
-Event = Step | Evaluation | Finished
+Event = Step | Evaluation | Spike | Shrunk | Phase | Saved | NotSaved | Finished

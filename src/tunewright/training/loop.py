@@ -3,6 +3,8 @@
     for event in Loop(model, task, rows, ...).run():
         ...
 
+It goes on from `step`, the number of updates that the model has had.
+
 An update is `batch_size` rows. Its rows are cut into forward passes of at most `max_tokens`
 tokens; the loss of each is a sum, and the gradient is divided once by the count of all, so that
 any cut gives the gradient of one large batch. Order, dropout and augmentation come from the
@@ -15,6 +17,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,13 +25,14 @@ import torch
 from torch import Tensor
 
 from tunewright.devices import Device
-from tunewright.errors import NonFiniteLoss, listed
+from tunewright.errors import NonFiniteLoss, OutOfMemory, listed
 from tunewright.models.batch import Batch, fill, pack
 from tunewright.models.dropout import DropoutSource
 from tunewright.models.flop import FlopCount
 from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Outputs, Task
-from tunewright.training.events import Step
+from tunewright.training.events import Shrunk, Spike, Step
+from tunewright.training.guards import LossWatch, free_memory, is_out_of_memory
 from tunewright.training.optimizer import MovingAverage, set_factor
 from tunewright.training.schedule import Schedule
 from tunewright.types import Features
@@ -62,7 +66,10 @@ class Loop:
     l1: float = 0.0
     dropout: DropoutSource | None = None
     average: MovingAverage | None = None
+    step: int = 0
+    watch: LossWatch = field(default_factory=LossWatch)
     flop: FlopCount = field(init=False)
+    _shrunk: Shrunk | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.flop = FlopCount.of(self.model)
@@ -71,16 +78,30 @@ class Loop:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def run(self) -> Iterator[Step]:
-        """Yields each update after it was applied, up to the schedule's `total_steps`."""
-        step = 0
-        while step < self.schedule.total_steps:
-            epoch = step // self.steps_per_epoch
-            for row_indices in self._updates(epoch):
-                if step == self.schedule.total_steps:
+    def run(self) -> Iterator[Step | Spike | Shrunk]:
+        """Yields each update after it was applied, up to the schedule's `total_steps`.
+
+        What is odd about an update comes before it. Raises NonFiniteLoss or OutOfMemory before
+        anything is changed.
+        """
+        while self.step < self.schedule.total_steps:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            for row_indices in islice(self._updates(epoch), done, None):
+                if self.step == self.schedule.total_steps:
                     return
-                yield self._update(step, epoch, row_indices)
-                step += 1
+                event = self._update(self.step, epoch, row_indices)
+                self.step = event.step
+                yield from self._odd(event, row_indices)
+                yield event
+
+    def _odd(self, event: Step, row_indices: np.ndarray) -> Iterator[Spike | Shrunk]:
+        if self._shrunk is not None:
+            yield self._shrunk
+            self._shrunk = None
+        usual = self.watch.observe(event.loss)
+        if usual is not None:
+            rows = sorted({item.row_id for index in row_indices for item in self.rows[index]})
+            yield Spike(event.step, event.loss, usual, tuple(rows))
 
     def _updates(self, epoch: int) -> Iterator[np.ndarray]:
         order = order_of_epoch(len(self.rows), self.seed, epoch)
@@ -93,7 +114,7 @@ class Loop:
         factor = self.schedule.factor(step)
         set_factor(self.optimizer, factor)
         features = [item for index in row_indices for item in self._varied(int(index), epoch)]
-        total, count = self._accumulate(step, features)
+        total, count = self._fitted(step, features)
         norm = self._scale_gradients(count, features)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -124,6 +145,33 @@ class Loop:
             np.random.Philox(np.random.SeedSequence((_VARY, self.seed, epoch, index)))
         )
         return [self.task.vary(item, rng) for item in self.rows[index]]
+
+    def _fitted(self, step: int, features: Sequence[Features]) -> tuple[float, float]:
+        """Accumulates, in ever smaller forward passes until they fit into memory."""
+        while True:
+            try:
+                return self._accumulate(step, features)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._shrink(step, features)  # out here nothing holds what the failed pass had made
+
+    def _shrink(self, step: int, features: Sequence[Features]) -> None:
+        """Halves the largest forward pass; raises OutOfMemory when it is a single sequence."""
+        self.optimizer.zero_grad(set_to_none=True)
+        free_memory(self.device.kind)
+        pieces = self._pieces(features)
+        largest = max(sum(item.num_tokens for item in piece) for piece in pieces)
+        if len(pieces) == len(features):
+            raise OutOfMemory(
+                "training",
+                f"a single sequence of {largest:,} tokens does not fit into memory",
+                "Its activations and the state of the optimizer need more than there is.",
+                "Set a smaller task.max_length, gradient_checkpointing=true, or a smaller model.",
+            )
+        self.max_tokens = min(self.max_tokens, largest) // 2
+        self._shrunk = Shrunk(step + 1, self.max_tokens)
+        self._reseed(step)
 
     def _accumulate(self, step: int, features: Sequence[Features]) -> tuple[float, float]:
         """Adds up the gradient of the summed loss; returns its sum and count."""

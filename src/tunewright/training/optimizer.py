@@ -119,24 +119,25 @@ class MovingAverage:
     """The exponential moving average of a model's weights (Polyak & Juditsky 1992).
 
     `decay` is that of a long run; early on it is (1 + t) / (10 + t) if that is less, so that the
-    average is not ruled by the first weights.
+    average is not ruled by the first weights. `tensors` are the averages, in the order of the
+    parameters, after `updates` updates.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         self._live: list[torch.Tensor] = list(parameters)
-        self._average = [p.detach().clone() for p in self._live]
-        self._decay, self._updates = decay, 0
+        self.tensors = [p.detach().clone() for p in self._live]
+        self.updates, self._decay = 0, decay
 
     @torch.no_grad()
     def update(self) -> None:
-        self._updates += 1
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(self._average, self._live, 1 - decay)
+        self.updates += 1
+        decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.tensors, self._live, 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the model's weights with the average; calling it again undoes it."""
-        for live, average in zip(self._live, self._average, strict=True):
+        for live, average in zip(self._live, self.tensors, strict=True):
             kept = live.detach().clone()
             live.copy_(average)
             average.copy_(kept)
