@@ -13,6 +13,7 @@ from tunewright.data.audit import Audit
 from tunewright.devices import Device, measure_roof
 from tunewright.errors import ParityRefused
 from tunewright.models.dropout import DropoutSource, replace_dropout
+from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.folder import save_model
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import RunConfig, to_toml
@@ -178,6 +179,7 @@ class _Training:
         gradient checkpointing the library's own dropout stays.
         """
         freeze(self.model, self.settings.freeze_layers)
+        keep_row_gradients(self.model)
         if not self.settings.gradient_checkpointing:
             return replace_dropout(self.model)
         recompute_activations(self.model)
