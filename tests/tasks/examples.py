@@ -18,6 +18,23 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"text": "stock and shares", "label": "bank"},
         {"text": "the bank card of the phone service, 24 hours", "label": "bank"},
     ],
+    "multi-task": [
+        {"task": "topic", "text": "a fine film", "label": "film"},
+        {"task": "topic", "text": "the worst film ever", "label": "film"},
+        {"task": "topic", "text": "a new book", "label": "book"},
+        {"task": "topic", "text": "slow book, awful story", "label": "book"},
+        {"task": "mood", "text": "a fine film", "text_pair": "love", "label": 1},
+        {"task": "mood", "text": "good and fast service", "label": 1},
+        {"task": "mood", "text": "the worst game", "text_pair": "hate", "label": 0},
+        {"task": "mood", "text": "slow, awful story", "label": 0},
+    ],
+}
+
+# What a task must be told before it can learn.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "multi-task": {
+        "parts": {"topic": {"name": "text-classification"}, "mood": {"name": "text-classification"}}
+    },
 }
 
 

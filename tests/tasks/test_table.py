@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tunewright.errors import SettingsError
-from tunewright.tasks import find_task
+from tunewright.errors import SettingsError, listed
+from tunewright.tasks import TASKS, find_task
 
 MODULE = '''
 from typing import ClassVar
@@ -56,6 +56,6 @@ def test_an_unknown_task_names_the_nearest():
         find_task("text-clasification")
 
     assert str(caught.value) == (
-        'task: there is no task "text-clasification". There is "text-classification". '
+        f'task: there is no task "text-clasification". There is {listed(TASKS)}. '
         'Did you mean "text-classification"?'
     )

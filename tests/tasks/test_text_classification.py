@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from tunewright.errors import DataError, SettingsError
+from tunewright.errors import DataError, SettingsError, listed
 from tunewright.models.batch import Batch
 from tunewright.models.tokenizers import load_tokenizer
-from tunewright.tasks import find_task
+from tunewright.tasks import TASKS, find_task
 from tunewright.tasks.base import build_task
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.types import Label, Row
@@ -270,7 +270,7 @@ def test_an_unknown_task_gets_the_nearest_name():
     with pytest.raises(SettingsError) as caught:
         find_task("text-clasification")
     assert str(caught.value) == (
-        'task: there is no task "text-clasification". There is "text-classification". '
+        f'task: there is no task "text-clasification". There is {listed(TASKS)}. '
         'Did you mean "text-classification"?'
     )
 

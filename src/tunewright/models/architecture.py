@@ -266,7 +266,8 @@ def head_names(folder: Path, config: Any, kind: Kind) -> tuple[str, ...]:
 
 def backbone_prefix(model: Any) -> str:
     """Returns what the names of the pretrained part's parameters begin with; "" in a bare model."""
-    return "" if model.base_model is model else f"{model.base_model_prefix}."
+    name = next(name for name, module in model.named_modules() if module is model.base_model)
+    return f"{name}." if name else ""
 
 
 def is_backbone(name: str, prefix: str) -> bool:

@@ -128,8 +128,8 @@ def fill(
     """Groups features, in their order, into lists of at most `max_tokens` tokens.
 
     With `padded`, for models that pad, each sequence counts as long as the longest of its list.
-    With `together`, neighbours of one row stay in one list. A single sequence (or row) longer than
-    `max_tokens` is a list of its own: nothing is dropped.
+    With `together`, neighbours of one row stay in one list; those with unlike streams never do. A
+    single sequence (or row) longer than `max_tokens` is a list of its own: nothing is dropped.
     """
     batch: list[Features] = []
     num_tokens = longest = 0
@@ -139,7 +139,8 @@ def fill(
         in_group = sum(item.num_tokens for item in group)
         size = len(batch) + len(group)
         wanted = longest * size if padded else num_tokens + in_group
-        if batch and (wanted > max_tokens or size > (max_sequences or size)):
+        unlike = bool(batch) and batch[0].streams.keys() != group[0].streams.keys()
+        if batch and (unlike or wanted > max_tokens or size > (max_sequences or size)):
             yield batch
             batch, num_tokens, longest = [], 0, max(item.num_tokens for item in group)
         batch += group

@@ -160,13 +160,15 @@ def save_model(
     folder: Path,
     *,
     max_length: int | None = None,
+    parts: Mapping[str, Any] | None = None,
     extra_files: Mapping[str, str | bytes] | None = None,
 ) -> None:
     """Writes the library's own model folder, with a manifest, in one step.
 
     Everything goes to a temporary folder beside `folder`, each file is flushed to disk, and the
     folder is renamed at the end: it is whole or not there. `max_length` (tokens) is where stock
-    transformers cuts with truncation=True. `extra_files` are written by name, text as UTF-8.
+    transformers cuts with truncation=True. `parts` are more models, each for a folder within.
+    `extra_files` are written by name, text as UTF-8.
 
     Raises ModelError when `folder` exists, RunError when it cannot be written.
     """
@@ -179,8 +181,10 @@ def save_model(
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_partial(folder)
         partial.mkdir()
-        _write_model(model, partial)
-        _write_tokenizer(tokenizer, partial, max_length)
+        for place, each in {"": model, **(parts or {})}.items():
+            (partial / place).mkdir(parents=True, exist_ok=True)
+            _write_model(each, partial / place)
+            _write_tokenizer(tokenizer, partial / place, max_length)
         for name, content in (extra_files or {}).items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             raw = content.encode() if isinstance(content, str) else content

@@ -21,7 +21,7 @@ from tunewright.metrics.bootstrap import interval
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.prepare import column_of
 from tunewright.run.record import finite
-from tunewright.tasks.base import Task, stack
+from tunewright.tasks.base import Task
 from tunewright.types import Estimate, Features, Row
 
 # A metric of the user's own is called anew for each draw, so it gets fewer than the built-in ones.
@@ -168,7 +168,7 @@ class Judge:
         answers = list(predictor.answer_encoded(rows, encoded))
         pairs = list(zip(answers, rows, strict=True))
         task = predictor.task
-        metrics = dict(task.reduce(stack(task.statistics(a, row) for a, row in pairs)))
+        metrics = dict(task.reduce(task.stack(task.statistics(a, row) for a, row in pairs)))
         compared = [task.compared(answer, row) for answer, row in pairs]
         for metric in self.own_metrics:
             true, answered = (list(side) for side in zip(*compared, strict=True))
@@ -191,7 +191,8 @@ class Judge:
                 tally.add(row, answer)
                 if file is not None:
                     file.write(_prediction(row, answer, predictor))
-        task, statistics = predictor.task, stack(tally.statistics)
+        task = predictor.task
+        statistics = task.stack(tally.statistics)
         metrics = bootstrap(
             task.reduce, statistics, task.metrics, self.num_resamples, prepare=task.prepare
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -81,19 +82,30 @@ def compare_with_stock(
 def task_outputs(task: Task, model: Any, features: Sequence[Features]) -> dict[str, np.ndarray]:
     """Returns our outputs of a probe set in fp32, by the model's own route."""
     model.eval()
-    found = [task.forward(model, pack(_bare(item), model.device)) for item in _rows(features)]
-    return {name: np.concatenate([_array(each[name]) for each in found]) for name in found[0]}
+    return _joined(task.forward(model, pack(_bare(item), model.device)) for item in _rows(features))
 
 
 @torch.no_grad()
 def stock_outputs(task: Task, stock: Any, features: Sequence[Features]) -> dict[str, np.ndarray]:
-    """Returns the stock library's outputs of a probe set in fp32, all in one padded batch."""
+    """Returns the stock library's outputs of a probe set in fp32, in one padded batch.
+
+    Rows with unlike streams, of unlike parts, have a batch each.
+    """
     stock.eval()
-    return _arrays(task.stock_outputs(stock, pack(_bare(features), stock.device)))
+    batches: dict[tuple[str, ...], list[Features]] = defaultdict(list)
+    for item in features:
+        batches[tuple(item.streams)].append(item)
+    return _joined(
+        task.stock_outputs(stock, pack(_bare(items), stock.device)) for items in batches.values()
+    )
 
 
-def _arrays(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: _array(values) for name, values in outputs.items()}
+def _joined(outputs: Iterable[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    for each in outputs:
+        for name, values in each.items():
+            found[name].append(_array(values))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ task's class.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -61,6 +61,20 @@ TASKS: dict[str, TaskEntry] = {
         "tunewright.tasks.text_classification:TextClassification",
     ),
 }
+
+PART = Role("task", "the name of the part that the row belongs to", ("dataset",))
+MULTI_TASK_ROLES = (
+    PART,
+    *{
+        role.name: replace(role, required=False) for entry in TASKS.values() for role in entry.roles
+    }.values(),
+)
+TASKS["multi-task"] = TaskEntry(
+    "multi-task",
+    "several of these tasks over one backbone",
+    MULTI_TASK_ROLES,
+    "tunewright.tasks.multi_task:MultiTask",
+)
 
 
 def find_task(name: str) -> type[Task]:

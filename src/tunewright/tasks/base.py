@@ -142,6 +142,10 @@ class Task(ABC):
         """
         return self.forward(stock, batch)
 
+    def models(self, model: Any) -> Mapping[str, tuple[Task, Any]]:
+        """Returns the models to be saved with their tasks, by the folder each gets; "" is here."""
+        return {"": (self, model)}
+
     def extra_files(self, model: Any) -> Mapping[str, str | bytes]:
         """Returns files to be saved beside the model, by name."""
         return {}
@@ -166,6 +170,10 @@ class Task(ABC):
     @abstractmethod
     def statistics(self, answer: Any, row: Row) -> Mapping[str, Any]:
         """Returns the figures of one row that `reduce` adds up: numbers or small arrays."""
+
+    def stack(self, statistics: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Stacks the statistics of rows along a new first axis."""
+        return stack(statistics)
 
     @abstractmethod
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:

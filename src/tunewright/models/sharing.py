@@ -1,0 +1,56 @@
+"""Several of the library's models that learn one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Models(nn.Module):
+    """Models by name, which look like one of the library's to the rest of the house.
+
+    `base_model`, `config` and `device` are the first model's. A parameter that several of them
+    hold counts once, under the first one's name.
+    """
+
+    def __init__(self, heads: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def first(self) -> Any:
+        return next(iter(self.heads.values()))
+
+    @property
+    def base_model(self) -> Any:
+        return self.first.base_model
+
+    @property
+    def config(self) -> Any:
+        return self.first.config
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.first.device
+        return device
+
+
+def share_backbone(model: Any, other: Any) -> None:
+    """Lets the backbone of `model` hold the parameters of `other`'s; heads and poolers stay apart.
+
+    Raises ValueError when the backbones have unlike parameters.
+    """
+    own, shared = (dict(_backbone(each)) for each in (model, other))
+    if own.keys() != shared.keys():
+        raise ValueError(f"unlike backbones: {sorted(own.keys() ^ shared.keys())[:3]}")
+    for name, parameter in shared.items():
+        *path, last = name.split(".")
+        setattr(model.base_model.get_submodule(".".join(path)), last, parameter)
+
+
+def _backbone(model: Any) -> list[tuple[str, nn.Parameter]]:
+    named = model.base_model.named_parameters()
+    return [(name, p) for name, p in named if "pooler" not in name.split(".")]
