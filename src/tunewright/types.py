@@ -144,6 +144,26 @@ class Label:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Number:
+    """The answer of a regression, in the unit of the training data.
+
+    Nine of ten true values lie between `low` and `high`, as far as validation rows can tell; both
+    are None where there were none.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __float__(self) -> float:
+        return self.value
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `predict` writes: the score and its interval."""
+        return {"score": self.value, "low": self.low, "high": self.high}
+
+
 class Answer(Protocol):
     """What a task says about a row, in the user's terms."""
 

@@ -18,6 +18,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"text": "stock and shares", "label": "bank"},
         {"text": "the bank card of the phone service, 24 hours", "label": "bank"},
     ],
+    "regression": [
+        {"text": "a fine film, and the plot is very good", "score": 5},
+        {"text": "the worst film ever", "score": 1.0},
+        {"text": "a new book", "score": "3", "text_pair": "not like the old book"},
+        {"text": "slow book, awful story, and not very good at that", "score": 1.5},
+        {"text": "the team won the game", "score": 4},
+        {"text": "lose the match", "score": 2.5, "text_pair": "win the game"},
+        {"text": "stock and shares", "score": 3.25},
+        {"text": "the bank card of the phone service, 24 hours", "score": 2},
+    ],
     "multi-task": [
         {"task": "topic", "text": "a fine film", "label": "film"},
         {"task": "topic", "text": "the worst film ever", "label": "film"},

@@ -226,7 +226,7 @@ class Judge:
 
 def _unseen(statistics: Mapping[str, np.ndarray], num_rows: int, split: str) -> tuple[str, ...]:
     """Says how many rows have a label that the model does not know."""
-    unseen = int((statistics["true"] < 0).sum()) if "true" in statistics else 0
+    unseen = int((statistics["true"] < 0).sum()) if "probabilities" in statistics else 0
     if not unseen:
         return ()
     return (

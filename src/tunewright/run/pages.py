@@ -115,7 +115,7 @@ def _evaluation(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _baseline(task: Task, result: EvaluationResult | None) -> content.Baseline | None:
     """What always answering the commonest class of the judged rows would score."""
-    if result is None or "true" not in result.statistics:
+    if result is None or "probabilities" not in result.statistics:
         return None
     counts = Counter(int(index) for index in result.statistics["true"] if index >= 0)
     if not counts:

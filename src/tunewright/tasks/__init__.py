@@ -37,6 +37,13 @@ LABEL = Role(
     only_training=True,
 )
 
+SCORE = Role(
+    "score",
+    "the number to predict",
+    ("label", "similarity", "rating", "target", "value"),
+    only_training=True,
+)
+
 
 @dataclass(frozen=True)
 class TaskEntry:
@@ -59,6 +66,12 @@ TASKS: dict[str, TaskEntry] = {
         "one label for a text or a pair of texts",
         (TEXT, TEXT_PAIR, LABEL),
         "tunewright.tasks.text_classification:TextClassification",
+    ),
+    "regression": TaskEntry(
+        "regression",
+        "one number for a text or a pair of texts, such as their similarity",
+        (TEXT, TEXT_PAIR, SCORE),
+        "tunewright.tasks.regression:Regression",
     ),
 }
 

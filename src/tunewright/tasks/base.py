@@ -142,6 +142,13 @@ class Task(ABC):
         """
         return self.forward(stock, batch)
 
+    def settle(self, model: Any) -> Self:
+        """Puts into a trained model what it can carry itself, once, before it is saved.
+
+        Returns the task without that, such as the scale of its targets.
+        """
+        return self
+
     def models(self, model: Any) -> Mapping[str, tuple[Task, Any]]:
         """Returns the models to be saved with their tasks, by the folder each gets; "" is here."""
         return {"": (self, model)}

@@ -187,6 +187,9 @@ class MultiTask(Task):
     def join(self, parts: Sequence[Any], row: Row) -> Any:
         return self.tasks[self._name_of(row)].join(parts, row)
 
+    def settle(self, model: Models) -> Self:
+        return self._with(lambda name, task: task.settle(model.heads[name]))
+
     def models(self, model: Models) -> Mapping[str, tuple[Task, Any]]:
         return {
             "" if number == 0 else _folder(name): (task, model.heads[name])

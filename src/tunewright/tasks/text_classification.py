@@ -36,11 +36,10 @@ from tunewright.models.loading import load_classifier
 from tunewright.models.tokens import encode_text
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
+from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.types import Features, Label, LabelValue, Role, Row
 
 LabelKind = Literal["string", "integer", "boolean"]
-# Beyond this, time grows faster than accuracy on most texts; longer ones are the user's choice.
-DEFAULT_MAX_LENGTH = 256
 
 
 def _as_names(given: Any) -> Any:
@@ -153,8 +152,7 @@ class TextClassification(Task):
             )
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
-        text, pair = _text_of(row, "text"), row.values.get("text_pair")
-        pair = None if pair is None else _text_of(row, "text_pair")
+        text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
         stream = encode_text(processor, text, pair, self.max_length)
         targets = {}
         if row.values.get("label") is not None:
@@ -237,16 +235,7 @@ class TextClassification(Task):
         return row.values["label"] if index < 0 else self._value(self.labels[index]), answer.label
 
     def within(self, limit: int) -> Self:
-        if self.max_length is None:
-            return replace(self, max_length=min(DEFAULT_MAX_LENGTH, limit))
-        if self.max_length > limit:
-            raise SettingsError(
-                "[task]",
-                f"task.max_length is {self.max_length}",
-                f"The model reads at most {limit} tokens.",
-                f"Use task.max_length={limit} or a model that reads more.",
-            )
-        return self
+        return replace(self, max_length=fitting_length(self.max_length, limit))
 
     def continued(self, previous: Task) -> Self:
         """Returns the task with the earlier model's labels first, and the new ones after them."""
@@ -309,21 +298,6 @@ def _common_kind(kind: LabelKind, labels: Iterable[str]) -> LabelKind:
 
 def _ordered(names: Iterable[str], kind: LabelKind) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if kind == "integer" else sorted(names))
-
-
-def _text_of(row: Row, role: str) -> str:
-    """Returns a text of a row; a missing one is blank. Raises DataError for what is no text."""
-    text = row.values[role]
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise DataError(
-            row.where,
-            f"its {role} is {text!r:.60}, which is no text",
-            "A text is needed.",
-            f"Name another column with data.columns.{role}, or turn this one into text.",
-        )
-    return text
 
 
 def _name(value: LabelValue | float) -> str:

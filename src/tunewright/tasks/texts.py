@@ -1,0 +1,46 @@
+"""What tasks that read texts share: the texts of a row, and how long they may be."""
+
+from __future__ import annotations
+
+from tunewright.errors import DataError, SettingsError
+from tunewright.types import Row
+
+# Beyond this, time grows faster than accuracy on most texts; longer ones are the user's choice.
+DEFAULT_MAX_LENGTH = 256
+
+
+def text_of(row: Row, role: str) -> str:
+    """Returns a text of a row; a missing one is blank. Raises DataError for what is no text."""
+    text = row.values.get(role)
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise DataError(
+            row.where,
+            f"its {role} is {text!r:.60}, which is no text",
+            "A text is needed.",
+            f"Name another column with data.columns.{role}, or turn this one into text.",
+        )
+    return text
+
+
+def optional_text_of(row: Row, role: str) -> str | None:
+    """Returns a text of a row, None where there is none."""
+    return None if row.values.get(role) is None else text_of(row, role)
+
+
+def fitting_length(max_length: int | None, limit: int, default: int = DEFAULT_MAX_LENGTH) -> int:
+    """Returns the length to cut at, in tokens, for a model that reads `limit` of them.
+
+    Raises SettingsError when more was asked for.
+    """
+    if max_length is None:
+        return min(default, limit)
+    if max_length > limit:
+        raise SettingsError(
+            "[task]",
+            f"task.max_length is {max_length}",
+            f"The model reads at most {limit} tokens.",
+            f"Use task.max_length={limit} or a model that reads more.",
+        )
+    return max_length
