@@ -82,6 +82,7 @@ def test_public_names_are_these():
         "audit",
         "compare",
         "load",
+        "resume",
         "train",
     ]
     for name in tunewright.__all__:
@@ -124,7 +125,7 @@ def test_tasks_in_the_table_are_the_classes_that_they_name():
         task = entry.load()
         assert task.name == name
         assert task.roles == entry.roles
-    assert len(TASKS) == 3
+    assert len(TASKS) == 4
 
 
 def test_no_file_of_a_model_folder_is_ever_unpickled():

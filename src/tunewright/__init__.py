@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunewright.api import audit, compare, train
+    from tunewright.api import audit, compare, resume, train
     from tunewright.errors import TunewrightError
     from tunewright.estimator import TextClassifier
     from tunewright.run.finished import FinishedRun
@@ -39,6 +39,7 @@ _HOMES = {
     "audit": "tunewright.api",
     "compare": "tunewright.api",
     "load": "tunewright.run.loaded",
+    "resume": "tunewright.api",
     "train": "tunewright.api",
 }
 
@@ -51,6 +52,7 @@ __all__ = [
     "audit",
     "compare",
     "load",
+    "resume",
     "train",
 ]
 

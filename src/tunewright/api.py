@@ -1,4 +1,4 @@
-"""The Python face: `train`, `audit` and `compare` with plain arguments."""
+"""The Python face: `train`, `resume`, `audit` and `compare` with plain arguments."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tunewright.run.config import RunConfig, compose, set_key, task_keys
 from tunewright.run.finished import FinishedRun
 from tunewright.run.groundwork import audit_only
 from tunewright.run.judge import OwnMetric
+from tunewright.run.resume import resume as resume_run
 from tunewright.run.train import Told
 from tunewright.run.train import train as train_run
 from tunewright.tasks import find_task
@@ -44,6 +45,33 @@ def train(
     given = {"train": data, "validation": validation, "test": test}
     config = _config(given, task, model, settings, named)
     return train_run(_sources(given, config), config, metrics, tell)
+
+
+def resume(
+    run: str | PathLike[str] | FinishedRun,
+    data: Any = None,
+    *,
+    validation: Any = None,
+    test: Any = None,
+    metrics: Sequence[OwnMetric] = (),
+    tell: Callable[[Told], None] = lambda _: None,
+    **settings: Any,
+) -> FinishedRun:
+    """Goes on with a run that was killed or stopped, to the same bits; returns the finished run.
+
+    `data` (and `validation`, `test`) are needed only where rows came from memory, and `metrics`
+    where the run had some of the user's own. A finished run is made longer with
+    `num_train_epochs` or `max_steps`. The data, the labels and all settings that decide the
+    weights have to be those that it was begun with.
+
+    Raises SettingsError, showing what differs, when they are not.
+    """
+    path = run.path if isinstance(run, FinishedRun) else run
+    layer: dict[str, Any] = {}
+    for name, value in settings.items():
+        set_key(layer, name, value)
+    given = {"train": data, "validation": validation, "test": test}
+    return resume_run(path, given, layer, metrics, tell)
 
 
 def audit(

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.cli.conftest import QUICK
 
 RUN_FOLDER = {
-    "audit.json", "checkpoints", "data.json", "evaluation", "metrics.jsonl", "model",
+    ".lock", "audit.json", "begun.json", "checkpoints", "data.json", "evaluation", "metrics.jsonl", "model",
     "report.html", "run.json", "run.toml",
 }  # fmt: skip
 

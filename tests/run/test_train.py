@@ -15,7 +15,7 @@ import tunewright as tw
 from tunewright.errors import AuditRefused, SettingsError
 from tunewright.run.groundwork import Notice
 from tunewright.run.train import Started
-from tunewright.training.events import Evaluation, Finished, Step
+from tunewright.training.events import Evaluation, Finished, Phase, Saved, Step
 
 TEXTS = [
     f"{text} {number}"
@@ -105,7 +105,11 @@ def test_events_come_in_order(train):
     train(tell=heard.append)
 
     kinds = [type(event) for event in heard if not isinstance(event, Notice)]
-    assert kinds == [Started, Step, Step, Step, Evaluation, Finished]
+    assert kinds == [
+        Started, Step, Step, Step, Phase, Evaluation, Phase, Saved, Finished, Phase, Phase,
+    ]  # fmt: skip
+    phases = [event.name for event in heard if isinstance(event, Phase)]
+    assert phases == ["evaluating", "saving", "saving the model", "measuring"]
 
 
 def test_metrics_of_the_users_own_are_measured_and_can_pick_the_best(train):

@@ -29,10 +29,10 @@ class FinishedRun:
                 str(path), "there is no run.toml", "A run folder is needed.",
                 "Name a folder under runs/.",
             )  # fmt: skip
-        if not (self.folder.path / "run.json").is_file():
+        if not self.folder.is_finished:
             raise SettingsError(
-                str(path), "the run did not finish", "A finished run has a run.json and a model.",
-                f"Train it again: tunewright train {path}/run.toml",
+                str(path), "the run did not finish", "A finished run has a model and its figures.",
+                f"Go on with it: tunewright resume {path}",
             )  # fmt: skip
 
     @property

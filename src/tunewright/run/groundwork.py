@@ -13,6 +13,7 @@ from tunewright.devices import find_device, settle_allocator
 from tunewright.models.architecture import load_config
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.run.begun import RowsDigest
 from tunewright.run.config import RunConfig
 from tunewright.run.judge import Judge, OwnMetric
 from tunewright.run.prepare import check_column, prepare
@@ -64,6 +65,7 @@ class Groundwork:
     ) -> None:
         self.config, self._tell = config, tell
         self.notices: list[str] = []
+        self.digests: dict[str, str] = {}
         settle_allocator()
         self.device = find_device(config.training.precision)
         task = build_task(find_task(config.task.name), config.task.options)
@@ -105,17 +107,20 @@ class Groundwork:
     def look(self) -> tuple[dict[str, list[EncodedRow]], Audit]:
         """Encodes every split, counting what is cut, and audits the data.
 
-        Returns the encoded rows of training and validation, and the audit.
+        Returns the encoded rows of training and validation, and the audit; the digest of each
+        split is then in `digests`.
         """
         encoded: dict[str, list[EncodedRow]] = {}
         ledgers: dict[str, TruncationLedger] = {}
         for name, rows in self.prepared.splits.items():
             ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
-            features = (self._encoded(row, ledgers[name]) for row in rows)
+            digest = RowsDigest()
+            features = (self._encoded(row, ledgers[name], digest) for row in rows)
             if name == "test":  # judged later, streaming
                 deque(features, maxlen=0)
             else:
                 encoded[name] = list(features)
+            self.digests[name] = digest.hex()
         found = audit(
             self.prepared.splits,
             self.task.text_roles,
@@ -125,8 +130,9 @@ class Groundwork:
         )
         return encoded, found
 
-    def _encoded(self, row: Any, ledger: TruncationLedger) -> EncodedRow:
+    def _encoded(self, row: Any, ledger: TruncationLedger, digest: RowsDigest) -> EncodedRow:
         features = self.task.encode(row, self.tokenizer)
+        digest.add(features)
         read = sum(item.num_tokens - item.num_repeated for item in features)
         ledger.add(row.id, read, sum(item.num_cut for item in features))
         return features

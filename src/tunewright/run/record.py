@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tunewright.errors import SettingsError
+from tunewright.models.manifest import flush
+
+ABOUT = "run.json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,38 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything of the run was written; a run that was killed can be resumed."""
+        file = self.path / ABOUT
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["complete"]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other trainers out of the folder for a block; the lock dies with the process.
+
+        Raises SettingsError at once when another one is in it.
+        """
+        try:
+            with FileLock(self.path / LOCK, blocking=False):
+                yield
+        except Timeout:
+            raise SettingsError(
+                str(self.path),
+                "another process is training in this folder",
+                "Two would spoil each other's files.",
+                "Wait until it ends, or stop it first.",
+            ) from None
+
     def write_text(self, name: str, text: str) -> None:
-        """Writes a file whole or not at all."""
+        """Writes a file whole or not at all, and waits until it is on the disk."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         partial.write_text(text, encoding="utf-8")
+        flush(partial)
         partial.replace(target)
+        flush(target.parent)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

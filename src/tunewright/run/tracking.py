@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from tunewright.errors import SettingsError
+from tunewright.models.manifest import flush
 from tunewright.run.record import append_line
-from tunewright.training.events import Evaluation, Event, Step
+from tunewright.training.events import Evaluation, Event, Shrunk, Spike, Step
 
 
 class Tracker(Protocol):
@@ -21,10 +25,12 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Hides what an earlier process logged of updates that are done again."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -35,10 +41,16 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Reads the `WANDB_*` variables itself."""
+    """Reads the `WANDB_*` variables itself. A run that is resumed goes on under the same id."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._run = _extra("wandb").init(dir=str(folder), name=folder.name, config=dict(settings))
+    def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
+        self._run = _extra("wandb").init(
+            dir=str(folder),
+            name=folder.name,
+            config=dict(settings),
+            id=uuid.uuid5(uuid.NAMESPACE_URL, folder.resolve().as_uri()).hex,
+            resume="allow",
+        )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
@@ -48,9 +60,9 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Reads `MLFLOW_TRACKING_URI` itself."""
+    """Reads `MLFLOW_TRACKING_URI` itself. A run that is resumed is a second one of its name."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         self._mlflow = _extra("mlflow")
         self._mlflow.start_run(run_name=folder.name)
         self._mlflow.log_dict(dict(settings), "settings.json")
@@ -91,14 +103,30 @@ class Journal:
         settings: Mapping[str, Any],
         every: int,
         roof: float,
+        step: int = 0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        """`every` is the number of updates between two lines; `roof` FLOP/s, for MFU."""
+        """`every` is the number of updates between two lines; `roof` FLOP/s, for MFU.
+
+        `state`, from `state()`, goes on with the journal after update `step`: lines that were
+        written later are cut off, since their updates are done again.
+        """
         self._file = folder / "metrics.jsonl"
+        self._pending = [Step(**values) for values in state["pending"]] if state else []
+        if self._file.exists():
+            os.truncate(self._file, state["size_bytes"] if state else 0)
         self._trackers: list[Tracker] = []
         for name in track:
-            self._trackers.append(TRACKERS[name](folder, settings))
+            self._trackers.append(TRACKERS[name](folder, settings, step))
         self._every, self._roof = every, roof
-        self._pending: list[Step] = []
+
+    def state(self) -> dict[str, Any]:
+        """Returns how much is written, which is then on the disk, and what waits for its line."""
+        size = 0
+        if self._file.exists():
+            flush(self._file)
+            size = self._file.stat().st_size
+        return {"size_bytes": size, "pending": [asdict(step) for step in self._pending]}
 
     def take(self, event: Event) -> None:
         """Writes an event down; updates are averaged over a line's span."""
@@ -110,6 +138,10 @@ class Journal:
             self._flush()
             values = {f"validation/{name}": value for name, value in event.metrics.items()}
             self._write("evaluation", event.step, {"epoch": event.epoch, **values})
+        elif isinstance(event, Spike):
+            append_line(self._file, {"event": "spike", **asdict(event)})
+        elif isinstance(event, Shrunk):
+            append_line(self._file, {"event": "out-of-memory", **asdict(event)})
 
     def _flush(self) -> None:
         if self._pending:
@@ -122,7 +154,10 @@ class Journal:
         for tracker in self._trackers:
             tracker.log(values, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._flush()
         for tracker in self._trackers:
             tracker.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 from tunewright.data.audit import Audit
 from tunewright.devices import Device, measure_roof
 from tunewright.errors import ParityRefused
-from tunewright.models.dropout import DropoutSource, replace_dropout
-from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.folder import save_model
 from tunewright.prediction.predictor import Predictor
+from tunewright.run.assembly import build_loop, load_model
+from tunewright.run.begun import Begun
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.finished import FinishedRun
 from tunewright.run.groundwork import Groundwork, Notice
@@ -24,20 +25,25 @@ from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
 from tunewright.run.parity import PROBE_SEQUENCES, Parity, compare_with_stock
 from tunewright.run.prepare import Prepared
-from tunewright.run.record import new_run_folder, versions
+from tunewright.run.record import ABOUT, RunFolder, new_run_folder, versions
+from tunewright.run.resumption import Resumption
 from tunewright.run.tracking import Journal
-from tunewright.training.course import Best, Course, total_steps
-from tunewright.training.events import Event, Finished
+from tunewright.training.checkpoint import Checkpoints
+from tunewright.training.course import Best, Course
+from tunewright.training.events import Event, Finished, NotSaved, Phase, Shrunk
 from tunewright.training.loop import EncodedRow, Loop
-from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
-from tunewright.training.recompute import recompute_activations
-from tunewright.training.schedule import Schedule
+from tunewright.training.saving import Saver
+from tunewright.training.state import frozen_digest
+from tunewright.training.stopping import StopSignals
 from tunewright.types import Rows
 
 
 @dataclass(frozen=True)
 class Started:
-    """A run that is about to train: its folder, device, audit and size."""
+    """A run that is about to train: its folder, device, audit and size.
+
+    It goes on after update `step`; 0 is a new run.
+    """
 
     folder: Path
     device: Device
@@ -46,10 +52,8 @@ class Started:
     audit: Audit
     num_rows: Mapping[str, int]
     total_steps: int
+    step: int = 0
 
-
-# What the families of transformers call the dropout of attention probabilities.
-ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 Told = Notice | Started | Event
 Tell = Callable[[Told], None]
@@ -66,124 +70,70 @@ def train(
     `sources` maps `train` (and `validation`, `test` where they are given) to paths, frames or
     lists. `tell` hears of everything as it happens. Raises UserError for input that cannot be
     used, AuditRefused when a gate of `[audit]` fails, ParityRefused when the saved model does
-    not answer as the trained one, NonFiniteLoss when training diverges.
+    not answer as the trained one, NonFiniteLoss when training diverges, Stopped after SIGTERM
+    and Interrupted after SIGINT.
     """
-    return _Training(Groundwork(sources, config, own_metrics, tell), tell).run()
+    return Training(Groundwork(sources, config, own_metrics, tell), tell).run()
 
 
-class _Training:
-    """One training run, step by step; each method is a stage and leaves what the next ones need."""
+class Training:
+    """One training run, step by step; each method is a stage and leaves what the next ones need.
 
-    def __init__(self, ground: Groundwork, tell: Tell) -> None:
-        self.ground, self.tell = ground, tell
+    With a `resumption` it goes on with an earlier one in the same folder, which is locked.
+    """
+
+    def __init__(
+        self, ground: Groundwork, tell: Tell, resumption: Resumption | None = None
+    ) -> None:
+        self.ground, self.tell, self.resumption = ground, tell, resumption
         self.config, self.settings = ground.config, ground.config.training
         self.prepared, self.judge, self.device = ground.prepared, ground.judge, ground.device
         self.task, self.tokenizer = ground.task, ground.tokenizer
 
     def run(self) -> FinishedRun:
-        started = time.time()
         encoded, found = self.ground.look()
         found.check_gates(self.config.audit)
-        self.load()
-        loop = self.build_loop(encoded["train"])
-        self.open_folder(found)
-        roof = measure_roof(self.device)
-        journal = Journal(
-            self.folder.path,
-            self.settings.track,
-            self.config.model_dump(mode="json"),
-            self.settings.logging_steps,
-            roof,
-        )
-        sizes = {name: len(rows) for name, rows in self.prepared.splits.items()}
-        self.tell(Started(self.folder.path, self.device, self.route, roof, found, sizes,
-                          loop.schedule.total_steps))  # fmt: skip
-        try:
-            finished = self.follow(self.course(loop, encoded), journal)
-        finally:
-            journal.close()
-        self.calibrate()
-        parity = self.save()
-        return self.conclude(finished, parity, time.time() - started)
+        self.model, self.route = load_model(self.ground)
+        self.begun = self.begin()
+        loop = build_loop(self.ground, self.model, encoded["train"])
+        with self.opened() as self.folder:
+            course = self.course(loop, encoded)
+            if self.resumption is not None:
+                self.resumption.restore(course, self.ground.note)
+            self.describe(found)
+            finished = self.follow(course, found)
+            self.tell(Phase("saving the model", finished.step))
+            self.calibrate()
+            parity = self.save()
+            self.tell(Phase("measuring", finished.step))
+            return self.conclude(finished, parity)
 
-    def load(self) -> None:
-        """Builds the model and chooses its route."""
-        self.model, notices = self.task.build(
-            self.ground.source,
-            self.tokenizer,
-            dropout=self.settings.dropout,
-            seed=self.settings.seed,
+    def begin(self) -> Begun:
+        """Returns what decides this run's weights; refuses to go on with a run of other ones."""
+        now = Begun.of(
+            self.config, self.task, self.ground.digests, frozen_digest(self.model), self.device
         )
-        self.ground.note(*notices)
-        self.route = self.task.route(self.model)
-        self.model.to(self.device.name)
-        if self.route != "packed":
-            self.ground.note(f"{self.config.model.name} runs in padded batches ({self.route}).")
-        elif any(getattr(self.model.config, name, 0) for name in ATTENTION_DROPOUT):
-            self.ground.note("Attention dropout is off: packed attention has none.")
+        return now if self.resumption is None else self.resumption.checked(now, self.ground.note)
 
-    def open_folder(self, found: Audit) -> None:
-        """Makes the run folder and writes what is known before the first step."""
+    @contextmanager
+    def opened(self) -> Iterator[RunFolder]:
+        """Makes and locks the run's folder, or takes that of the run that goes on."""
+        if self.resumption is not None:
+            yield self.resumption.folder
+            return
         output = self.config.output
         data_name = self.prepared.files[0]["path"] or "run"
-        self.folder = new_run_folder(output.folder, output.name, data_name)
-        resolved = _resolved(self.config, self.prepared)
-        self.folder.write_text("run.toml", to_toml(resolved))
+        folder = new_run_folder(output.folder, output.name, data_name)
+        with folder.locked():
+            yield folder
+
+    def describe(self, found: Audit) -> None:
+        """Writes to the folder what is known before the first step."""
+        (self.folder.path / ABOUT).unlink(missing_ok=True)  # a run that is extended is unfinished
+        self.folder.write_text("run.toml", to_toml(_resolved(self.config, self.prepared)))
         self.folder.write_json("data.json", self.prepared.files)
         self.folder.write_json("audit.json", found.to_json())
-
-    def build_loop(self, rows: list[EncodedRow]) -> Loop:
-        settings = self.settings
-        dropout = self._prepare_model()
-        steps = total_steps(
-            len(rows), settings.batch_size, settings.num_train_epochs, settings.max_steps
-        )
-        warmup = settings.warmup_steps
-        warmup = round(settings.warmup_ratio * steps) if warmup is None else warmup
-        if warmup >= steps > 1:
-            self.ground.note(
-                f"The warmup of {warmup:,} updates is as long as the run of {steps:,}: the "
-                "learning rate never reaches its peak."
-            )
-        average = None
-        if settings.ema_decay is not None:
-            average = MovingAverage(self.model.parameters(), settings.ema_decay)
-        return Loop(
-            model=self.model,
-            task=self.task,
-            rows=rows,
-            optimizer=build_optimizer(
-                self.model,
-                learning_rate=settings.learning_rate,
-                head_learning_rate=settings.head_learning_rate,
-                weight_decay=settings.weight_decay,
-                layer_lr_decay=settings.layer_lr_decay,
-                betas=(settings.adam_beta1, settings.adam_beta2),
-                epsilon=settings.adam_epsilon,
-            ),
-            schedule=Schedule(settings.lr_scheduler_type, steps, warmup),
-            device=self.device,
-            batch_size=settings.batch_size,
-            max_tokens=settings.max_tokens,
-            seed=settings.seed,
-            max_grad_norm=settings.max_grad_norm,
-            l1=settings.l1,
-            dropout=dropout,
-            average=average,
-        )
-
-    def _prepare_model(self) -> DropoutSource | None:
-        """Freezes layers and chooses between our dropout and recomputed activations.
-
-        Recomputation replays torch's random state, which our dropout does not use; so with
-        gradient checkpointing the library's own dropout stays.
-        """
-        freeze(self.model, self.settings.freeze_layers)
-        keep_row_gradients(self.model)
-        if not self.settings.gradient_checkpointing:
-            return replace_dropout(self.model)
-        recompute_activations(self.model)
-        return None
+        self.begun.write(self.folder)
 
     def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:
         settings = self.settings
@@ -201,7 +151,15 @@ class _Training:
             eval_steps=settings.eval_steps,
             patience=settings.early_stopping_patience,
             load_best=settings.load_best_model_at_end,
+            saver=self._saver(),
         )
+
+    def _saver(self) -> Saver | None:
+        settings = self.settings
+        if settings.save_total_limit == 0:
+            return None
+        store = Checkpoints(self.folder.checkpoints, settings.save_total_limit)
+        return Saver(store, 60 * settings.save_minutes, settings.save_steps)
 
     def _note_idle_settings(self) -> None:
         """Names the settings that need validation rows and were given in vain."""
@@ -222,13 +180,45 @@ class _Training:
     def predictor(self) -> Predictor:
         return Predictor(self.task, self.model, self.tokenizer, self.device)
 
-    def follow(self, course: Course, journal: Journal) -> Finished:
+    def follow(self, course: Course, found: Audit) -> Finished:
         """Runs the course, handing every event to the journal and the listener."""
-        for event in course.run():
-            journal.take(event)
-            self.tell(event)
+        step, roof = course.loop.step, measure_roof(self.device)
+        sizes = {name: len(rows) for name, rows in self.prepared.splits.items()}
+        total = course.loop.schedule.total_steps
+        with ExitStack() as closing:
+            journal = closing.enter_context(self._journal(step, roof))
+            course.about = lambda: {"log": journal.state(), "identity": self.begun.identity}
+            if course.saver is not None:
+                course.stop = closing.enter_context(StopSignals(str(self.folder.path)))
+            self.tell(Started(self.folder.path, self.device, self.route, roof, found, sizes,
+                              total, step))  # fmt: skip
+            for event in course.run():
+                journal.take(event)
+                self.tell(event)
+                self._note_trouble(event)
         assert isinstance(event, Finished)
         return event
+
+    def _journal(self, step: int, roof: float) -> Journal:
+        return Journal(
+            self.folder.path,
+            self.settings.track,
+            self.config.model_dump(mode="json"),
+            self.settings.logging_steps,
+            roof,
+            step,
+            None if self.resumption is None else self.resumption.log,
+        )
+
+    def _note_trouble(self, event: Event) -> None:
+        if isinstance(event, Shrunk):
+            self.ground.note(
+                f"Update {event.step:,} did not fit into memory. It was repeated in forward passes "
+                f"of at most {event.max_tokens:,} tokens, and so are all from now on; an update "
+                f"still has {self.settings.batch_size:,} rows. max_tokens={event.max_tokens} fits."
+            )
+        elif isinstance(event, NotSaved):
+            self.ground.note(f"After update {event.step:,}: {event.reason} It is tried again.")
 
     def calibrate(self) -> None:
         """Fits on validation what the task fits there, such as its temperature."""
@@ -239,32 +229,46 @@ class _Training:
         rows = list(validation)
         self.task = self.task.calibrate(list(self.predictor.answers(rows)), rows)
 
+    def _beside_the_model(self) -> dict[str, str | bytes]:
+        """Returns the files that say what the models' answers mean."""
+        files = {
+            str(Path(place) / name): content
+            for place, (task, model) in self.task.models(self.model).items()
+            for name, content in {
+                "task.json": task.to_json_text(),
+                **task.extra_files(model),
+            }.items()
+        }
+        reading = reading_text(self.prepared.columns, self.config.data.reading())
+        return files | {"task.json": self.task.to_json_text(), READING: reading}
+
     def save(self) -> Parity:
-        """Saves the model and holds what the stock library reads there against the trained one."""
+        """Saves the model, and publishes it when what stock libraries read there agrees with it."""
+        saved = self.folder.path / ".model"
+        shutil.rmtree(saved, ignore_errors=True)
+        self.task = self.task.settle(self.model)
+        models = {place: model for place, (_, model) in self.task.models(self.model).items()}
         save_model(
-            self.model,
+            models.pop(""),
             self.tokenizer,
-            self.folder.model,
+            saved,
             max_length=getattr(self.task, "max_length", None),
-            extra_files={
-                "task.json": self.task.to_json_text(),
-                READING: reading_text(self.prepared.columns, self.config.data.reading()),
-                **self.task.extra_files(self.model),
-            },
+            parts=models,
+            extra_files=self._beside_the_model(),
         )
         rows = self.prepared.splits.get("validation") or self.prepared.splits["train"]
-        probe = [
-            item for row in rows[:PROBE_SEQUENCES] for item in self.task.encode(row, self.tokenizer)
-        ]
-        parity = compare_with_stock(self.task, self.model, self.folder.model, probe)
+        places = range(0, len(rows), -(-len(rows) // PROBE_SEQUENCES))
+        probe = [item for i in places for item in self.task.encode(rows[i], self.tokenizer)]
+        parity = compare_with_stock(self.task, self.model, saved, probe)
         try:
             parity.check(str(self.folder.model))
         except ParityRefused:
-            self.folder.model.rename(self.folder.path / "model-refused")
+            _replace(saved, self.folder.path / "model-refused")
             raise
+        _replace(saved, self.folder.model)
         return parity
 
-    def conclude(self, finished: Finished, parity: Parity, seconds: float) -> FinishedRun:
+    def conclude(self, finished: Finished, parity: Parity) -> FinishedRun:
         """Judges the model on test (or validation), then writes the report and the card."""
         split = "test" if "test" in self.prepared.splits else "validation"
         if split not in self.prepared.splits:
@@ -275,24 +279,37 @@ class _Training:
                 "chose the weights and the temperature, so they flatter the model."
             )
         about = {
+            "complete": False,
             "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "finished": finished.reason,
             "kept_step": finished.kept_step,
-            "seconds": round(seconds, 1),
+            "seconds": round(finished.seconds, 1),
             "device": self.device.to_json(),
             "route": self.route,
             "parity": parity.to_json(),
+            "resumed": self.begun.resumed,
             "versions": versions(),
             "notices": self.ground.notices,
         }
-        self.folder.write_json("run.json", about)
+        self.folder.write_json(ABOUT, about)
         if split in self.prepared.splits:
             rows, folder = self.prepared.splits[split], self.folder.evaluation
             predictions = folder / "predictions.jsonl"
             self.judge.judge(self.predictor, rows, split, predictions).save(folder)
         write_report(self.folder)
         write_card(self.folder)
+        self.folder.write_json(ABOUT, about | {"complete": True})
         return FinishedRun(self.folder.path)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Puts a folder in the place of another, which is gone only when the new one is there."""
+    old = target.with_name(f".{target.name}.removed")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _resolved(config: RunConfig, prepared: Prepared) -> RunConfig:

@@ -83,6 +83,16 @@ class TrainingConfig(BaseModel):
     early_stopping_threshold: float = Field(
         0.0, ge=0, description="least gain that counts as progress, in units of the metric"
     )
+    save_minutes: float = Field(
+        5.0, ge=0, description="minutes between two checkpoints; 0 is off"
+    )
+    save_steps: int | None = Field(
+        None, ge=1, description="updates between two checkpoints, beside save_minutes; off: by time"
+    )
+    save_total_limit: int = Field(
+        2, ge=0, description="newest checkpoints that are kept; 0: none is written, and a run that "
+        "is killed starts again"
+    )  # fmt: skip
     logging_steps: int = Field(10, ge=1, description="updates between two lines of metrics.jsonl")
     seed: int = Field(42, ge=0, lt=2**32, description="seeds the head, the order and dropout")
     track: Annotated[tuple[Tracker, ...], BeforeValidator(several)] = Field(

@@ -91,6 +91,7 @@ class Course:
 
     `judge` returns the validation metrics of the weights that the model holds. The best weights
     are kept on the CPU, and in every checkpoint. `stop` asks between updates whether to end early.
+    `about` returns what else a checkpoint is to hold.
     """
 
     loop: Loop
@@ -101,6 +102,7 @@ class Course:
     load_best: bool = True
     saver: Saver | None = None
     stop: StopSignals | None = None
+    about: Callable[[], Mapping[str, Any]] = dict
     ended: str | None = None
     seconds: float = 0.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -169,13 +171,19 @@ class Course:
         tensors, values = loop_state(self.loop)
         if self.best_weights:
             tensors["best"] = self.best_weights
-        course = {"best": self.best.to_json(), "ended": self.ended, "seconds": self.seconds}
-        return Checkpoint(self.loop.step, tensors, {"loop": values, "course": course})
+        course = {
+            "best": self.best.to_json(),
+            "ended": self.ended,
+            "seconds": self.seconds,
+            "total_steps": self.loop.schedule.total_steps,
+        }
+        state = {"loop": values, "course": course, **self.about()}
+        return Checkpoint(self.loop.step, tensors, state)
 
     def take_up(self, checkpoint: Checkpoint) -> None:
         """Becomes the course that was saved, to go on with it.
 
-        A course that had ended goes on when the loop has more updates than were done. Raises
+        A course that had ended goes on when the loop has more updates than it had. Raises
         ModelError when the checkpoint is that of another model.
         """
         tensors, values = checkpoint.tensors, checkpoint.state["course"]
@@ -183,6 +191,8 @@ class Course:
         self.best.take_up(values["best"])
         self.best_weights = dict(tensors.get("best", {}))
         self.ended, self.seconds = values["ended"], values["seconds"]
+        if self.loop.schedule.total_steps > values["total_steps"]:
+            self.ended = None
 
     def _is_due(self, event: Step) -> bool:
         interval = self.eval_steps or self.loop.steps_per_epoch
