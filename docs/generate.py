@@ -72,8 +72,8 @@ COMMANDS_HEAD = """\
 
 Data go to standard output; everything said on the way goes to standard error. Every verb that
 answers something takes `--json`, for machines: one JSON object on one line, errors included. The
-exit status is 0 (done), 1 (failed), 2 (your input), 3 (a gate refused), or 130 (interrupted); see
-[errors](errors.md).
+exit status is 0 (done), 1 (failed), 2 (your input), 3 (a gate refused), 130 (interrupted) or 143
+(stopped); see [errors](errors.md).
 
 Any [setting](settings.md) can be given as `key=value`.
 
@@ -202,6 +202,11 @@ EXAMPLES = {
         "tunewright train reviews.csv --text review --label stars --name second max_length=64",
         "tunewright train runs/second/run.toml",
     ],
+    "resume": [
+        "tunewright resume runs/reviews",
+        "tunewright resume runs/reviews num_train_epochs=6",
+    ],
+    "verify": ["tunewright verify runs/reviews"],
     "evaluate": [
         "tunewright evaluate runs/reviews",
         "tunewright evaluate runs/reviews test.csv --slice product",

@@ -11,11 +11,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import QUICK
 
 RUN_FOLDER = {
-    ".lock", "audit.json", "begun.json", "checkpoints", "data.json", "evaluation", "metrics.jsonl", "model",
-    "report.html", "run.json", "run.toml",
+    ".lock", "audit.json", "begun.json", "checkpoints", "data.json", "evaluation",
+    "metrics.jsonl", "model", "report.html", "run.json", "run.toml",
 }  # fmt: skip
 
 
@@ -206,21 +208,63 @@ def test_evaluate_says_that_labels_are_unknown(command, trained, tmp_path):
     )
 
 
-def test_a_run_that_is_interrupted_exits_with_130(reviews, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_a_run_that_is_stopped_is_saved_and_goes_on(
+    command, reviews, tiny, tmp_path, number, status
+):
     words = ["train", str(reviews), "--model", str(tiny), "--text", "review", "--label", "stars",
-             "num_train_epochs=9999", "precision=fp32", "track=[]"]  # fmt: skip
+             *QUICK, "num_train_epochs=9999"]  # fmt: skip
     code = f"from tunewright.cli import run; raise SystemExit(run({words}))"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:
         for line in process.stderr:
             if line.startswith("Training on"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 break
-        said = process.stderr.read()
+        said = process.stderr.read().strip().splitlines()[-1]
 
-    assert process.returncode == 130
-    assert said.strip().endswith("tunewright: interrupted; the run is not finished.")
+    assert process.returncode == status
+    assert said.startswith(f"tunewright: runs/reviews: {number.name} came, and the run stopped")
+    assert said.endswith("is saved. Go on with: tunewright resume runs/reviews")
+    steps = said.split("after update ")[1].split(",")[0]
+    ended = command("resume", "runs/reviews", f"max_steps={int(steps) + 2}", "--json")
+    assert ended.status == 0, ended.err
+    assert "The run goes on after update" in ended.err
+    assert ended.json["run"] == "runs/reviews"
+
+
+def test_a_run_whose_settings_differ_is_not_resumed(command, trained):
+    ended = command("resume", "runs/first", "num_train_epochs=2", "learning_rate=1e-3")
+
+    assert ended.status == 2
+    assert "training.learning_rate was 5e-05 and is 0.001" in ended.err
+
+
+def test_verify_says_what_is_whole_and_what_is_damaged(command, trained):
+    whole = command("verify", "runs/first")
+    weights = Path("runs/first/model/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    damaged = command("verify", "runs/first", "--json")
+
+    assert whole.status == 0
+    assert [line.split()[:2] for line in whole.out.splitlines()] == [
+        ["whole", "model"],
+        ["whole", "checkpoint"],
+    ]
+    assert damaged.status == 1
+    model, checkpoint = damaged.json["checked"]
+    assert model["damage"].startswith("runs/first/model/model.safetensors: is damaged")
+    assert checkpoint["damage"] == ""
+
+
+def test_verify_needs_a_folder_that_was_saved(command, tmp_path):
+    ended = command("verify", tmp_path)
+
+    assert ended.status == 2
+    assert "it holds no manifest.json" in ended.err
 
 
 def test_init_writes_every_setting_with_its_meaning(command):

@@ -16,7 +16,9 @@ FLAGS = {
     "init": ["json", "task"],
     "predict": ["format", "json", "output", "precision", "text", "text-pair"],
     "report": ["json"],
+    "resume": ["json"],
     "train": ["json", "label", "model", "name", "task", "test", "text", "text-pair", "validation"],
+    "verify": ["json"],
 }  # fmt: skip
 
 

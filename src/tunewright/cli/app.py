@@ -176,6 +176,28 @@ def train(
 Run = Annotated[str, typer.Argument(help="A run folder, such as runs/reviews.", metavar="RUN")]
 
 
+@app.command(rich_help_panel=TRAIN)
+def resume(
+    run: Run,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Settings that do not change the weights, or make the run longer, such as "
+            "num_train_epochs=6.",
+            metavar="[KEY=VALUE]...",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that was killed or stopped, to the same bits; or make a finished one longer.
+
+    It needs the data, the labels and the settings that the run was begun with.
+    """
+    from tunewright.cli.training import resume_and_show
+
+    resume_and_show(run, words or [], as_json)
+
+
 @app.command(rich_help_panel=JUDGE)
 def evaluate(
     run: Run,
@@ -223,6 +245,19 @@ def report(run: Run, as_json: Json = False) -> None:
     from tunewright.cli.judging import report_and_show
 
     report_and_show(run, as_json)
+
+
+@app.command(rich_help_panel=JUDGE)
+def verify(
+    folder: Annotated[
+        str, typer.Argument(help="A run, a model or a checkpoint folder.", metavar="FOLDER")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Compare models and checkpoints with what was saved; exit with 1 when one is damaged."""
+    from tunewright.cli.verifying import verify_and_show
+
+    verify_and_show(folder, as_json)
 
 
 @app.command(rich_help_panel=USE)

@@ -104,6 +104,13 @@ class Checkpoints:
                 return path
         return None
 
+    def folders(self) -> list[Path]:
+        """Returns the folders that may be checkpoints; what is not finished has a hidden name."""
+        if not self.folder.is_dir():
+            return []
+        found = (path for path in self.folder.iterdir() if path.is_dir())
+        return sorted(path for path in found if not path.name.startswith("."))
+
     def read(self, path: Path) -> Checkpoint:
         """Reads a checkpoint, its tensors on the CPU, after comparing it with its manifest.
 
@@ -140,7 +147,7 @@ class Checkpoints:
     def _newest_first(self, tell: Callable[[str], None] = lambda _: None) -> list[Path]:
         """Returns the checkpoints whose manifest can be read, the latest update first."""
         found: list[tuple[int, Path]] = []
-        for path in _visible(self.folder):
+        for path in self.folders():
             try:
                 found.append((_step_of(path), path))
             except ModelError as error:
@@ -206,13 +213,6 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
 
 def _name(step: int) -> str:
     return f"step-{step:06d}"
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Returns the folders that may be checkpoints; what is not finished has a hidden name."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def _step_of(path: Path) -> int:

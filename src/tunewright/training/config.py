@@ -83,9 +83,7 @@ class TrainingConfig(BaseModel):
     early_stopping_threshold: float = Field(
         0.0, ge=0, description="least gain that counts as progress, in units of the metric"
     )
-    save_minutes: float = Field(
-        5.0, ge=0, description="minutes between two checkpoints; 0 is off"
-    )
+    save_minutes: float = Field(5.0, ge=0, description="minutes between two checkpoints; 0 is off")
     save_steps: int | None = Field(
         None, ge=1, description="updates between two checkpoints, beside save_minutes; off: by time"
     )
