@@ -5,7 +5,7 @@ Nothing here imports torch, reads a file, or knows a task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -142,6 +142,49 @@ class Label:
             "scores": dict(self.scores),
             "abstained": self.abstained,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A stretch of a text, [start, end) in characters, what it is, and how sure the model is."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the shape that transformers' pipeline gives to a group of tokens."""
+        return {
+            "entity_group": self.label,
+            "score": self.score,
+            "word": self.text,
+            "start": self.start,
+            "end": self.end,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Entities:
+    """The answer of a tagger: the entities of a text, and a tag for each token of the row.
+
+    Rows that come as text have no tokens of their own, and then `tags` is None.
+    """
+
+    entities: tuple[Entity, ...] = ()
+    tags: tuple[str, ...] | None = None
+
+    def __iter__(self) -> Iterator[Entity]:
+        return iter(self.entities)
+
+    def __len__(self) -> int:
+        return len(self.entities)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `predict` writes."""
+        found = {"entities": [entity.to_json() for entity in self.entities]}
+        return found if self.tags is None else {**found, "tags": list(self.tags)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"text": "stock and shares", "label": "bank"},
         {"text": "the bank card of the phone service, 24 hours", "label": "bank"},
     ],
+    "token-classification": [
+        {"tokens": ["the", "fine", "film"], "tags": ["O", "O", "B-work"]},
+        {"tokens": ["a", "new", "book", "!"], "tags": ["O", "O", "B-work", "O"]},
+        {"tokens": ["the", "team", "won"], "tags": ["B-group", "I-group", "O"]},
+        {"tokens": ["stock"], "tags": ["O"]},
+        {"tokens": ["the", "bank", "card", "team"], "tags": ["O", "B-group", "I-group", "I-group"]},
+        {"tokens": ["很", "好", "的", "电", "影"], "tags": ["O", "O", "O", "B-work", "I-work"]},
+        {"tokens": ["a", "film", "book"], "tags": ["O", "B-work", "B-work"]},
+        {"text": "won the bank game", "entities": [[8, 12, "group"]]},
+    ],
     "regression": [
         {"text": "a fine film, and the plot is very good", "score": 5},
         {"text": "the worst film ever", "score": 1.0},

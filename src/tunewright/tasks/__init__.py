@@ -44,6 +44,25 @@ SCORE = Role(
     only_training=True,
 )
 
+TOKENS = Role("tokens", "the words of the text, a list", ("words",), required=False)
+TAGS = Role(
+    "tags",
+    "the tag of each word, a list",
+    ("ner_tags", "pos_tags", "labels"),
+    required=False,
+    only_training=True,
+)
+PLAIN_TEXT = Role(
+    "text", "the text, where it does not come as words", ("sentence", "content"), required=False
+)
+ENTITIES = Role(
+    "entities",
+    "the marked stretches of the text, in characters",
+    ("spans", "label", "labels"),
+    required=False,
+    only_training=True,
+)
+
 
 @dataclass(frozen=True)
 class TaskEntry:
@@ -66,6 +85,12 @@ TASKS: dict[str, TaskEntry] = {
         "one label for a text or a pair of texts",
         (TEXT, TEXT_PAIR, LABEL),
         "tunewright.tasks.text_classification:TextClassification",
+    ),
+    "token-classification": TaskEntry(
+        "token-classification",
+        "a tag for each word: names, terms, parts of speech",
+        (TOKENS, TAGS, PLAIN_TEXT, ENTITIES),
+        "tunewright.tasks.token_classification:TokenClassification",
     ),
     "regression": TaskEntry(
         "regression",

@@ -1,0 +1,142 @@
+"""Tagged texts: their words by place, and which word each token of a model belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from tunewright.data.spans import read_spans
+from tunewright.data.tags import TokenSpan, spans_of
+from tunewright.errors import DataError
+from tunewright.tasks.texts import text_of
+from tunewright.types import Row, TokenStream
+
+# A word of a text that comes without words: letters and digits together, other signs and Chinese
+# characters one by one.
+_WORD = re.compile(r"[^\W\u3400-\u9fff\uf900-\ufaff]+|[\u3400-\u9fff\uf900-\ufaff]|[^\w\s]")
+_CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
+
+
+Mark = tuple[int, int, str]
+"""First character, the one after the last, and the label."""
+
+
+@dataclass(frozen=True)
+class TaggedText:
+    """A text, the places [start, end) of its words, and what is marked in it.
+
+    `marks` are in characters, None where nothing is known. `tokens` and `tags` are the row's own
+    words and their tags, None where it came as text.
+    """
+
+    text: str
+    words: Sequence[tuple[int, int]]
+    marks: Sequence[Mark] | None = None
+    tokens: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
+
+    @property
+    def spans(self) -> list[TokenSpan]:
+        """The marks in words: those that begin inside a mark."""
+        found = []
+        for start, end, label in self.marks or ():
+            inside = [place for place, (begin, _) in enumerate(self.words) if start <= begin < end]
+            if inside:
+                found.append((inside[0], inside[-1] + 1, label))
+        return found
+
+    def cut(self) -> TaggedText:
+        """Returns the text with words cut where a mark begins or ends inside one."""
+        cuts = sorted({place for start, end, _ in self.marks or () for place in (start, end)})
+        words = [
+            part
+            for start, end in self.words
+            for part in pairwise([start, *(cut for cut in cuts if start < cut < end), end])
+        ]
+        return replace(self, words=words)
+
+    def shown(self, marks: Iterable[Mark]) -> str:
+        """Returns marks as a reader may compare them."""
+        return "; ".join(f"{self.text[a:b]} ({label})" for a, b, label in marks) or "nothing"
+
+
+def read_tagged(row: Row) -> TaggedText:
+    """Returns the words and marks of a row, whichever way it has them.
+
+    Raises DataError for a row without text, for tags that do not fit the words, and for spans that
+    do not fit the text.
+    """
+    if row.values.get("tokens") is not None:
+        return _from_tokens(row)
+    if row.values.get("text") is None:
+        raise DataError(
+            row.where,
+            "it has neither tokens nor a text",
+            'One of the columns "tokens" and "text" is needed.',
+            "Name it with data.columns.tokens or data.columns.text.",
+        )
+    text = text_of(row, "text")
+    words = [match.span() for match in _WORD.finditer(text)]
+    if row.values.get("entities") is None:
+        return TaggedText(text, words)
+    spans = read_spans(row.values["entities"], text, row.where)
+    return TaggedText(text, words, [(span.start, span.end, span.label) for span in spans])
+
+
+def _from_tokens(row: Row) -> TaggedText:
+    tokens = row.values["tokens"]
+    if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+        raise DataError(row.where, f"its tokens are {tokens!r:.60}", "A list of words is needed.")
+    text, words = joined(tokens)
+    tags = row.values.get("tags")
+    if tags is None:
+        return TaggedText(text, words, None, tokens)
+    if isinstance(tags, str) or len(tags) != len(tokens):
+        raise DataError(
+            row.where,
+            f"it has {len(tokens)} tokens and {len(tags)} tags",
+            "Each token has one tag.",
+            "Correct the row, or remove it.",
+        )
+    tags = [str(tag) for tag in tags]
+    marks = [(words[a][0], words[b - 1][1], label) for a, b, label in spans_of(tags)]
+    return TaggedText(text, words, marks, tokens, tags)
+
+
+def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Returns tokens as one text and the place of each: Chinese ones stand without a space."""
+    gaps = [
+        0 if _CHINESE.search(before[-1:]) and _CHINESE.search(after[:1]) else 1
+        for before, after in pairwise(tokens)
+    ]
+    pieces = [token + " " * gap for token, gap in zip(tokens, [*gaps, 0], strict=True)]
+    starts = list(accumulate(map(len, pieces), initial=0))
+    return "".join(pieces), [(a, a + len(token)) for a, token in zip(starts, tokens, strict=False)]
+
+
+def word_of(text: TaggedText, stream: TokenStream) -> np.ndarray:
+    """Returns the word of each token of a window, (N,); -1 for special tokens.
+
+    A token belongs to the word in which it begins, past the blanks that byte-level tokenizers
+    count to it.
+    """
+    assert stream.offsets is not None
+    assert stream.text_ids is not None
+    starts = np.array([start for start, _ in text.words], np.int64)
+    ends = np.array([end for _, end in text.words], np.int64)
+    begins = np.array([_begin(text.text, a, b) for a, b in stream.offsets], np.int64)
+    if not len(starts):
+        return np.full(len(stream), -1)
+    place_N = np.searchsorted(starts, begins, "right") - 1
+    inside_N = (place_N >= 0) & (begins < ends[place_N]) & (stream.text_ids == 0)
+    return np.where(inside_N, place_N, -1)
+
+
+def _begin(text: str, start: int, end: int) -> int:
+    while start < end and text[start].isspace():
+        start += 1
+    return start
