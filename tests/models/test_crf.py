@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.models.crf import CRF
+from tunewright.models.crf import CRF, best_tags, log_likelihood, marginals
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
@@ -26,7 +26,7 @@ def made(lengths, num_tags=3, seed=0, allowed=None):
 
 def every_way(crf, emissions_SC):
     """Each tagging of one sequence with its score, by the formula."""
-    transitions, start, end = crf.scores()
+    transitions, start, end = crf.steps
     for tags in product(range(emissions_SC.shape[1]), repeat=len(emissions_SC)):
         score = start[tags[0]] + end[tags[-1]]
         score = score + sum(emissions_SC[place, tag] for place, tag in enumerate(tags))
@@ -37,8 +37,8 @@ def every_way(crf, emissions_SC):
 @given(lengths=LENGTHS, seed=st.integers(0, 99))
 def test_likelihood_best_tags_and_probabilities_are_those_of_every_way_tried(lengths, seed):
     crf, emissions, tags, boundaries = made(lengths, seed=seed)
-    best = crf.best_tags(emissions, boundaries)
-    marginals = crf.marginals(emissions, boundaries)
+    best = best_tags(crf.steps, emissions, boundaries)
+    probabilities = marginals(crf.steps, emissions, boundaries)
     total = 0.0
     for start, end in pairwise(boundaries):
         ways = dict(every_way(crf, emissions[start:end]))
@@ -49,8 +49,8 @@ def test_likelihood_best_tags_and_probabilities_are_those_of_every_way_tried(len
         expected = torch.zeros(end - start, 3, dtype=torch.float64)
         for way, weight in zip(ways, torch.softmax(scores, 0), strict=True):
             expected[range(end - start), list(way)] += weight
-        torch.testing.assert_close(marginals[start:end].double(), expected, atol=1e-5, rtol=0)
-    found = crf.log_likelihood(emissions, tags, boundaries)
+        torch.testing.assert_close(probabilities[start:end].double(), expected, atol=1e-5, rtol=0)
+    found = log_likelihood(crf.steps, emissions, tags, boundaries)
     assert float(found.detach()) == pytest.approx(total, abs=1e-4)
 
 
@@ -59,12 +59,12 @@ def test_forbidden_steps_are_never_taken():
     allowed[0, 1] = allowed[3, 2] = allowed[1, 3] = False  # 0 to 1; begin with 2; end with 1
     crf, emissions, _, boundaries = made([5, 4, 1], allowed=allowed, seed=4)
     for start, end in pairwise(boundaries):
-        tags = crf.best_tags(emissions, boundaries)[start:end].tolist()
+        tags = best_tags(crf.steps, emissions, boundaries)[start:end].tolist()
         assert (0, 1) not in pairwise(tags)
         assert tags[0] != 2
         assert tags[-1] != 1
-    marginals = crf.marginals(emissions, boundaries)
-    assert float(marginals[torch.tensor(boundaries[:-1]), 2].abs().max()) < 1e-6
+    probabilities = marginals(crf.steps, emissions, boundaries)
+    assert float(probabilities[torch.tensor(boundaries[:-1]), 2].abs().max()) < 1e-6
 
 
 def test_the_gradient_leads_to_the_tags_that_were_given():
@@ -73,16 +73,17 @@ def test_the_gradient_leads_to_the_tags_that_were_given():
     optimizer = torch.optim.Adam([*crf.parameters(), emissions], lr=0.3)
     for _ in range(60):
         optimizer.zero_grad()
-        (-crf.log_likelihood(emissions, tags, boundaries)).backward()
+        (-log_likelihood(crf.steps, emissions, tags, boundaries)).backward()
         optimizer.step()
-    assert crf.best_tags(emissions, boundaries).tolist() == tags.tolist()
+    assert best_tags(crf.steps, emissions, boundaries).tolist() == tags.tolist()
 
 
 @given(lengths=st.permutations([1, 4, 2, 3]))
 def test_sequences_do_not_see_their_neighbours(lengths):
     crf, emissions, tags, boundaries = made(lengths)
     alone = [
-        crf.log_likelihood(emissions[a:b], tags[a:b], (0, b - a)) for a, b in pairwise(boundaries)
+        log_likelihood(crf.steps, emissions[a:b], tags[a:b], (0, b - a))
+        for a, b in pairwise(boundaries)
     ]
-    together = crf.log_likelihood(emissions, tags, boundaries)
+    together = log_likelihood(crf.steps, emissions, tags, boundaries)
     torch.testing.assert_close(sum(alone), together, atol=1e-4, rtol=0)

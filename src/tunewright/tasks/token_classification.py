@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ import torch
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save
+from torch import Tensor
 from torch.nn import functional
 
 from tunewright.data.tags import (
@@ -41,7 +43,7 @@ from tunewright.metrics.entities import (
 )
 from tunewright.models.architecture import TOKEN_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
-from tunewright.models.crf import CRF
+from tunewright.models.crf import CRF, Steps, best_tags, log_likelihood, marginals
 from tunewright.models.heads import token_outputs
 from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long, encode_windows
@@ -60,7 +62,7 @@ class TokenClassification(Task):
     """Token classification with the library's own heads, and a CRF on top where it is wanted.
 
     The loss is cross-entropy over the first token of each word, or the negative log likelihood of
-    a CRF over all tokens; its count is that of tokens, or of sequences.
+    a CRF over these; its count is that of tokens, or of sequences.
     """
 
     name: ClassVar[str] = "token-classification"
@@ -156,12 +158,12 @@ class TokenClassification(Task):
         known = [span for span in text.spans if span[2] in self.labels]
         tags = tags_of(known, len(text.words), self.scheme)
         place = {tag: index for index, tag in enumerate(self.tags)}
-        target_N = np.full(len(stream), place[OUTSIDE] if self.crf else IGNORED, np.int64)
+        target_N = np.full(len(stream), IGNORED, np.int64)
         for token, word in enumerate(word_N):
             if word < 0:
                 continue
             is_first = token == 0 or word_N[token - 1] != word
-            if is_first or self.label_all_tokens or self.crf:
+            if is_first or (self.label_all_tokens and not self.crf):
                 tag = tags[word] if is_first else _continued(tags[word])
                 target_N[token] = place.get(tag, IGNORED)
         return {"tags": target_N}
@@ -198,32 +200,12 @@ class TokenClassification(Task):
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
         (logits_NC,) = token_outputs(model, batch.streams["text"], "logits")
-        if not self.crf:
-            return {"logits": logits_NC}
-        likelihood = model.crf.log_likelihood
-        if "tags" not in batch.targets:
-            return {"logits": logits_NC}
-        boundaries = batch.streams["text"].boundaries
-        with torch.autocast(logits_NC.device.type, enabled=False):
-            found = likelihood(logits_NC, batch.targets["tags"], boundaries)
-        return {"logits": logits_NC, "log_likelihood": found[None]}
-
-    def respond(self, model: Any, batch: Batch) -> Outputs:
-        """Returns the probability of each tag of each token, and with a CRF the best tags."""
-        (logits_NC,) = token_outputs(model, batch.streams["text"], "logits")
-        if not self.crf:
-            return {"probabilities": logits_NC.float().softmax(-1)}
-        boundaries = batch.streams["text"].boundaries
-        with torch.autocast(logits_NC.device.type, enabled=False):
-            return {
-                "probabilities": model.crf.marginals(logits_NC, boundaries),
-                "best": model.crf.best_tags(logits_NC, boundaries),
-            }
+        return {"logits": logits_NC} | (model.crf.steps._asdict() if self.crf else {})
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        if self.crf:
-            return Loss(-outputs["log_likelihood"].sum(), batch.num_sequences)
         logits_NC, tag_N = outputs["logits"].float(), batch.targets["tags"]
+        if self.crf:
+            return _field_loss(outputs, logits_NC, tag_N, batch.streams["text"].boundaries)
         loss = functional.cross_entropy(logits_NC, tag_N, ignore_index=IGNORED, reduction="sum")
         return Loss(loss, float((tag_N != IGNORED).sum()))
 
@@ -233,30 +215,28 @@ class TokenClassification(Task):
 
     def decode(
         self, outputs: Outputs, features: Sequence[Features], processor: Any
-    ) -> list[tuple[TokenStream, np.ndarray, np.ndarray]]:
-        """Returns each window with its tokens' probabilities (N, C) and best tags (N,)."""
-        probabilities_NC = outputs["probabilities"].float().cpu().numpy()
-        best_N = outputs["best"].cpu().numpy() if "best" in outputs else probabilities_NC.argmax(-1)
+    ) -> list[tuple[TokenStream, Tensor, Steps | None]]:
+        """Returns each window with its tokens' logits (N, C) and the CRF's steps."""
+        steps = Steps(*(outputs[name].cpu() for name in Steps._fields)) if self.crf else None
         streams = [item.streams["text"] for item in features]
-        ends = np.cumsum([len(stream) for stream in streams])[:-1]
-        return list(
-            zip(streams, np.split(probabilities_NC, ends), np.split(best_N, ends), strict=True)
-        )
+        logits = outputs["logits"].float().cpu().split([len(stream) for stream in streams])
+        return [(stream, own, steps) for stream, own in zip(streams, logits, strict=True)]
 
     def join(self, parts: Sequence[Any], row: Row) -> Entities:
-        """Reads each word's tag where it stands deepest inside a window."""
+        """Reads each word's logits where it stands deepest inside a window, and tags the words."""
         text = read_tagged(row)
-        tag_W = np.full(len(text.words), self.tags.index(OUTSIDE) if OUTSIDE in self.tags else 0)
-        score_W = np.ones(len(text.words))
+        logits_WC = torch.zeros(len(text.words), len(self.tags))
+        if OUTSIDE in self.tags:  # a word without tokens, such as a control character
+            logits_WC[:, self.tags.index(OUTSIDE)] = 1e4
         depth_W = np.full(len(text.words), -1)
-        for stream, probabilities_NC, best_N in parts:
+        for stream, logits_NC, _ in parts:
             word_N = word_of(text, stream)
             for token, word in enumerate(word_N):
                 is_first = token == 0 or word_N[token - 1] != word
                 depth = min(token, len(stream) - 1 - token)
                 if word >= 0 and is_first and depth > depth_W[word]:
-                    depth_W[word], tag_W[word] = depth, best_N[token]
-                    score_W[word] = probabilities_NC[token, best_N[token]]
+                    depth_W[word], logits_WC[word] = depth, logits_NC[token]
+        tag_W, score_W = _tagged(logits_WC, parts[0][2])
         tags = [self.tags[tag] for tag in tag_W]
         entities = [
             Entity(
@@ -315,6 +295,35 @@ class TokenClassification(Task):
             return self
         labels = tuple(dict.fromkeys((*previous.labels, *self.labels)))
         return replace(self, labels=labels, max_length=self.max_length or previous.max_length)
+
+
+def _field_loss(
+    outputs: Outputs, logits_NC: Tensor, tag_N: Tensor, boundaries: Sequence[int]
+) -> Loss:
+    """Returns the loss of a CRF over the tokens that have a tag."""
+    kept_N = tag_N != IGNORED
+    counts = [int(kept_N[a:b].sum()) for a, b in pairwise(boundaries)]
+    filled = [count for count in counts if count]
+    if not filled:
+        return Loss(logits_NC.sum() * 0, 0)
+    steps = Steps(*(outputs[name] for name in Steps._fields))
+    found = log_likelihood(
+        steps, logits_NC[kept_N], tag_N[kept_N], list(accumulate(filled, initial=0))
+    )
+    return Loss(-found, len(filled))
+
+
+def _tagged(logits_WC: Tensor, steps: Steps | None) -> tuple[list[int], np.ndarray]:
+    """Returns the tag of each word and its probability."""
+    if not len(logits_WC):
+        return [], np.zeros(0)
+    if steps is None:
+        probabilities_WC, tag_W = logits_WC.softmax(-1), logits_WC.argmax(-1)
+    else:
+        whole = (0, len(logits_WC))
+        probabilities_WC = marginals(steps, logits_WC, whole)
+        tag_W = best_tags(steps, logits_WC, whole)
+    return tag_W.tolist(), probabilities_WC.gather(1, tag_W[:, None])[:, 0].numpy()
 
 
 def _marks(answer: Entities) -> list[Mark]:

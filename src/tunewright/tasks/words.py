@@ -109,6 +109,8 @@ def _from_tokens(row: Row) -> TaggedText:
 
 def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
     """Returns tokens as one text and the place of each: Chinese ones stand without a space."""
+    if not tokens:
+        return "", []
     gaps = [
         0 if _CHINESE.search(before[-1:]) and _CHINESE.search(after[:1]) else 1
         for before, after in pairwise(tokens)

@@ -1,0 +1,281 @@
+"""Token classification. What every task promises is tested in test_contract.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification, pipeline
+
+import tunewright as tw
+from tests.tasks.examples import EXAMPLES, rows_of
+from tests.training.loops import CPU
+from tunewright.errors import DataError
+from tunewright.models.batch import pack
+from tunewright.models.tokenizers import load_tokenizer
+from tunewright.prediction.predictor import Predictor
+from tunewright.tasks.token_classification import IGNORED, TokenClassification
+from tunewright.tasks.words import joined, read_tagged, word_of
+from tunewright.types import Entities, Entity
+
+VALUES = EXAMPLES["token-classification"]
+ROWS = rows_of(VALUES)
+
+
+def learned(rows=ROWS, limit=128, **given):
+    return TokenClassification(**given).within(limit).learn(rows)
+
+
+def predictor(task, folder, seed=0):
+    tokenizer = load_tokenizer(folder)
+    model, _ = task.build(folder, tokenizer, dropout=0.0, seed=seed)
+    task.route(model)
+    return Predictor(task, model, tokenizer, CPU)
+
+
+# Words and places
+
+
+@given(st.lists(st.text(st.sampled_from("ab很好!"), min_size=1, max_size=4), max_size=8))
+def test_joined_words_stand_where_they_are_said_to(tokens):
+    text, words = joined(tokens)
+    assert [text[a:b] for a, b in words] == tokens
+
+
+def test_chinese_characters_are_joined_without_spaces():
+    assert joined(["电", "影", "film", "a"])[0] == "电影 film a"
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "qwen2"])
+@given(tokens=st.lists(st.sampled_from(["film", "xyz", "很", "!", "good"]), min_size=1, max_size=9))
+def test_every_word_is_found_by_its_first_token_and_in_order(tiny_folder, architecture, tokens):
+    row = rows_of([{"tokens": tokens}])[0]
+    task = TokenClassification(labels=("a",), max_length=128)
+    (features,) = task.encode(row, load_tokenizer(tiny_folder(architecture)))
+    stream = features.streams["text"]
+    words = word_of(read_tagged(row), stream)
+    inside = [int(word) for word in words if word >= 0]
+    assert sorted(set(inside)) == list(range(len(tokens)))
+    assert inside == sorted(inside)
+
+
+def test_only_the_first_token_of_a_word_learns_unless_all_shall(tiny_folder):
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    row = rows_of([{"tokens": ["xyz", "a"], "tags": ["B-a", "O"]}])[0]
+    first, every = (
+        TokenClassification(labels=("a",), max_length=64, label_all_tokens=each)
+        .encode(row, tokenizer)[0]
+        .targets["tags"]
+        .tolist()
+        for each in (False, True)
+    )
+    assert first == [IGNORED, 1, IGNORED, IGNORED, 0, IGNORED]
+    assert every == [IGNORED, 1, 2, 2, 0, IGNORED]
+
+
+def test_a_text_is_tagged_by_its_marks_even_inside_a_word(tiny_folder):
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    row = rows_of([{"text": "xyzfilm", "entities": [{"start": 0, "end": 2, "label": "a"}]}])[0]
+    task = TokenClassification(labels=("a",), max_length=64, label_all_tokens=True)
+    (features,) = task.encode(row, tokenizer)
+    assert features.targets["tags"].tolist()[1:4] == [1, 2, 0]
+
+
+# Learning
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "classes"),
+    [
+        (["B-b", "I-b", "B-a"], "BIO", ("O", "B-a", "I-a", "B-b", "I-b")),
+        (["I-a", "B-a", "O"], "BIO", ("O", "B-a", "I-a")),
+        (["B-a", "E-a", "S-a"], "BIOES", ("O", "B-a", "I-a", "E-a", "S-a")),
+        (["VERB", "NOUN", "VERB"], "plain", ("NOUN", "VERB")),
+    ],
+)
+def test_the_scheme_and_the_classes_are_learned(tags, scheme, classes):
+    task = learned(rows_of([{"tokens": ["a", "b", "c"], "tags": tags}]))
+    assert (task.scheme, task.tags) == (scheme, classes)
+
+
+def test_iob1_learns_what_bio_learns(tiny_folder):
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    found = []
+    for tags in (["I-a", "I-a", "B-a"], ["B-a", "I-a", "B-a"]):
+        row = rows_of([{"tokens": ["a", "b", "c"], "tags": tags}])[0]
+        found.append(learned([row]).encode(row, tokenizer)[0].targets["tags"].tolist())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"tokens": ["a", "b"], "tags": ["O"]},
+            "rows.csv, line 2: it has 2 tokens and 1 tags. Each token has one tag. Correct the "
+            "row, or remove it.",
+        ),
+        (
+            {"tags": ["O"]},
+            'rows.csv, line 2: it has neither tokens nor a text. One of the columns "tokens" and '
+            '"text" is needed. Name it with data.columns.tokens or data.columns.text.',
+        ),
+        (
+            {"tokens": "a b", "tags": ["O"]},
+            "rows.csv, line 2: its tokens are 'a b'. A list of words is needed.",
+        ),
+        (
+            {"tokens": ["a"], "tags": ["O"]},
+            "the training data: no word has a tag. At least one is needed.",
+        ),
+        (
+            {"text": "a film", "entities": [[0, 3, "x"], [2, 6, "y"]]},
+            'rows.csv, line 2: the span 0 to 3 ("a f") and the span 2 to 6 ("film") overlap. Each '
+            "character belongs to one span at most. Keep one of the two.",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_learned_are_named(values, message):
+    with pytest.raises(DataError) as caught:
+        learned(rows_of([values]))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_eight_rows_are_learned_by_heart(tiny_folder, tmp_path, crf):
+    run = tw.train(VALUES * 12, task="token-classification", model=tiny_folder("bert"),
+                   folder=str(tmp_path), num_train_epochs=25, learning_rate=5e-3, batch_size=8,
+                   num_resamples=20, track=(), precision="fp32", crf=crf)  # fmt: skip
+    assert run.metrics["f1"].value >= 0.9
+    model = tw.load(run.folder.path)
+    (tokens, text) = model.predict([VALUES[2], {"text": "the team won"}])
+    assert tokens.tags == ("B-group", "I-group", "O")
+    assert [(e.start, e.end, e.label, e.text) for e in text] == [(0, 8, "group", "the team")]
+    assert text.tags is None
+    assert (run.folder.model / "crf.safetensors").exists() == crf
+    stock = load_file(run.folder.model / "model.safetensors")
+    assert not [name for name in stock if "crf" in name]
+    assert model.predict([VALUES[2]])[0].to_json()["entities"][0]["entity_group"] == "group"
+
+
+def test_transitions_come_back_with_a_folder(tiny_folder, tmp_path):
+    task = learned(crf=True)
+    model, tokenizer = (
+        predictor(task, tiny_folder("bert")).model,
+        load_tokenizer(tiny_folder("bert")),
+    )
+    with torch.no_grad():
+        model.crf.transitions.normal_()
+    model.save_pretrained(tmp_path / "m")
+    for name, content in task.extra_files(model).items():
+        (tmp_path / "m" / name).write_bytes(content)
+    again, _ = task.build(tmp_path / "m", tokenizer, dropout=0.0, seed=9)
+    assert torch.equal(again.crf.transitions, model.crf.transitions)
+
+
+# Answers
+
+
+@pytest.mark.parametrize("crf", [False, True])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "qwen2", "mpnet"])
+def test_windows_give_the_tags_of_the_whole_text_where_windows_see_enough(
+    tiny_folder, architecture, crf
+):
+    """Every word is answered, once, and the places are those of the whole text."""
+    tokens = ["film", "good", "xyz", "很", "bank"] * 12
+    whole = predictor(learned(crf=crf), tiny_folder(architecture))
+    cut = predictor(learned(limit=24, stride=8, crf=crf), tiny_folder(architecture))
+    rows = rows_of([{"tokens": tokens}])
+    assert len(cut.task.encode(rows[0], cut.tokenizer)) > 3
+    (long,), (short,) = list(whole.answers(rows)), list(cut.answers(rows))
+    assert len(long.tags) == len(short.tags) == len(tokens)
+    text, _ = joined(tokens)
+    assert all(text[e.start : e.end] == e.text for e in [*long, *short])
+
+
+def test_forbidden_tags_never_follow_one_another_with_a_crf(tiny_folder):
+    found = predictor(learned(crf=True), tiny_folder("bert"), seed=3)
+    for answer in found.answers(ROWS):
+        for before, after in zip(("O", *(answer.tags or ())), answer.tags or (), strict=False):
+            assert not after.startswith("I-") or before[2:] == after[2:]
+
+
+def test_answers_are_those_of_the_library_s_pipeline(tiny_folder, tmp_path):
+    task = learned()
+    ours = predictor(task, tiny_folder("bert"), seed=5)
+    ours.model.set_attn_implementation("sdpa")
+    ours.model.save_pretrained(tmp_path)
+    ours.tokenizer.save_pretrained(tmp_path)
+    task.route(ours.model)
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    stock = pipeline(
+        "token-classification", model, tokenizer=ours.tokenizer, aggregation_strategy="first"
+    )
+    text = "the team won a good book and the bank card"
+    expected = stock(text)
+    (answer,) = ours.answers(rows_of([{"text": text}]))
+    found = answer.to_json()["entities"]
+    assert [(e["start"], e["end"], e["entity_group"]) for e in found] == [
+        (e["start"], e["end"], e["entity_group"]) for e in expected
+    ]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine["score"] == pytest.approx(float(theirs["score"]), abs=1e-4)
+
+
+def test_the_loss_is_that_of_the_library(tiny_folder):
+    task = learned(ROWS[:6])
+    ours = predictor(task, tiny_folder("bert"))
+    features = [item for row in ROWS[:6] for item in task.encode(row, ours.tokenizer)]
+    batch = pack(features)
+    with torch.no_grad():
+        loss = task.loss(task.forward(ours.model, batch), batch)
+    model = ours.model
+    model.set_attn_implementation("sdpa")
+    total = count = 0.0
+    for item in features:
+        ids = torch.tensor(item.streams["text"].token_ids)[None].long()
+        labels = torch.tensor(item.targets["tags"])[None]
+        used = float((labels != IGNORED).sum())
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=labels).loss) * used
+        count += used
+    assert (float(loss.sum), loss.count) == pytest.approx((total, count), rel=1e-5)
+
+
+# Measuring
+
+
+def entities(*found):
+    return Entities(tuple(Entity(a, b, label, 0.9, "") for a, b, label in found))
+
+
+def test_a_text_s_entities_are_compared_by_place_and_label():
+    row = rows_of([{"text": "Ada met Bo.", "entities": [[0, 3, "a"], [8, 10, "b"]]}])[0]
+    task = TokenClassification(labels=("a", "b"))
+    right = entities((0, 3, "a"), (8, 10, "b"))
+    assert task.severity(right, row) is None
+    wrong = entities((0, 3, "b"))
+    assert task.severity(wrong, row) == 3.0
+    assert task.compared(wrong, row) == ("Ada (a); Bo (b)", "Ada (b)")
+    found = task.reduce(task.stack([task.statistics(right, row), task.statistics(wrong, row)]))
+    assert found["f1"] == pytest.approx(2 * 2 / (4 + 3))
+    assert found["accuracy"] == pytest.approx((4 + 2) / 8)
+
+
+def test_marks_inside_a_word_do_not_show_in_what_is_asked_of_the_model(tiny_folder):
+    """The true marks of a row must not leak into its answer."""
+    ours = predictor(learned(), tiny_folder("bert"), seed=5)
+    plain, marked = ours.answers(
+        rows_of([{"text": "goodfilm"}, {"text": "goodfilm", "entities": [[0, 4, "work"]]}])
+    )
+    assert plain == marked
+
+
+def test_the_hardest_label_stands_first_in_the_report():
+    task = TokenClassification(labels=("a", "b"))
+    row = rows_of([{"text": "Ada met Bo.", "entities": [[0, 3, "a"], [8, 10, "b"]]}])[0]
+    (table,) = task.figures(task.stack([task.statistics(entities((0, 3, "a")), row)]))
+    assert [line[0] for line in table.rows] == ["b", "a"]
