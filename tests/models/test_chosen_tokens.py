@@ -1,4 +1,4 @@
-"""The head of a language model sees the chosen tokens only, and says of them what it always does."""
+"""The head of a language model sees the chosen tokens only; they get what they always get."""
 
 from __future__ import annotations
 
