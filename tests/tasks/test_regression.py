@@ -9,9 +9,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
+from tests.training.loops import CPU
 from tunewright.errors import DataError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
+from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.regression import Regression
 from tunewright.types import Features, Number, TokenStream
 
@@ -132,3 +134,19 @@ def test_scores_that_cannot_be_learned_are_named(values, message):
 def test_the_report_shows_truth_beside_answer():
     (figure,) = Regression().figures({"true": np.array([1.0]), "predicted": np.array([2.0])})
     assert (figure.x, figure.y, figure.diagonal) == ([1.0], [2.0], True)
+
+
+def test_a_symmetric_model_answers_a_pair_alike_in_both_orders(tiny_folder):
+    task = Regression(symmetric=True).within(64).learn(ROWS)
+    folder = tiny_folder("bert")
+    tokenizer = load_tokenizer(folder)
+    model, _ = task.build(folder, tokenizer, dropout=0.0, seed=0)
+    pairs = [("a fine film", "the worst book"), ("the worst book", "a fine film")]
+    rows = rows_of([{"text": a, "text_pair": b} for a, b in pairs])
+    first, second = Predictor(task, model, tokenizer, CPU).answers(rows)
+    assert first.value == pytest.approx(second.value, abs=1e-5)
+    one, other = task.encode(rows[0], tokenizer)
+    assert (one.num_repeated, other.num_repeated) == (0, len(other.streams["text"]))
+    plain = Predictor(Regression(max_length=64), model, tokenizer, CPU)
+    found = [answer.value for answer in plain.answers(rows)]
+    assert found[0] != pytest.approx(found[1], abs=1e-3)

@@ -67,6 +67,11 @@ class Regression(Task):
         metadata={"help": "squared error, absolute error, or squared near 0 and absolute beyond "
                           "one deviation of the targets"},
     )  # fmt: skip
+    symmetric: bool = field(
+        default=False,
+        metadata={"help": "the order of a pair means nothing: both orders are learned, and an "
+                          "answer is the mean of theirs"},
+    )  # fmt: skip
     mean: float = field(
         default=0.0, metadata={"help": "added to the model's output", "fitted": True}
     )
@@ -94,9 +99,14 @@ class Regression(Task):
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
+        targets = {} if row.values.get("score") is None else {"score": self._target(row)}
         stream = encode_text(processor, text, pair, self.max_length)
-        known = row.values.get("score") is not None
-        return [Features(row.id, {"text": stream}, {"score": self._target(row)} if known else {})]
+        found = [Features(row.id, {"text": stream}, targets)]
+        if self.symmetric and pair is not None:
+            other = encode_text(processor, pair, text, self.max_length)
+            again = replace(other, num_repeated=len(other), num_cut=0)
+            found.append(Features(row.id, {"text": again}, targets, window=1))
+        return found
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
@@ -126,6 +136,9 @@ class Regression(Task):
     ) -> list[Number]:
         values_B = outputs["logits"].double().cpu().numpy() * self.scale + self.mean
         return [self._number(float(value)) for value in values_B]
+
+    def join(self, parts: Sequence[Number], row: Row) -> Number:
+        return self._number(float(np.mean([part.value for part in parts])))
 
     def calibrate(self, answers: Sequence[Number], rows: Sequence[Row]) -> Self:
         """Returns the task with intervals that hold COVERAGE of new rows.
