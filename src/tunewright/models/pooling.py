@@ -48,7 +48,7 @@ def truncated(vectors_RD: Floats, dimensions: int, normalize: bool = True) -> Fl
     if not normalize:
         return head_RD
     length_R1 = np.linalg.norm(head_RD, axis=1, keepdims=True)
-    return head_RD / np.where(length_R1 == 0, np.float32(1), length_R1)
+    return np.divide(head_RD, length_R1, out=np.zeros_like(head_RD), where=length_R1 > 0)
 
 
 def value_ranges(vectors_RD: Floats) -> Floats:
