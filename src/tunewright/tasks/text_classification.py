@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, ConfigDict, PositiveInt
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from tunewright.data import check_labels, plain_label
+from tunewright.data import check_labels
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.metrics import (
     CLASSIFICATION_METRICS,
@@ -36,21 +36,20 @@ from tunewright.models.loading import load_classifier
 from tunewright.models.tokens import encode_text
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
+from tunewright.tasks.labels import (
+    LabelKind,
+    Names,
+    Weights,
+    common_kind,
+    kind_of,
+    name_of,
+    ordered,
+    place_of,
+    value_of,
+    weights_of,
+)
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.types import Features, Label, LabelValue, Role, Row
-
-LabelKind = Literal["string", "integer", "boolean"]
-
-
-def _as_names(given: Any) -> Any:
-    """Takes labels as the data has them, integers and booleans too, for the names they go by."""
-    if isinstance(given, Mapping):
-        return {_name(label): value for label, value in given.items()}
-    return tuple(map(_name, given)) if isinstance(given, list | tuple) else given
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
-ClassWeights = Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(_as_names)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -74,7 +73,7 @@ class TextClassification(Task):
         metadata={"help": "tokens of a text, special tokens included; longer texts are cut and "
                           "counted. Off: 256, or the model's limit if that is less"},
     )  # fmt: skip
-    class_weights: ClassWeights = field(
+    class_weights: Weights = field(
         default=None,
         metadata={"help": '"balanced" (inverse frequency), or a weight per label. Off: all 1'},
     )
@@ -134,12 +133,12 @@ class TextClassification(Task):
             values.append(label)
             source = row.source
         check_labels(values, source)
-        kind = _kind_of(values)
-        found = Counter(_name(value) for value in values)
+        kind = kind_of(values)
+        found = Counter(name_of(value) for value in values)
         self._check_named(found, source)
-        labels = self.labels or _ordered(found, kind)
+        labels = self.labels or ordered(found, kind)
         weights = _weights(self.class_weights, labels, found)
-        return replace(self, labels=labels, label_kind=_common_kind(kind, labels), weights=weights)
+        return replace(self, labels=labels, label_kind=common_kind(kind, labels), weights=weights)
 
     def _check_named(self, found: Mapping[str, int], source: str) -> None:
         unnamed = [name for name in found if self.labels and name not in self.labels]
@@ -246,21 +245,13 @@ class TextClassification(Task):
         return replace(
             self,
             labels=labels,
-            label_kind=_common_kind(self.label_kind, labels),
+            label_kind=common_kind(self.label_kind, labels),
             weights=tuple(weight.get(name, 1.0) for name in labels) if weight else (),
             max_length=self.max_length or previous.max_length,
         )
 
     def _index(self, value: LabelValue) -> int:
-        """Returns the position of a label, or -1 when training never saw it.
-
-        A file may write a label in another way than the training data: true, True and "True" are
-        one, and so are 1 and 1.0.
-        """
-        for name in (_name(value), plain_label(value), *_spellings(value)):
-            if name in self.labels:
-                return self.labels.index(name)
-        return -1
+        return place_of(value, self.labels)
 
     def _label(self, logits_C: np.ndarray, probabilities_C: np.ndarray) -> Label:
         best = int(probabilities_C.argmax())
@@ -270,48 +261,11 @@ class TextClassification(Task):
                      tuple(float(x) for x in logits_C))  # fmt: skip
 
     def _value(self, name: str) -> LabelValue:
-        if self.label_kind == "integer":
-            return int(name)
-        return name == "true" if self.label_kind == "boolean" else name
-
-
-def _kind_of(values: Iterable[LabelValue | float]) -> LabelKind:
-    distinct = set(values)
-    if all(isinstance(value, bool) for value in distinct):
-        return "boolean"
-    whole = (not isinstance(value, bool | str) and float(value).is_integer() for value in distinct)
-    return "integer" if all(whole) else "string"
-
-
-def _spellings(value: LabelValue) -> tuple[str, ...]:
-    """Returns how else a boolean may be written."""
-    lower = str(value).lower()
-    return (lower, lower.capitalize(), lower.upper()) if lower in ("true", "false") else ()
-
-
-def _common_kind(kind: LabelKind, labels: Iterable[str]) -> LabelKind:
-    """Returns `kind` where every label can be of it, else `string`."""
-    if kind == "integer" and not all(name.removeprefix("-").isdecimal() for name in labels):
-        return "string"
-    return "string" if kind == "boolean" and not {"true", "false"}.issuperset(labels) else kind
-
-
-def _ordered(names: Iterable[str], kind: LabelKind) -> tuple[str, ...]:
-    return tuple(sorted(names, key=int) if kind == "integer" else sorted(names))
-
-
-def _name(value: LabelValue | float) -> str:
-    """Returns a label as it stands in the model's configuration.
-
-    Whole floats are what pandas makes of integers beside an empty cell.
-    """
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return value_of(name, self.label_kind)
 
 
 def _weights(
-    choice: ClassWeights, labels: Sequence[str], counts: Mapping[str, int]
+    choice: Weights, labels: Sequence[str], counts: Mapping[str, int]
 ) -> tuple[float, ...]:
     """Returns a weight for each label; `balanced` is rows / (classes x rows of the class)."""
     if choice is None:
@@ -319,21 +273,7 @@ def _weights(
     if choice == "balanced":
         total = sum(counts.values())
         return tuple(total / (len(counts) * counts[n]) if n in counts else 1.0 for n in labels)
-    unknown = [name for name in choice if name not in labels]
-    if unknown:
-        raise SettingsError(
-            "[task]",
-            f"task.class_weights names {listed(unknown)}",
-            f"The labels are {listed(labels)}.",
-        )
-    for name, weight in choice.items():
-        if not 0 < weight < float("inf"):
-            raise SettingsError(
-                "[task]",
-                f'task.class_weights gives "{name}" the weight {weight:g}',
-                "It must be more than 0.",
-            )
-    return tuple(choice.get(name, 1.0) for name in labels)
+    return weights_of(choice, labels, "class_weights")
 
 
 def _focus(logits_BC: Tensor, label_B: Tensor, gamma: float) -> Tensor:
