@@ -190,7 +190,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "data": {"split": {"validation": self.validation_fraction, "seed": self.seed}},
             "output": {"folder": fspath(self.output or (owned and owned.path) or ".")},
         }
-        unread = {"training": {"track": ()}, "evaluation": {"num_resamples": 0}} if owned else {}
+        unread: dict[str, Any] = {}
+        if owned is not None:
+            unread["training"] = {"track": (), "save_total_limit": 0}
+            unread["evaluation"] = {"num_resamples": 0}
         whole = {"data": {"split": {"test": 0.0}}}
         return compose(whole, unread, *_layers(self.settings or {}), arguments, where=WHERE)
 

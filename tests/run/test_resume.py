@@ -312,6 +312,33 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         tw.resume(tmp_path)
 
 
+def test_a_run_folder_given_as_data_says_how_to_go_on(train, cut):
+    folder, run = cut(after(5)), train()
+    with pytest.raises(SettingsError) as caught:
+        train(data=str(folder))
+    assert str(caught.value) == (
+        f"{folder}: this is a run that did not finish. Training needs data. To go on with it: "
+        f"tunewright resume {folder}. To train it anew: tunewright train {folder}/run.toml"
+    )
+    with pytest.raises(SettingsError, match=r"this is a finished run.*num_train_epochs=6"):
+        train(data=run.path)
+
+
+def test_a_new_run_beside_one_that_was_cut_off_says_so(train, cut):
+    folder = cut(after(5))
+    heard = []
+    run = train("cut", tell=heard.append)
+    assert run.path.name == "cut-2"
+    assert (
+        f"{folder} holds a run that did not finish. To go on with it instead: tunewright resume "
+        f"{folder}"
+    ) in [event.sentence for event in heard if type(event) is Notice]
+    resume(folder)
+    heard.clear()
+    train("cut", tell=heard.append)
+    assert not any("did not finish" in e.sentence for e in heard if type(e) is Notice)
+
+
 def test_two_trainers_in_one_folder_the_second_is_refused(cut):
     folder = cut(after(5))
     with RunFolder(folder).locked(), pytest.raises(SettingsError) as caught:

@@ -105,8 +105,9 @@ def test_a_damaged_one_is_told_of_and_the_one_before_it_is_used(store):
     heard = []
     assert store.read(store.latest(heard.append)).step == 5
     assert heard == [
-        f"A checkpoint cannot be used and was skipped: {store.folder}/step-000006/optimizer.safetensors"
-        " is damaged: its SHA-256 is not the manifest's."
+        "A checkpoint cannot be used and was skipped: "
+        f"{store.folder}/step-000006/optimizer.safetensors is damaged: its SHA-256 is not the "
+        "manifest's."
     ]
 
 
@@ -132,7 +133,8 @@ def test_one_that_another_version_wrote_is_skipped(store):
     heard = []
     assert store.latest(heard.append) is None
     assert heard == [
-        f"A checkpoint cannot be used and was skipped: {path} another version of Tunewright wrote it."
+        f"A checkpoint cannot be used and was skipped: {path} another version of Tunewright wrote "
+        "it."
     ]
 
 

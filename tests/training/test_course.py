@@ -7,10 +7,12 @@ import torch
 
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import build_loop, weights
-from tunewright.errors import SettingsError
+from tunewright.errors import NonFiniteLoss, SettingsError
 from tunewright.tasks.text_classification import TextClassification
+from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course, total_steps
 from tunewright.training.events import Evaluation, Finished, Step
+from tunewright.training.saving import Saver
 
 ROWS = rows_of(EXAMPLES["text-classification"])
 
@@ -162,3 +164,61 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name():
 )
 def test_the_number_of_updates(arguments, expected):
     assert total_steps(*arguments) == expected
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
+def test_a_course_goes_on_from_a_checkpoint_to_the_same_bits(course, tmp_path, step):
+    values = [0.5, 0.9, 0.7]
+    settings = {"ema_decay": 0.9, "steps": 6, "load_best": False}
+    whole = course(values, **settings)
+    expected = [event.loss for event in whole.run() if isinstance(event, Step)]
+    first = course(values, **settings)
+    for event in first.run():
+        if isinstance(event, Step) and event.step == step:
+            break
+    store = Checkpoints(tmp_path)
+    second = course(values[len(first.judge.seen) :], **settings)
+    second.take_up(store.read(store.save(first.checkpoint())))
+    losses = [event.loss for event in second.run() if isinstance(event, Step)]
+    assert losses == expected[step:]
+    for name, tensor in weights(whole.loop.model).items():
+        assert torch.equal(weights(second.loop.model)[name], tensor), name
+    assert second.best == whole.best or step in (2, 6)  # the evaluation of the step itself is due
+
+
+def test_the_best_weights_come_back_with_the_checkpoint(course, tmp_path):
+    first = course([0.9, 0.5])
+    for event in first.run():
+        if isinstance(event, Step) and event.step == 5:
+            break
+    store = Checkpoints(tmp_path)
+    second = course([0.5])
+    second.take_up(store.read(store.save(first.checkpoint())))
+    assert finished(second).kept_step == 2
+    assert torch.equal(weights(second.loop.model)["classifier.weight"], first.judge.seen[0])
+
+
+def test_a_course_that_had_ended_only_settles(course, tmp_path):
+    first = course([0.5, 0.9, 0.9, 0.8], steps=10, patience=2)
+    finished(first)
+    second = course([], steps=10, patience=2)
+    store = Checkpoints(tmp_path)
+    second.take_up(store.read(store.save(first.checkpoint())))
+    (event,) = second.run()
+    assert (event.step, event.kept_step) == (8, 4)
+    assert event.reason == "no progress in 2 evaluations"
+
+
+def test_what_the_loop_cannot_do_is_raised_after_its_last_good_state_is_saved(course, tmp_path):
+    one = course(None, steps=10)
+    one.saver = Saver(Checkpoints(tmp_path))
+
+    def train():
+        for event in one.run():
+            if event.step == 3:
+                one.loop.model.classifier.bias.data.fill_(math.nan)
+
+    with pytest.raises(NonFiniteLoss):
+        train()
+    store = one.saver.store
+    assert store.read(store.latest()).step == 3

@@ -268,3 +268,12 @@ def test_both_passes_of_a_cached_gradient_see_the_same_dropout(loop, dropout, mo
     assert half > 1
     for first, second in zip(seen[:half], seen[half:], strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_loop_goes_on_from_its_step(loop, step):
+    whole, later = (loop(steps=6, batch_size=3) for _ in range(2))
+    later.step = step
+    rows = [[event.num_rows, event.num_tokens, event.epoch] for event in run(whole)]
+    assert [[event.num_rows, event.num_tokens, event.epoch] for event in run(later)] == rows[step:]
+    assert (later.step, run(later)) == (6, [])

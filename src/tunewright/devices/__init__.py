@@ -5,7 +5,15 @@ from tunewright.devices.device import (
     Precision,
     find_device,
     measure_roof,
+    release_memory,
     settle_allocator,
 )
 
-__all__ = ["Device", "Precision", "find_device", "measure_roof", "settle_allocator"]
+__all__ = [
+    "Device",
+    "Precision",
+    "find_device",
+    "measure_roof",
+    "release_memory",
+    "settle_allocator",
+]

@@ -6,6 +6,7 @@ Everything is found by itself; `TUNEWRIGHT_DEVICE` (cpu, cuda, cuda:1, mps) over
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import time
@@ -119,6 +120,19 @@ def settle_allocator() -> bool:
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
         and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     )
+
+
+def release_memory(kind: str) -> None:
+    """Hands memory that is freed but kept back to the system, so that others can have it.
+
+    After an allocation was refused, what the allocator keeps is of no use to oneDNN, which maps
+    pages of its own.
+    """
+    gc.collect()
+    if kind == "cuda":
+        torch.cuda.empty_cache()
+    elif platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @cache

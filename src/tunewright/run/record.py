@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ class RunFolder:
         file = self.path / ABOUT
         return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["complete"]
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether this is a run that did not finish and that nobody is training."""
+        if not is_run_folder(self.path) or self.is_finished:
+            return False
+        try:
+            with self.locked():
+                return True
+        except SettingsError:
+            return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other trainers out of the folder for a block; the lock dies with the process.
@@ -100,6 +112,31 @@ class RunFolder:
 def new_run_folder(folder: str, name: str | None, data_name: str) -> RunFolder:
     """Makes a folder for a run; a name that is taken gets a number, so nothing is overwritten."""
     return RunFolder(new_folder(Path(folder), name or name_of(data_name) or "run"))
+
+
+def check_is_no_run(source: Any) -> None:
+    """Raises SettingsError, saying how to go on, when data to train on is a run folder."""
+    if not isinstance(source, str | PathLike) or not is_run_folder(Path(source)):
+        return
+    folder = RunFolder(Path(source))
+    longer = " num_train_epochs=6" if folder.is_finished else ""
+    raise SettingsError(
+        str(folder.path),
+        "this is a finished run" if longer else "this is a run that did not finish",
+        "Training needs data.",
+        f"To {'make it longer' if longer else 'go on with it'}: tunewright resume "
+        f"{folder.path}{longer}. To train it anew: tunewright train {folder.config}",
+    )
+
+
+def cut_off_before(folder: RunFolder) -> RunFolder | None:
+    """Returns the newest run of the same name, but for its number, that can be resumed."""
+    base, dash, number = folder.path.name.rpartition("-")
+    if not dash or not number.isdigit():
+        return None
+    names = [base, *(f"{base}-{n}" for n in range(2, int(number)))]
+    others = (RunFolder(folder.path.with_name(name)) for name in reversed(names))
+    return next((other for other in others if other.is_cut_off), None)
 
 
 def name_of(source: str) -> str:

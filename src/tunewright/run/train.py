@@ -25,7 +25,14 @@ from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
 from tunewright.run.parity import PROBE_SEQUENCES, Parity, compare_with_stock
 from tunewright.run.prepare import Prepared
-from tunewright.run.record import ABOUT, RunFolder, new_run_folder, versions
+from tunewright.run.record import (
+    ABOUT,
+    RunFolder,
+    check_is_no_run,
+    cut_off_before,
+    new_run_folder,
+    versions,
+)
 from tunewright.run.resumption import Resumption
 from tunewright.run.tracking import Journal
 from tunewright.training.checkpoint import Checkpoints
@@ -73,6 +80,7 @@ def train(
     not answer as the trained one, NonFiniteLoss when training diverges, Stopped after SIGTERM
     and Interrupted after SIGINT.
     """
+    check_is_no_run(sources["train"])
     return Training(Groundwork(sources, config, own_metrics, tell), tell).run()
 
 
@@ -125,6 +133,12 @@ class Training:
         data_name = self.prepared.files[0]["path"] or "run"
         folder = new_run_folder(output.folder, output.name, data_name)
         with folder.locked():
+            other = cut_off_before(folder)
+            if other is not None:
+                self.ground.note(
+                    f"{other.path} holds a run that did not finish. To go on with it instead: "
+                    f"tunewright resume {other.path}"
+                )
             yield folder
 
     def describe(self, found: Audit) -> None:

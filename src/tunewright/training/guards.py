@@ -12,7 +12,8 @@ import torch
 WATCHED_UPDATES, LEAP = 50, 3.0
 
 # What torch says when the system gives it no memory; it has no class of its own for the CPU.
-_REFUSALS = ("can't allocate memory", "not enough memory", "out of memory")
+_REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc",
+             "could not create a primitive")  # the last is oneDNN's  # fmt: skip
 
 
 class LossWatch:
@@ -44,9 +45,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _REFUSALS)
-
-
-def free_memory(kind: str) -> None:
-    """Hands cached memory of an accelerator back, so that smaller pieces find room."""
-    if kind == "cuda":
-        torch.cuda.empty_cache()

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunewright.devices import Device
+from tunewright.devices import Device, release_memory
 from tunewright.errors import NonFiniteLoss, OutOfMemory, listed
 from tunewright.models.batch import Batch, fill, pack
 from tunewright.models.dropout import DropoutSource
@@ -32,7 +32,7 @@ from tunewright.models.flop import FlopCount
 from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Outputs, Task
 from tunewright.training.events import Shrunk, Spike, Step
-from tunewright.training.guards import LossWatch, free_memory, is_out_of_memory
+from tunewright.training.guards import LossWatch, is_out_of_memory
 from tunewright.training.optimizer import MovingAverage, set_factor
 from tunewright.training.schedule import Schedule
 from tunewright.types import Features
@@ -159,7 +159,7 @@ class Loop:
     def _shrink(self, step: int, features: Sequence[Features]) -> None:
         """Halves the largest forward pass; raises OutOfMemory when it is a single sequence."""
         self.optimizer.zero_grad(set_to_none=True)
-        free_memory(self.device.kind)
+        release_memory(self.device.kind)
         pieces = self._pieces(features)
         largest = max(sum(item.num_tokens for item in piece) for piece in pieces)
         if len(pieces) == len(features):

@@ -22,7 +22,7 @@ class Saver:
     store: Checkpoints
     seconds: float = 0.0
     steps: int | None = None
-    _since: float = field(init=False, default_factory=time.monotonic)
+    _since: float = field(init=False, default_factory=lambda: time.monotonic())
     _cost: float = field(init=False, default=0.0)
     _failures: int = field(init=False, default=0)
 
