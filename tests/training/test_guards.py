@@ -62,7 +62,7 @@ def test_a_refused_allocation_is_known_by_what_is_said(error, expected):
 class Hungry(TextClassification):
     """Runs out of memory where a forward pass has more than so many tokens."""
 
-    largest = 40
+    largest = 1_000_000
 
     def forward(self, model, batch):
         if batch.streams["text"].num_tokens > self.largest:
@@ -78,8 +78,9 @@ def loop(tiny_folder):
     return build
 
 
-def test_an_update_that_does_not_fit_is_repeated_in_smaller_passes(loop):
+def test_an_update_that_does_not_fit_is_repeated_in_smaller_passes(loop, monkeypatch):
     short = loop(Hungry(), steps=3, dropout=0.2)
+    monkeypatch.setattr(Hungry, "largest", 40)
     events = list(short.run())
     assert [type(event) for event in events] == [Shrunk, Step, Step, Step]
     assert [event.num_rows for event in events[1:]] == [8, 8, 8]
@@ -91,8 +92,8 @@ def test_an_update_that_does_not_fit_is_repeated_in_smaller_passes(loop):
 
 
 def test_a_single_sequence_that_does_not_fit_ends_the_run_before_the_update(loop, monkeypatch):
-    monkeypatch.setattr(Hungry, "largest", 3)
     one = loop(Hungry())
+    monkeypatch.setattr(Hungry, "largest", 3)
     before = weights(one.model)
     with pytest.raises(OutOfMemory) as caught:
         list(one.run())
@@ -106,9 +107,10 @@ def test_a_single_sequence_that_does_not_fit_ends_the_run_before_the_update(loop
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(loop, monkeypatch):
+    one = loop(Hungry())
     monkeypatch.setattr(Hungry, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(loop(Hungry()).run())
+        list(one.run())
 
 
 def short_of(folder, megabytes):
