@@ -188,6 +188,29 @@ class Entities:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundAnswer:
+    """The answer to a question: a stretch [start, end) of its context, in characters.
+
+    `score` is its probability among the best ones and no answer, in [0, 1]. Where the model finds
+    none, `text` is empty. `margin` says how much likelier no answer is than the best one, as a
+    difference of logits; `alternatives` are the best ones, the first included.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    margin: float = float("-inf")
+    alternatives: tuple[FoundAnswer, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the shape of transformers' classic pipeline, with the alternatives."""
+        found = {"score": self.score, "start": self.start, "end": self.end, "answer": self.text}
+        others = [other.to_json() for other in self.alternatives]
+        return found | ({"alternatives": others} if others else {})
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """The answer of a regression, in the unit of the training data.
 
@@ -205,6 +228,81 @@ class Number:
     def to_json(self) -> dict[str, Any]:
         """Returns what `predict` writes: the score and its interval."""
         return {"score": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a language model puts in the place of one hidden token.
+
+    [`start`, `end`) is the place in the text, in characters; `score` the probability of `token`,
+    and `choices` those of the likeliest tokens. `true` is what stood there, `right` says whether it
+    was guessed, and `loss` is its negative log-probability in nats; the three are None where the
+    text itself asked.
+    """
+
+    start: int
+    end: int
+    token: str
+    score: float
+    choices: Mapping[str, float] = field(default_factory=dict)
+    true: str | None = None
+    right: bool | None = None
+    loss: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The answer of a masked language model: a text with its guesses in place."""
+
+    text: str
+    guesses: tuple[Guess, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `predict` writes: the filled text, and each guess."""
+        return {"filled": self.text, "guesses": [guess.to_json() for guess in self.guesses]}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vector:
+    """The answer of an embedding model about one text: float32 (D,)."""
+
+    values: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Vector({len(self.values)} numbers)"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the numbers as a list."""
+        return {"vector": self.values.tolist()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Similarity:
+    """The answer of an embedding model about a text and others of its row.
+
+    `scores` are the cosines, -1 to 1, of the first text and each other one; `score` is the first of
+    them. `vectors` are those of all texts, float32 (texts, D).
+    """
+
+    scores: tuple[float, ...]
+    vectors: np.ndarray
+
+    @property
+    def score(self) -> float:
+        return self.scores[0]
+
+    def __repr__(self) -> str:
+        return f"Similarity({self.score:.4g})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the cosines; the vectors are left out."""
+        return {"score": self.score, "scores": list(self.scores)}
 
 
 class Answer(Protocol):

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from tunewright.errors import SettingsError
 from tunewright.models import masking
-from tunewright.models.masking import chinese_cutter, draw_words, has_segmenter, words_of
+from tunewright.models.masking import (
+    character_words,
+    chinese_cutter,
+    draw_words,
+    settled,
+    token_words,
+)
 
 
 def each_character(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +26,7 @@ def each_character(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 def words(text: str, choice: masking.ChineseWords) -> list[str]:
     """The words of a text, found through one token a character."""
-    word_N = words_of(text, *each_character(text), chinese_cutter(choice))
+    word_N = token_words(character_words(text, chinese_cutter(choice)), *each_character(text))
     groups = [[c for c, w in zip(text, word_N, strict=True) if w == n] for n in np.unique(word_N)]
     return ["".join(group).strip() for group in groups]
 
@@ -33,7 +39,7 @@ def test_each_chinese_character_is_a_word_without_a_segmenter():
     assert words("电影very好", "characters") == ["电", "影", "very", "好"]
 
 
-@pytest.mark.skipif(not has_segmenter(), reason="rjieba is not installed")
+@pytest.mark.skipif(settled("auto") != "jieba", reason="rjieba is not installed")
 def test_chinese_words_are_found_by_the_segmenter():
     assert words("酒店的服务非常好。iPhone", "jieba") == [
         "酒店",
@@ -53,19 +59,19 @@ def test_scripts_without_spaces_count_by_character():
 def test_pieces_of_one_word_share_it_and_special_tokens_have_none():
     offsets = np.array([(0, 0), (0, 4), (4, 8), (9, 10), (0, 0)])
     text_ids = np.array([-1, 0, 0, 0, -1])
-    word_N = words_of("unkindly x", offsets, text_ids, list)
+    word_N = token_words(character_words("unkindly x", list), offsets, text_ids)
     assert word_N.tolist() == [-1, 1, 1, 2, -1]
 
 
 def test_a_blank_text_has_no_words():
     nothing = np.zeros((2, 2), np.int32)
-    assert words_of("", nothing, np.array([-1, -1]), list).tolist() == [-1, -1]
+    assert token_words(np.zeros(0), nothing, np.array([-1, -1])).tolist() == [-1, -1]
     assert not draw_words(np.array([-1, -1]), 0.5, np.random.default_rng(0)).any()
 
 
 def test_a_missing_segmenter_is_an_error_that_says_what_to_install(monkeypatch):
     monkeypatch.setattr(masking, "SEGMENTER", "no_such_package")
-    assert not has_segmenter()
+    assert settled("auto") == "characters"
     with pytest.raises(SettingsError) as caught:
         chinese_cutter("jieba")
     assert str(caught.value) == (
@@ -76,7 +82,7 @@ def test_a_missing_segmenter_is_an_error_that_says_what_to_install(monkeypatch):
 
 @given(st.text(max_size=60), st.integers(0, 99))
 def test_every_character_of_a_text_belongs_to_one_unbroken_word(text, seed):
-    word_N = words_of(text, *each_character(text), list)
+    word_N = token_words(character_words(text, list), *each_character(text))
     assert (np.diff(word_N) >= 0).all()
     assert len(word_N) == len(text)
     chosen_N = draw_words(word_N, 0.3, np.random.default_rng(seed))

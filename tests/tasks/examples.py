@@ -28,6 +28,36 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"tokens": ["a", "film", "book"], "tags": ["O", "B-work", "B-work"]},
         {"text": "won the bank game", "entities": [[8, 12, "group"]]},
     ],
+    "question-answering": [
+        {
+            "question": "a film?",
+            "context": "the new film is good",
+            "answers": [{"text": "new film", "start": 4}],
+        },
+        {
+            "question": "a book?",
+            "context": "the old book was awful, very slow and not good",
+            "answers": {"text": ["old book"], "answer_start": [4]},
+        },
+        {"question": "team?", "context": "the team won the game", "answers": []},
+        {
+            "question": "who won?",
+            "context": "the team won the game",
+            "answers": [{"text": "the team", "start": 0}, {"text": "team", "start": 4}],
+        },
+        {
+            "question": "card?",
+            "context": "the bank card",
+            "answers": [{"text": "card", "start": 9}],
+        },
+        {"question": "电影?", "context": "电影很好", "answers": [{"text": "很好", "start": 2}]},
+        {"question": "music?", "context": "stock and shares", "answers": None},
+        {
+            "question": "phone?",
+            "context": "a new phone service",
+            "answers": [{"text": "phone", "start": 6}],
+        },
+    ],
     "regression": [
         {"text": "a fine film, and the plot is very good", "score": 5},
         {"text": "the worst film ever", "score": 1.0},
@@ -37,6 +67,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"text": "lose the match", "score": 2.5, "text_pair": "win the game"},
         {"text": "stock and shares", "score": 3.25},
         {"text": "the bank card of the phone service, 24 hours", "score": 2},
+    ],
+    "masked-language-modelling": [
+        {"text": "the film the film the film the film"},
+        {"text": "the film the film the film"},
+        {"text": "the film the film the film the film the film"},
+        {"text": "the film the film"},
+        {"text": "the film the film the film the film the film the film"},
+        {"text": "the film"},
+        {"text": "the film the film the film the film the film the film the film"},
+        {"text": "the film the film the film"},
     ],
     "multi-task": [
         {"task": "topic", "text": "a fine film", "label": "film"},

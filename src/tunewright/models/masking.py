@@ -1,8 +1,8 @@
 """Which tokens of a text are hidden from a masked language model, whole words at a time.
 
-    cut = chinese_cutter("jieba")
-    word_N = words_of("酒店非常好", offsets_N2, text_ids_N, cut)     # [-1, 0, 0, 1, 1, 2, -1]
-    chosen_N = draw_words(word_N, 0.15, rng)
+    word_C = character_words("酒店非常好", chinese_cutter("jieba"))    # [1, 1, 2, 2, 3]
+    word_N = token_words(word_C, offsets_N2, text_ids_N)               # [-1, 1, 1, 2, 2, 3, -1]
+    hidden_N = draw_words(word_N, 0.15, rng)
 
 A word is a run of letters and digits, a Chinese word as a segmenter finds it, or any other single
 character. Hiding whole words (Cui et al. 2019, "Pre-Training with Whole Word Masking for Chinese
@@ -25,7 +25,7 @@ import numpy as np
 from tunewright.errors import SettingsError
 
 Cutter = Callable[[str], Sequence[str]]
-ChineseWords = Literal["jieba", "characters"]
+ChineseWords = Literal["auto", "jieba", "characters"]
 
 SEGMENTER = "rjieba"
 
@@ -35,9 +35,11 @@ _UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff"
 _UNITS = re.compile(rf"([{CHINESE}]+)|(?:(?![{CHINESE}{_UNSPACED}])\w)+|\S")
 
 
-def has_segmenter() -> bool:
-    """Says whether the package that finds Chinese words is installed."""
-    return importlib.util.find_spec(SEGMENTER) is not None
+def settled(choice: ChineseWords) -> ChineseWords:
+    """Returns `jieba` for `auto` where the package that finds words is installed."""
+    if choice != "auto":
+        return choice
+    return "jieba" if importlib.util.find_spec(SEGMENTER) else "characters"
 
 
 def chinese_cutter(choice: ChineseWords) -> Cutter:
@@ -46,7 +48,7 @@ def chinese_cutter(choice: ChineseWords) -> Cutter:
     `jieba` is the dictionary and hidden Markov model of jieba, through the package rjieba;
     `characters` makes each one a word. Raises SettingsError when the package is missing.
     """
-    if choice == "characters":
+    if settled(choice) == "characters":
         return list
     try:
         segmenter = importlib.import_module(SEGMENTER)
@@ -61,20 +63,7 @@ def chinese_cutter(choice: ChineseWords) -> Cutter:
     return cut
 
 
-def words_of(text: str, offsets_N2: np.ndarray, text_ids_N: np.ndarray, cut: Cutter) -> np.ndarray:
-    """Returns the number of each token's word, int32 (N,); -1 for special tokens.
-
-    `offsets_N2` are the tokens' places in the text, in characters. A token that covers several
-    words, as pieces of Chinese may, counts to its last one.
-    """
-    word_C = _word_of_characters(text, cut)
-    if not len(word_C):
-        return np.full(len(offsets_N2), -1, np.int32)
-    last_N = np.maximum(offsets_N2[:, 1] - 1, offsets_N2[:, 0])
-    return np.where(text_ids_N >= 0, word_C[np.minimum(last_N, len(word_C) - 1)], -1)
-
-
-def _word_of_characters(text: str, cut: Cutter) -> np.ndarray:
+def character_words(text: str, cut: Cutter) -> np.ndarray:
     """Returns the number of each character's word, int32 (C,); spaces count to the one before."""
     starts = [
         start
@@ -89,6 +78,18 @@ def _word_of_characters(text: str, cut: Cutter) -> np.ndarray:
 def _starts(unit: re.Match[str], cut: Cutter) -> list[int]:
     """Returns where the words of a run of Chinese characters begin."""
     return list(accumulate(map(len, cut(unit[0])), initial=unit.start()))[:-1]
+
+
+def token_words(word_C: np.ndarray, offsets_N2: np.ndarray, text_ids_N: np.ndarray) -> np.ndarray:
+    """Returns the number of each token's word, int32 (N,); -1 for special tokens.
+
+    `offsets_N2` are the tokens' places in the text, in characters. A token that covers several
+    words, as pieces of Chinese may, counts to its last one.
+    """
+    if not len(word_C):
+        return np.full(len(offsets_N2), -1, np.int32)
+    last_N = np.maximum(offsets_N2[:, 1] - 1, offsets_N2[:, 0])
+    return np.where(text_ids_N >= 0, word_C[np.minimum(last_N, len(word_C) - 1)], -1)
 
 
 def draw_words(word_N: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:

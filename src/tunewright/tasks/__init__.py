@@ -63,6 +63,44 @@ ENTITIES = Role(
     only_training=True,
 )
 
+PASSAGE = Role(
+    "text", "the text to learn from", ("content", "document", "passage", "sentence", "review")
+)
+
+QUESTION = Role("question", "what is asked", ("query",))
+CONTEXT = Role("context", "the text that holds the answer", ("passage", "paragraph", "document"))
+ANSWERS = Role(
+    "answers",
+    "the true answers, each with its text and where it starts",
+    ("answer",),
+    required=False,
+    only_training=True,
+)
+
+ANCHOR = Role(
+    "anchor",
+    "a text, or the question of a search",
+    ("query", "question", "text", "text_a", "sentence1", "sentence", "premise"),
+)
+POSITIVE = Role(
+    "positive",
+    "a text that means the same or answers it, or a list of them",
+    ("pos", "answer", "text_b", "sentence2", "passage", "document", "text_pair", "hypothesis"),
+    required=False,
+)
+NEGATIVES = (
+    Role("negative", "a text that does not, or a list", ("neg", "negatives", "negative_1"), False),
+    *(Role(f"negative_{n}", "one more of those", required=False) for n in range(2, 6)),
+)
+EMBEDDING_ROLES = (
+    ANCHOR,
+    POSITIVE,
+    *NEGATIVES,
+    replace(SCORE, help="how alike the two texts are", required=False),
+    Role("prompt_name", 'which prompt a text alone gets: "query" or "document"', required=False),
+)
+
+
 
 @dataclass(frozen=True)
 class TaskEntry:
@@ -92,11 +130,29 @@ TASKS: dict[str, TaskEntry] = {
         (TOKENS, TAGS, PLAIN_TEXT, ENTITIES),
         "tunewright.tasks.token_classification:TokenClassification",
     ),
+    "question-answering": TaskEntry(
+        "question-answering",
+        "the stretch of a text that answers a question",
+        (QUESTION, CONTEXT, ANSWERS),
+        "tunewright.tasks.question_answering:QuestionAnswering",
+    ),
     "regression": TaskEntry(
         "regression",
         "one number for a text or a pair of texts, such as their similarity",
         (TEXT, TEXT_PAIR, SCORE),
         "tunewright.tasks.regression:Regression",
+    ),
+    "masked-language-modelling": TaskEntry(
+        "masked-language-modelling",
+        "words that are hidden in plain text: pretraining",
+        (PASSAGE,),
+        "tunewright.tasks.masked_language_modelling:MaskedLanguageModelling",
+    ),
+    "sentence-embedding": TaskEntry(
+        "sentence-embedding",
+        "a vector for a text: search, similarity, grouping",
+        EMBEDDING_ROLES,
+        "tunewright.tasks.sentence_embedding:SentenceEmbedding",
     ),
 }
 
