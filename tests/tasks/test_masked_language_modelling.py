@@ -56,6 +56,13 @@ def rng(seed):
     return np.random.Generator(np.random.Philox(seed))
 
 
+def test_each_window_counts_as_a_row_of_an_update(tokenizer):
+    rows = [encoded(text, tokenizer) for text in ("a film", LONG, "")]
+    units = task_of().units(rows)
+    assert len(units) == 2 + len(rows[1]) > 5
+    assert [item for (item,) in units] == [item for row in rows for item in row]
+
+
 @pytest.mark.parametrize("whole_words", [True, False])
 def test_no_token_of_a_long_text_is_dropped(tokenizer, whole_words):
     windows = encoded(LONG, tokenizer, whole_words=whole_words)

@@ -38,14 +38,14 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
 
 def build_loop(ground: Groundwork, model: Any, rows: list[EncodedRow]) -> Loop:
     """Returns the loop that trains the model on the rows, with the run's settings."""
-    settings = ground.config.training
+    settings, units = ground.config.training, ground.task.units(rows)
     average = None
     if settings.ema_decay is not None:
         average = MovingAverage(model.parameters(), settings.ema_decay)
     return Loop(
         model=model,
         task=ground.task,
-        rows=rows,
+        rows=units,
         optimizer=build_optimizer(
             model,
             learning_rate=settings.learning_rate,
@@ -55,7 +55,7 @@ def build_loop(ground: Groundwork, model: Any, rows: list[EncodedRow]) -> Loop:
             betas=(settings.adam_beta1, settings.adam_beta2),
             epsilon=settings.adam_epsilon,
         ),
-        schedule=_schedule(ground, len(rows)),
+        schedule=_schedule(ground, len(units)),
         device=ground.device,
         batch_size=settings.batch_size,
         max_tokens=settings.max_tokens,

@@ -86,6 +86,10 @@ class Task(ABC):
     def learn(self, rows: Iterable[Row]) -> Self:
         """Returns the task with what only training data can tell, such as its label names."""
 
+    def started_from(self, source: Path) -> Self:
+        """Returns the task with what the folder of the starting model says, such as its pooling."""
+        return self
+
     @abstractmethod
     def encode(self, row: Row, processor: Any) -> list[Features]:
         """Returns the model inputs of one row; deterministic. Training-only roles may be absent."""
@@ -93,6 +97,14 @@ class Task(ABC):
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
         """Returns the features as training sees them; `rng` depends on (seed, epoch, row) only."""
         return features
+
+    def units(self, rows: Sequence[Sequence[Features]]) -> Sequence[Sequence[Features]]:
+        """Returns what an update counts as its rows in training; by default the encoded rows.
+
+        A task that learns from each window by itself gives each one, so that one long text does
+        not make one huge update.
+        """
+        return rows
 
     def updates(
         self, order: np.ndarray, rows: Sequence[Sequence[Features]], batch_size: int

@@ -167,6 +167,10 @@ class MaskedLanguageModelling(Task):
             found.append(np.where(np.isin(window.token_ids, special_ids), -1, word_N))
         return found
 
+    def units(self, rows: Sequence[Sequence[Features]]) -> list[list[Features]]:
+        """Returns each window as a row of its own: `batch_size` counts windows."""
+        return [[window] for windows in rows for window in windows]
+
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
         """Returns the window hidden anew, as BERT was trained: 80 % mask, 10 % other, 10 % same."""
         stream = features.streams["text"]
