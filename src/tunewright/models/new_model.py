@@ -1,0 +1,99 @@
+"""A new encoder: a BERT of a given size with random weights, for pretraining from nothing.
+
+    save_new_model(folder, sizes_of("new:small"), tokenizer, seed=42)
+
+Shape: the names and sizes are those of Turc et al. 2019, "Well-Read Students Learn Better"; any
+other size is `new:LAYERSxWIDTH`, such as `new:6x384`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from tunewright.errors import SettingsError, listed, nearest
+from tunewright.models.folder import save_model
+
+PREFIX = "new:"
+HEAD_WIDTH = 64  # of every size below, and of BERT
+MAX_LAYERS, MAX_WIDTH = 48, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The number of layers and the width of the hidden states, a multiple of 64."""
+
+    layers: int
+    width: int
+
+
+SIZES = {
+    "tiny": Sizes(2, 128),
+    "mini": Sizes(4, 256),
+    "small": Sizes(4, 512),
+    "medium": Sizes(8, 512),
+    "base": Sizes(12, 768),
+}
+
+
+def is_new(name: str) -> bool:
+    """Says whether a model's name asks for a new one."""
+    return name.startswith(PREFIX)
+
+
+def sizes_of(name: str) -> Sizes:
+    """Returns the sizes that a name such as `new:small` or `new:6x384` asks for.
+
+    Raises SettingsError for a name without sizes, or sizes that no model can have.
+    """
+    asked = name.removeprefix(PREFIX)
+    if asked in SIZES:
+        return SIZES[asked]
+    found = re.fullmatch(r"(\d{1,3})x(\d{1,5})", asked)
+    if found is None:
+        near = nearest(asked, SIZES)
+        raise SettingsError(
+            f'model "{name}"',
+            f'there is no size "{asked}"',
+            f"There is {listed(SIZES)}, or LAYERSxWIDTH such as 6x384.",
+            f"Did you mean {PREFIX}{near}?" if near else "",
+        )
+    sizes = Sizes(int(found[1]), int(found[2]))
+    if not (0 < sizes.layers <= MAX_LAYERS and 0 < sizes.width <= MAX_WIDTH) or (
+        sizes.width % HEAD_WIDTH
+    ):
+        raise SettingsError(
+            f'model "{name}"',
+            f"it has {sizes.layers} layers of width {sizes.width}",
+            f"A new model has 1 to {MAX_LAYERS} layers, and its width is a multiple of "
+            f"{HEAD_WIDTH} up to {MAX_WIDTH:,}.",
+        )
+    return sizes
+
+
+def save_new_model(folder: Path, sizes: Sizes, tokenizer: Any, *, seed: int) -> None:
+    """Writes a folder with a masked language model (BertForMaskedLM) of random weights.
+
+    It reads as many tokens as the tokenizer says. The same seed gives the same weights; torch's
+    global random state is left as found.
+
+    Raises ModelError when `folder` exists, RunError when it cannot be written.
+    """
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.width,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.width // HEAD_WIDTH,
+        intermediate_size=4 * sizes.width,
+        max_position_embeddings=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForMaskedLM(config)
+    save_model(model, tokenizer, folder, max_length=tokenizer.model_max_length)
