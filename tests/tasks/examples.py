@@ -78,6 +78,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"text": "the film the film the film the film the film the film the film"},
         {"text": "the film the film the film"},
     ],
+    "sentence-embedding": [
+        {"anchor": "a fine film, and the plot is very good", "positive": "a good movie"},
+        {"anchor": "the worst film ever", "positive": "an awful movie", "negative": "a good movie"},
+        {"anchor": "a new book", "positive": ["the story is new", "not like the old book"]},
+        {"anchor": "slow book", "positive": "story", "negative": ["fast game", "fine acting"]},
+        {"anchor": "the team won the game", "positive": "the goal was good"},
+        {"anchor": "lose the match", "positive": "never win the game"},
+        {"anchor": "stock and shares", "positive": "the price in the market"},
+        {"anchor": "the bank card", "positive": "the phone service, 24 hours"},
+    ],
     "multi-task": [
         {"task": "topic", "text": "a fine film", "label": "film"},
         {"task": "topic", "text": "the worst film ever", "label": "film"},

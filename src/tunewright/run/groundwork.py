@@ -78,8 +78,9 @@ class Groundwork:
             metric.__name__: bool(getattr(metric, "higher_is_better", True))
             for metric in own_metrics
         }
-        self.best_metric = config.training.metric_for_best_model or task.metrics[0].name
-        check_metric(self.best_metric, self.directions)
+        wanted = config.training.metric_for_best_model
+        if wanted is not None:
+            check_metric(wanted, self.directions)
         self.source = find_model(config.model.name)
         self.note(*check_model_folder(self.source, task.kind))
         self.prepared = prepare(sources, task.roles, task.label_role, config.data)
@@ -89,6 +90,7 @@ class Groundwork:
                 check_column(rows, column)
         self.tokenizer = load_tokenizer(self.source)
         self.task = self._learned(task)
+        self.best_metric = wanted or self.task.metrics[0].name  # what is learned may rule some out
 
     def note(self, *sentences: str) -> None:
         """Tells the user, and keeps what was told for the run folder."""
@@ -97,8 +99,8 @@ class Groundwork:
             self._tell(Notice(sentence))
 
     def _learned(self, task: Task) -> Task:
-        """Returns the task with what the training rows and an earlier model have to tell."""
-        learned = task.learn(self.prepared.splits["train"])
+        """Returns the task with what the training rows and the starting model have to tell."""
+        learned = task.learn(self.prepared.splits["train"]).started_from(self.source)
         previous = load_task(self.source, find_task)
         if previous is not None:
             learned = learned.continued(previous)

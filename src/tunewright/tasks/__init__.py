@@ -101,7 +101,6 @@ EMBEDDING_ROLES = (
 )
 
 
-
 @dataclass(frozen=True)
 class TaskEntry:
     """A line of the table: what a task is for, what it reads, and where its class is."""
