@@ -1,0 +1,97 @@
+"""Cells that hold several things: lists, lists written as text, texts joined by a separator.
+
+["sport", "news"]        a list, as JSON lines and Parquet have it
+'["sport", "news"]'      the same as text, as CSV files have it
+sport;news               joined by a separator, which is found
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tunewright.data.checks import is_blank
+from tunewright.errors import DataError
+
+SEPARATORS = ("|", ";", ",")
+# A longer list in one cell is no list of names.
+MAX_CHARACTERS = 1_000_000
+
+Item = str | int | float | bool
+
+
+def find_separator(values: Iterable[Any]) -> str | None:
+    """Returns which of `|`, `;` and `,` stands in most of the texts; None when none does.
+
+    Lists, and lists written as text, have none.
+    """
+    texts = [value for value in values if isinstance(value, str) and not _is_written(value)]
+    counts = Counter(mark for text in texts for mark in SEPARATORS if mark in text)
+    return max(SEPARATORS, key=lambda mark: counts[mark]) if counts else None
+
+
+def read_list(value: Any, separator: str | None, where: str) -> list[Item]:
+    """Returns the texts, numbers or booleans that a cell holds, in order.
+
+    A text is cut at `separator` (None: it is one item), blanks around the parts and blank parts
+    are left out; a blank text holds nothing. `where` names row and column.
+
+    Raises: DataError for a missing value, and for one that holds anything else.
+    """
+    if isinstance(value, str) and _is_written(value):
+        value = _written(value, where)
+    if isinstance(value, str):
+        parts = value.split(separator) if separator else [value]
+        return [part.strip() for part in parts if not is_blank(part)]
+    if isinstance(value, Item) and not is_blank(value):
+        return [value]
+    if not isinstance(value, list | tuple) or not all(map(_is_item, value)):
+        raise _no_list(value, where)
+    return list(value)
+
+
+def read_flag(value: Any, where: str) -> bool:
+    """Returns whether a cell of a column of zeros and ones (or of false and true) is set.
+
+    Raises: DataError for any other value.
+    """
+    flags = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+    flag = flags.get(str(value).strip().lower())
+    if flag is None:
+        raise DataError(
+            where,
+            "it is empty" if is_blank(value) else f"it is {value!r:.60}",
+            "A label's own column holds 1 where the label applies and 0 where it does not.",
+        )
+    return flag
+
+
+def _is_item(value: Any) -> bool:
+    return isinstance(value, Item) and not is_blank(value)
+
+
+def _is_written(text: str) -> bool:
+    text = text.strip()
+    return text.startswith("[") and text.endswith("]")
+
+
+def _written(text: str, where: str) -> Any:
+    """Reads a flat list of literals, written as JSON or as Python writes it."""
+    plain = text.strip()
+    try:
+        if len(plain) <= MAX_CHARACTERS and plain.count("[") == 1:
+            return ast.literal_eval(plain)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    raise _no_list(text, where)
+
+
+def _no_list(value: Any, where: str) -> DataError:
+    return DataError(
+        where,
+        "it is empty" if value is None else f"it is {value!r:.60}",
+        'A list such as ["a", "b"] is needed, or names joined by a separator.',
+        'An empty list, or "", says that there is none.' if value is None else "",
+    )

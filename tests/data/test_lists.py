@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunewright.data.lists import find_separator, read_flag, read_list
+from tunewright.errors import DataError
+
+NAMES = st.lists(st.text("abc é好", min_size=1).map(str.strip).filter(bool), max_size=5)
+
+
+@pytest.mark.parametrize(
+    ("value", "separator", "expected"),
+    [
+        (["a", "b"], None, ["a", "b"]),
+        ((1, 2), None, [1, 2]),
+        ([], None, []),
+        ("a; b ;c", ";", ["a", "b", "c"]),
+        ("a;;b;", ";", ["a", "b"]),
+        ("a;b", None, ["a;b"]),
+        ("", ";", []),
+        ("  ", None, []),
+        ('["a", "b, c"]', ",", ["a", "b, c"]),
+        ("['a', 'b']", ",", ["a", "b"]),
+        (" [] ", ",", []),
+        ("[1, 2]", None, [1, 2]),
+        (3, ";", [3]),
+        (True, None, [True]),
+    ],
+)
+def test_a_cell_holds_these(value, separator, expected):
+    assert read_list(value, separator, "here") == expected
+
+
+@given(NAMES)
+def test_what_was_joined_comes_apart_again(names):
+    assert read_list("|".join(names), "|", "here") == names
+    assert read_list(str(names), "|", "here") == names
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, "it is empty"),
+        ([["a"]], "it is [['a']]"),
+        (["a", None], "it is ['a', None]"),
+        ([" "], "it is [' ']"),
+        ("[a, b]", "it is '[a, b]'"),
+        ("[[1]]", "it is '[[1]]'"),
+        ("[" + "(" * 300 + "]", "it is '[(((((((((("),
+        ({"a": 1}, "it is {'a': 1}"),
+    ],
+)
+def test_what_is_no_list_is_named(value, found):
+    with pytest.raises(DataError) as caught:
+        read_list(value, None, "a.csv, line 2, labels")
+    remedy = ' An empty list, or "", says that there is none.' if value is None else ""
+    assert str(caught.value).startswith(f"a.csv, line 2, labels: {found}")
+    assert str(caught.value).endswith(
+        f'A list such as ["a", "b"] is needed, or names joined by a separator.{remedy}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["a|b", "c", "d|e"], "|"),
+        (["a, b; c", "c; d", "e"], ";"),
+        (["a,b", "c"], ","),
+        (["a", "b c", ""], None),
+        ([["a,b"], ["c,d"]], None),
+        (["['a', 'b']", "['c', 'd']", "[]"], None),
+        ([], None),
+    ],
+)
+def test_the_separator_is_the_one_in_most_texts(values, expected):
+    assert find_separator(values) == expected
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, "1", "true", "True", " 1 ", "1.0"])
+def test_a_flag_that_is_set(value):
+    assert read_flag(value, "here") is True
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, "0", "false", "FALSE"])
+def test_a_flag_that_is_not(value):
+    assert read_flag(value, "here") is False
+
+
+@pytest.mark.parametrize(("value", "found"), [("", "it is empty"), (0.5, "it is 0.5")])
+def test_another_value_is_no_flag(value, found):
+    with pytest.raises(DataError) as caught:
+        read_flag(value, "a.csv, line 2, spam")
+    assert str(caught.value) == (
+        f"a.csv, line 2, spam: {found}. A label's own column holds 1 where the label applies and "
+        "0 where it does not."
+    )
