@@ -207,6 +207,7 @@ EXAMPLES = {
         "tunewright resume runs/reviews num_train_epochs=6",
     ],
     "verify": ["tunewright verify runs/reviews"],
+    "verify-resume": ["tunewright verify-resume runs/reviews/run.toml --kills 2"],
     "evaluate": [
         "tunewright evaluate runs/reviews",
         "tunewright evaluate runs/reviews test.csv --slice product",

@@ -19,6 +19,7 @@ FLAGS = {
     "resume": ["json"],
     "train": ["json", "label", "model", "name", "task", "test", "text", "text-pair", "validation"],
     "verify": ["json"],
+    "verify-resume": ["json", "kills"],
 }  # fmt: skip
 
 

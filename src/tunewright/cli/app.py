@@ -260,6 +260,20 @@ def verify(
     verify_and_show(folder, as_json)
 
 
+@app.command("verify-resume", rich_help_panel=JUDGE)
+def verify_resume(
+    words: Words = None,
+    kills: Annotated[
+        int, typer.Option(help="How often the process is killed.", min=1, metavar="NUMBER")
+    ] = 20,
+    as_json: Json = False,
+) -> None:
+    """Train undisturbed and killed at random moments, and compare; exit with 1 on a difference."""
+    from tunewright.cli.verifying import verify_resume_and_show
+
+    verify_resume_and_show(words or [], kills, as_json)
+
+
 @app.command(rich_help_panel=USE)
 def predict(
     model: Annotated[str, typer.Argument(help="A run or model folder.", metavar="MODEL")],

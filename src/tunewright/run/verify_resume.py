@@ -1,0 +1,275 @@
+"""Does a run that is killed again and again end with the same bits? Tried, not believed.
+
+    verdict = verify_resume(config, num_kills=20)
+    verdict.is_equal
+
+The run is trained once undisturbed, in a process of its own, and once with SIGKILL at random
+moments: while it reads, between two updates, in an evaluation, within a save, while the model is
+saved or measured. Then everything that is left is compared: the files of the model by SHA-256, its
+figures, and the lines of the log but for what the clock says.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from tunewright.errors import RunError
+from tunewright.models.manifest import read_manifest
+from tunewright.run.config import RunConfig, to_toml
+from tunewright.run.record import RunFolder, new_folder
+from tunewright.training.checkpoint import PARTIAL
+
+CLOCKED = ("tokens_per_second", "mfu")  # what a line of the log has from the clock
+SAVES_OF_A_RUN = 30  # so many saves make it likely that a kill comes within one
+# How often a kill is aimed at what a run does, and how far behind its beginning at most, as a
+# multiple of how long it takes.
+AIMS = {"start": (0.1, 1.0), "update": (0.4, 3.0), "save": (0.45, 1.2), "end": (0.05, 1.1)}
+ENDING = ("saving the model", "measuring")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a kill hit: what was begun last, and after which update.
+
+    `within_save` says that a half-written checkpoint was left behind.
+    """
+
+    doing: str
+    step: int
+    within_save: bool
+
+
+@dataclass
+class Verdict:
+    """What the kills hit, and what ended up different from the undisturbed run.
+
+    A run that finishes before all kills are done is compared, and another one is begun. `repeated`
+    counts, for each process that went on, the updates that it did again; none does more than
+    `save_steps`, the updates between two saves.
+    """
+
+    total_steps: int = 0
+    save_steps: int = 0
+    num_runs: int = 0
+    kills: list[Kill] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+
+    @property
+    def is_equal(self) -> bool:
+        return not self.different
+
+    def to_json(self) -> dict[str, Any]:
+        return {"is_equal": self.is_equal, **asdict(self)}
+
+
+def verify_resume(
+    config: RunConfig,
+    num_kills: int = 20,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Verdict:
+    """Trains undisturbed and under kills, and compares; equal runs leave nothing behind.
+
+    Raises RunError when a process fails by itself.
+    """
+    folder = new_folder(Path(config.output.folder), "verify-resume")
+    verdict = _Trial(config, folder, np.random.default_rng(seed), tell).run(num_kills)
+    if verdict.is_equal:
+        shutil.rmtree(folder)
+    return verdict
+
+
+class _Trial:
+    """One verification in its folder. `seconds` are those of each aim, from the undisturbed run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        rng: np.random.Generator,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.config, self.folder, self.rng, self.tell = config, folder, rng, tell
+        self.verdict = Verdict()
+        self.seconds: dict[str, float] = {}
+
+    def run(self, num_kills: int) -> Verdict:
+        self.tell("training undisturbed")
+        expected = self._undisturbed()
+        verdict = self.verdict
+        while verdict.num_runs == 0 or len(verdict.kills) < num_kills:
+            verdict.num_runs += 1
+            name = f"killed-{verdict.num_runs}"
+            self._under_kills(name, num_kills)
+            found = _left_behind(RunFolder(self.folder / name))
+            different = [
+                key for key in {**expected, **found} if expected.get(key) != found.get(key)
+            ]
+            verdict.different += [f"{name}/{key}" for key in different]
+            self.tell(f"{name} ended {'differently' if different else 'the same'}")
+        return verdict
+
+    def _undisturbed(self) -> dict[str, Any]:
+        with _Child("train", self._config("undisturbed", {})) as child:
+            lines = list(child.lines())
+        ends = [line.at for line in lines[1:]] + [lines[-1].at]
+        lasted = {line.doing: end - line.at for line, end in zip(lines, ends, strict=True)}
+        begun = {line.doing: line.at for line in lines}
+        steps = [line.step for line in lines if line.doing == "updated"]
+        self.seconds = {
+            "start": begun["started"],
+            "update": (begun["updated"] - begun["started"]) / len(steps),
+            "save": lasted["saving"],
+            "end": sum(lasted[name] for name in ENDING),
+        }
+        self.verdict.total_steps = steps[-1]
+        self.verdict.save_steps = max(1, steps[-1] // SAVES_OF_A_RUN)
+        return _left_behind(RunFolder(self.folder / "undisturbed"))
+
+    def _config(self, name: str, saving: dict[str, Any]) -> Path:
+        """Writes the configuration of a run in this folder."""
+        training = {"track": (), "save_total_limit": 2, **saving}
+        config = self.config.model_copy(
+            update={
+                "output": self.config.output.model_copy(
+                    update={"folder": str(self.folder), "name": name}
+                ),
+                "training": self.config.training.model_copy(update=training),
+            }
+        )
+        file = self.folder / f"{name}.toml"
+        file.write_text(to_toml(config), encoding="utf-8")
+        return file
+
+    def _under_kills(self, name: str, num_kills: int) -> None:
+        """Trains one run to its end, killing it as long as kills are left."""
+        run = self.folder / name
+        begin = self._config(name, {"save_steps": self.verdict.save_steps, "save_minutes": 0.0})
+        done, is_finished = 0, False
+        while not is_finished:
+            is_begun = (run / "run.toml").is_file()
+            if not is_begun:  # or another one of that name is made beside it
+                shutil.rmtree(run, ignore_errors=True)
+            with _Child(*(("resume", run) if is_begun else ("train", begin))) as child:
+                if len(self.verdict.kills) < num_kills:
+                    self._kill(child, run)
+                said = list(child.lines())
+                is_finished = said[-1].doing == "finished"
+            done = self._take(said, done)
+
+    def _take(self, said: list[_Line], done: int) -> int:
+        """Notes how many of the `done` updates a process did again; returns those now done."""
+        for line in said:
+            if line.doing == "started":
+                if done:
+                    self.verdict.repeated.append(done - line.step)
+                done = line.step
+            elif line.doing == "updated":
+                done = line.step
+        return done
+
+    def _kill(self, child: _Child, run: Path) -> None:
+        """Kills a process at a random moment, unless it ends before that."""
+        aim = str(self.rng.choice(list(AIMS), p=[share for share, _ in AIMS.values()]))
+        beginnings = {"start": "reading", "update": "updated", "save": "saving", "end": ENDING[0]}
+        most = {"update": 2 * self.verdict.save_steps, "save": 2}.get(aim, 1)
+        if child.wait_for(beginnings[aim], int(self.rng.integers(1, most + 1))):
+            time.sleep(float(self.rng.random()) * AIMS[aim][1] * self.seconds[aim])
+            if child.kill():
+                last = list(child.lines())[-1]
+                within = any((run / "checkpoints").glob(f".*{PARTIAL}"))
+                self.verdict.kills.append(Kill(last.doing, last.step, within))
+                self.tell(
+                    f"kill {len(self.verdict.kills)}: {last.doing}, after update {last.step}"
+                    f"{', within a save' if within else ''}"
+                )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a process said: the update, what is done after it, and when, in its own seconds."""
+
+    step: int
+    doing: str
+    at: float
+
+
+class _Child:
+    """A training in a process of its own."""
+
+    def __init__(self, verb: str, path: Path) -> None:
+        self._begun, self._said, self._was_killed = time.monotonic(), list[_Line](), False
+        command = [sys.executable, "-m", "tunewright.run.killable", verb, str(path)]
+        self._closing = ExitStack()  # its file, since a pipe that nobody reads would fill up
+        self._errors = self._closing.enter_context(TemporaryFile("w+"))
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._closing.close()
+
+    def wait_for(self, doing: str, count: int) -> bool:
+        """Waits until something was begun so many times; returns whether it ever was."""
+        found = (line for line in self._read() if line.doing == doing)
+        return any(number == count for number, _ in enumerate(found, 1))
+
+    def lines(self) -> Iterator[_Line]:
+        """Yields all that the process says until it ends.
+
+        Raises RunError when it fails by itself.
+        """
+        yield from [*self._said, *self._read()]
+        if self._process.wait() != 0 and not self._was_killed:
+            self._errors.seek(0)
+            why = self._errors.read().strip().splitlines() or ["It said nothing."]
+            raise RunError("verify-resume", "a training failed by itself", why[-1])
+
+    def _read(self) -> Iterator[_Line]:
+        assert self._process.stdout is not None
+        for text in self._process.stdout:
+            step, _, doing = text.strip().partition(" ")
+            self._said.append(_Line(int(step), doing, time.monotonic() - self._begun))
+            yield self._said[-1]
+
+    def kill(self) -> bool:
+        """Kills the process with SIGKILL; returns False when it had ended by itself."""
+        self._was_killed = self._process.poll() is None
+        self._process.kill()
+        return self._was_killed
+
+
+def _left_behind(run: RunFolder) -> dict[str, Any]:
+    """Returns what a finished run is compared by."""
+    lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    log = [{k: v for k, v in line.items() if k not in CLOCKED} for line in lines]
+    figures = run.evaluation / "metrics.json"
+    return {
+        **read_manifest(run.model)["files"],
+        "metrics.jsonl": log,
+        "evaluation": figures.read_text(encoding="utf-8") if figures.is_file() else "",
+    }
