@@ -17,12 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any
 
 import numpy as np
 
@@ -124,7 +123,7 @@ class _Trial:
         return verdict
 
     def _undisturbed(self) -> dict[str, Any]:
-        with _Child("train", self._config("undisturbed", {})) as child:
+        with _child("train", self._config("undisturbed", {})) as child:
             lines = list(child.lines())
         ends = [line.at for line in lines[1:]] + [lines[-1].at]
         lasted = {line.doing: end - line.at for line, end in zip(lines, ends, strict=True)}
@@ -164,7 +163,7 @@ class _Trial:
             is_begun = (run / "run.toml").is_file()
             if not is_begun:  # or another one of that name is made beside it
                 shutil.rmtree(run, ignore_errors=True)
-            with _Child(*(("resume", run) if is_begun else ("train", begin))) as child:
+            with _child(*(("resume", run) if is_begun else ("train", begin))) as child:
                 if len(self.verdict.kills) < num_kills:
                     self._kill(child, run)
                 said = list(child.lines())
@@ -208,30 +207,29 @@ class _Line:
     at: float
 
 
+@contextmanager
+def _child(verb: str, path: Path) -> Iterator[_Child]:
+    """Starts a training in a process of its own, which ends with the block."""
+    with TemporaryFile("w+") as errors:  # a pipe that nobody reads would fill up
+        child = _Child(verb, path, errors)
+        try:
+            yield child
+        finally:
+            child.end()
+
+
 class _Child:
     """A training in a process of its own."""
 
-    def __init__(self, verb: str, path: Path) -> None:
+    def __init__(self, verb: str, path: Path, errors: IO[str]) -> None:
         self._begun, self._said, self._was_killed = time.monotonic(), list[_Line](), False
         command = [sys.executable, "-m", "tunewright.run.killable", verb, str(path)]
-        self._closing = ExitStack()  # its file, since a pipe that nobody reads would fill up
-        self._errors = self._closing.enter_context(TemporaryFile("w+"))
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self._errors, text=True
-        )
+        self._errors = errors
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def end(self) -> None:
         self._process.kill()
         self._process.communicate()
-        self._closing.close()
 
     def wait_for(self, doing: str, count: int) -> bool:
         """Waits until something was begun so many times; returns whether it ever was."""
