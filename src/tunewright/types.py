@@ -145,6 +145,33 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """The answer of a classifier that gives any number of labels.
+
+    `labels` are those whose score reaches their threshold, as the user wrote them, in the order of
+    the model's. `scores` are the probabilities of all labels, each in [0, 1] by itself; `logits`
+    are the model's raw outputs.
+    """
+
+    labels: tuple[LabelValue, ...]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    logits: tuple[float, ...] = ()
+
+    def __iter__(self) -> Iterator[LabelValue]:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Labels({', '.join(map(repr, self.labels))})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `predict` writes: the labels, and all scores."""
+        return {"labels": list(self.labels), "scores": dict(self.scores)}
+
+
+@dataclass(frozen=True, slots=True)
 class Entity:
     """A stretch of a text, [start, end) in characters, what it is, and how sure the model is."""
 

@@ -18,6 +18,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"text": "stock and shares", "label": "bank"},
         {"text": "the bank card of the phone service, 24 hours", "label": "bank"},
     ],
+    "multi-label-classification": [
+        {"text": "a fine film, and the plot is very good", "labels": ["film"]},
+        {"text": "the worst film ever", "labels": ["film"]},
+        {"text": "a new book", "labels": "book", "text_pair": "not like the old book"},
+        {"text": "good book, fine story, and very good at that", "labels": "book"},
+        {"text": "the team won the game", "labels": ["sport"]},
+        {"text": "a film of the match", "labels": "sport| film", "text_pair": "win the game"},
+        {"text": "stock and shares", "labels": []},
+        {"text": "the book of the film, a good one", "labels": "film|book"},
+    ],
     "token-classification": [
         {"tokens": ["the", "fine", "film"], "tags": ["O", "O", "B-work"]},
         {"tokens": ["a", "new", "book", "!"], "tags": ["O", "O", "B-work", "O"]},

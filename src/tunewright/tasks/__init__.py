@@ -37,6 +37,14 @@ LABEL = Role(
     only_training=True,
 )
 
+LABELS = Role(
+    "labels",
+    "the labels of the text: a list, or names joined by a separator",
+    ("label", "categories", "topics"),
+    required=False,
+    only_training=True,
+)
+
 SCORE = Role(
     "score",
     "the number to predict",
@@ -122,6 +130,12 @@ TASKS: dict[str, TaskEntry] = {
         "one label for a text or a pair of texts",
         (TEXT, TEXT_PAIR, LABEL),
         "tunewright.tasks.text_classification:TextClassification",
+    ),
+    "multi-label-classification": TaskEntry(
+        "multi-label-classification",
+        "any number of labels for a text or a pair of texts",
+        (TEXT, TEXT_PAIR, LABELS),
+        "tunewright.tasks.multi_label_classification:MultiLabelClassification",
     ),
     "token-classification": TaskEntry(
         "token-classification",
