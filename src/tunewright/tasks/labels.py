@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from tunewright.data import plain_label
-from tunewright.errors import SettingsError, listed
+from tunewright.errors import DataError, SettingsError, listed
 from tunewright.types import LabelValue
 
 LabelKind = Literal["string", "integer", "boolean"]
@@ -79,6 +79,18 @@ def common_kind(kind: LabelKind, labels: Iterable[str]) -> LabelKind:
 def ordered(names: Iterable[str], kind: LabelKind) -> tuple[str, ...]:
     """Returns labels sorted as numbers or as text."""
     return tuple(sorted(names, key=int) if kind == "integer" else sorted(names))
+
+
+def check_named(found: Iterable[str], labels: Sequence[str], source: str) -> None:
+    """Raises DataError when the data has labels that the given ones, if any, do not name."""
+    unnamed = [name for name in found if labels and name not in labels]
+    if unnamed:
+        raise DataError(
+            source,
+            f"it has the labels {listed(unnamed)}, which task.labels does not name",
+            f"task.labels names {listed(labels)}.",
+            "Add them there, or leave task.labels out to learn the labels from the data.",
+        )
 
 
 def weights_of(

@@ -40,6 +40,7 @@ from tunewright.tasks.labels import (
     LabelKind,
     Names,
     Weights,
+    check_named,
     common_kind,
     kind_of,
     name_of,
@@ -135,20 +136,10 @@ class TextClassification(Task):
         check_labels(values, source)
         kind = kind_of(values)
         found = Counter(name_of(value) for value in values)
-        self._check_named(found, source)
+        check_named(found, self.labels, source)
         labels = self.labels or ordered(found, kind)
         weights = _weights(self.class_weights, labels, found)
         return replace(self, labels=labels, label_kind=common_kind(kind, labels), weights=weights)
-
-    def _check_named(self, found: Mapping[str, int], source: str) -> None:
-        unnamed = [name for name in found if self.labels and name not in self.labels]
-        if unnamed:
-            raise DataError(
-                source,
-                f"it has the labels {listed(unnamed)}, which task.labels does not name",
-                f"task.labels names {listed(self.labels)}.",
-                "Add them there, or leave task.labels out to learn the labels from the data.",
-            )
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")

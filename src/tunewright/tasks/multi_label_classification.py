@@ -1,0 +1,345 @@
+"""Any number of labels for a text, or for a pair of texts.
+
+{"text": "A cheap hotel near the station", "labels": ["hotel", "train"]}
+->  Labels("hotel", "train")
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional
+
+from tunewright.data import check_labels
+from tunewright.data.lists import find_separator, read_flag, read_list
+from tunewright.errors import DataError, SettingsError, listed
+from tunewright.figures import Figure, Table
+from tunewright.metrics import MetricSpec
+from tunewright.metrics.multilabel import MULTI_LABEL_METRICS, MultiLabelReducer, fit_thresholds
+from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
+from tunewright.models.batch import Batch
+from tunewright.models.heads import classify
+from tunewright.models.loading import load_library_model
+from tunewright.models.tokens import encode_text
+from tunewright.tasks import LABELS, TEXT, TEXT_PAIR
+from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
+from tunewright.tasks.labels import (
+    LabelKind,
+    Names,
+    Weights,
+    check_named,
+    common_kind,
+    kind_of,
+    name_of,
+    ordered,
+    place_of,
+    value_of,
+    weights_of,
+)
+from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
+from tunewright.types import Features, Labels, LabelValue, Role, Row
+
+HOW_TO_NAME = (
+    "Name the column of the labels with data.columns.labels=COLUMN, or columns of zeros and ones "
+    'with task.label_columns=["COLUMN", "COLUMN"].'
+)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class MultiLabelClassification(Task):
+    """Multi-label classification with the library's own sequence classification heads.
+
+    Each label is a decision of its own: binary cross-entropy, optionally focal (Lin et al. 2017).
+    The loss counts decisions, so that its mean equals `torch.nn.BCEWithLogitsLoss`.
+    """
+
+    name: ClassVar[str] = "multi-label-classification"
+    roles: ClassVar[tuple[Role, ...]] = (TEXT, TEXT_PAIR, LABELS)
+    metrics: ClassVar[tuple[MetricSpec, ...]] = MULTI_LABEL_METRICS
+    kind: ClassVar[Kind] = SEQUENCE_CLASSIFIER
+    text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    own_usage: ClassVar[str] = (
+        "import tunewright as tw\n\n"
+        '(answer,) = tw.load("path/to/this/folder").predict(["A fine film."])\n'
+        "print(answer.labels, answer.scores)"
+    )
+    stock_usage: ClassVar[str] = (
+        "from transformers import pipeline\n\n"
+        'model = pipeline("text-classification", model="path/to/this/folder", top_k=None)\n'
+        'model("A fine film.")  # every label; the thresholds stand in task.json only'
+    )
+
+    max_length: PositiveInt | None = field(
+        default=None,
+        metadata={"help": "tokens of a text, special tokens included; longer texts are cut and "
+                          "counted. Off: 256, or the model's limit if that is less"},
+    )  # fmt: skip
+    pos_weight: Weights = field(
+        default=None,
+        metadata={"help": '"balanced" (rows without a label / rows with it), or a weight per '
+                          "label, of the rows that have it. Off: all 1"},
+    )  # fmt: skip
+    focal_gamma: float = field(
+        default=0.0, metadata={"help": "exponent of the focal loss, >= 0; 0 is cross-entropy"}
+    )
+    threshold: float = field(
+        default=0.5, metadata={"help": "score from which on a label is answered, (0, 1)"}
+    )
+    tune_thresholds: bool = field(
+        default=True,
+        metadata={"help": "fit each label's own threshold on validation, to its highest F1"},
+    )
+    separator: str | None = field(
+        default=None,
+        metadata={"help": "what joins the labels of a row in one text. Off: found in the training "
+                          "rows"},
+    )  # fmt: skip
+    label_columns: Names = field(
+        default=(),
+        metadata={"help": "columns of zeros and ones, one for each label. Off: the role labels"},
+    )
+    labels: Names = field(
+        default=(), metadata={"help": "the labels in order. Off: learned from the training rows"}
+    )
+    label_kind: LabelKind = field(
+        default="string", metadata={"help": "type of a label in the data", "fitted": True}
+    )
+    weights: tuple[float, ...] = field(
+        default=(), metadata={"help": "weight of the rows with each label", "fitted": True}
+    )
+    thresholds: tuple[float, ...] = field(
+        default=(), metadata={"help": "least score of each label", "fitted": True}
+    )
+
+    def __post_init__(self) -> None:
+        checks = {
+            "focal_gamma": (0 <= self.focal_gamma < 100, "at least 0"),
+            "threshold": (0 < self.threshold < 1, "more than 0 and less than 1"),
+            "separator": (self.separator != "", "at least one character"),
+        }
+        if len(set(self.labels)) < len(self.labels):
+            raise SettingsError("[task]", "task.labels names a label twice", "Each has one name.")
+        for key, (holds, needed) in checks.items():
+            if not holds:
+                value = getattr(self, key)
+                raise SettingsError("[task]", f"task.{key} is {value!r}", f"It must be {needed}.")
+
+    def learn(self, rows: Iterable[Row]) -> Self:
+        rows = [self._without_texts(row) for row in rows]
+        source = rows[0].source if rows else "the training data"
+        cells = [row.values.get("labels") for row in rows]
+        task = replace(self, separator=self.separator or find_separator(cells))
+        values = [value for row in rows for value in task._given(row)]
+        found = Counter(map(name_of, values))
+        if not found:
+            raise DataError(source, "no row has a label", "At least one is needed.", HOW_TO_NAME)
+        if len(found) > 1:
+            check_labels(values, source, "labels")
+        check_named(found, self.labels, source)
+        kind = kind_of(values)
+        labels = self.labels or self.label_columns or ordered(found, kind)
+        weights = _weights(self.pos_weight, labels, found, len(rows))
+        return replace(task, labels=labels, label_kind=common_kind(kind, labels), weights=weights)
+
+    def encode(self, row: Row, processor: Any) -> list[Features]:
+        text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
+        stream = encode_text(processor, text, pair, self.max_length)
+        targets = {"labels": self._truth(row)[0]} if self._is_labelled(row) else {}
+        return [Features(row.id, {"text": stream}, targets)]
+
+    def build(
+        self, source: Path, processor: Any, *, dropout: float | None, seed: int
+    ) -> tuple[Any, tuple[str, ...]]:
+        loaded = load_library_model(
+            source,
+            self.kind,
+            self.labels,
+            dropout=dropout,
+            seed=seed,
+            problem_type="multi_label_classification",
+            pad_token_id=processor.pad_token_id,
+        )
+        return loaded.model, (*self._notices(), *loaded.notices)
+
+    def _notices(self) -> tuple[str, ...]:
+        if self.separator is None:
+            return ()
+        return (f'Labels are cut at "{self.separator}" (task.separator names another).',)
+
+    def forward(self, model: Any, batch: Batch) -> Outputs:
+        return {"logits": classify(model, batch.streams["text"])}
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Loss:
+        logits_BC = outputs["logits"].float()
+        true_BC = batch.targets["labels"].view_as(logits_BC).float()
+        weight_C = torch.tensor(self.weights, device=logits_BC.device) if self.weights else None
+        loss_BC = functional.binary_cross_entropy_with_logits(
+            logits_BC, true_BC, pos_weight=weight_C, reduction="none"
+        )
+        if self.focal_gamma:
+            loss_BC = loss_BC * _focus(logits_BC, true_BC, self.focal_gamma)
+        return Loss(loss_BC.sum(), loss_BC.numel())
+
+    def decode(
+        self, outputs: Outputs, features: Sequence[Features], processor: Any
+    ) -> list[Labels]:
+        logits_BC = outputs["logits"].double().cpu()
+        return [
+            self._labels(logits_C, scores_C)
+            for logits_C, scores_C in zip(
+                logits_BC.numpy(), logits_BC.sigmoid().numpy(), strict=True
+            )
+        ]
+
+    def calibrate(self, answers: Sequence[Labels], rows: Sequence[Row]) -> Self:
+        """Returns the task with the thresholds that give each label its highest F1 on `rows`."""
+        if not self.tune_thresholds or not rows:
+            return self
+        scores_RC = np.array([_scores(answer) for answer in answers])
+        true_RC = np.array([self._truth(row)[0] for row in rows])
+        return replace(self, thresholds=fit_thresholds(scores_RC, true_RC, self.threshold))
+
+    def statistics(self, answer: Labels, row: Row) -> Mapping[str, Any]:
+        scores_C = _scores(answer)
+        true_C, unseen = self._truth(row)
+        return {
+            "true_labels": true_C,
+            "answered_labels": self._answered(scores_C),
+            "scores": scores_C.astype(np.float32),
+            "unseen": bool(unseen),
+        }
+
+    def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
+        return MultiLabelReducer.of(statistics)(counts)
+
+    def prepare(self, statistics: Statistics) -> Reducer:
+        return MultiLabelReducer.of(statistics)
+
+    def compared(self, answer: Labels, row: Row) -> tuple[list[LabelValue], list[LabelValue]]:
+        true_C, unseen = self._truth(row)
+        return [*self._values(true_C), *unseen], list(answer.labels)
+
+    def severity(self, answer: Labels, row: Row) -> float | None:
+        """Returns how far scores lie on the wrong side of their thresholds, 1 for unseen labels."""
+        scores_C = _scores(answer)
+        true_C, unseen = self._truth(row)
+        wrong_C = true_C != self._answered(scores_C)
+        if not wrong_C.any() and not unseen:
+            return None
+        return len(unseen) + float(np.abs(scores_C - self._limits)[wrong_C].sum())
+
+    def figures(self, statistics: Statistics) -> Sequence[Figure]:
+        header = ("label", "rows", "answered", "threshold", "precision", "recall", "F1",
+                  "average precision")  # fmt: skip
+        names, limits = [*self.labels, "(never seen in training)"], [*self._limits, float("nan")]
+        rows = [
+            (names[f.index], f.num_rows, f.num_answered, float(limits[f.index]), f.precision,
+             f.recall, f.f1, f.average_precision)
+            for f in MultiLabelReducer.of(statistics).labels()
+        ]  # fmt: skip
+        return [Table("Labels", header, rows)]
+
+    def within(self, limit: int) -> Self:
+        return replace(self, max_length=fitting_length(self.max_length, limit))
+
+    def continued(self, previous: Task) -> Self:
+        """Returns the task with the earlier model's labels first, and the new ones after them."""
+        if not isinstance(previous, MultiLabelClassification):
+            return self
+        labels = tuple(dict.fromkeys((*previous.labels, *self.labels)))
+        weight = dict(zip(self.labels, self.weights, strict=False))
+        return replace(
+            self,
+            labels=labels,
+            label_kind=common_kind(self.label_kind, labels),
+            weights=tuple(weight.get(name, 1.0) for name in labels) if weight else (),
+            max_length=self.max_length or previous.max_length,
+        )
+
+    @property
+    def _limits(self) -> np.ndarray:
+        return np.array(self.thresholds or (self.threshold,) * len(self.labels))
+
+    def _answered(self, scores_C: np.ndarray) -> np.ndarray:
+        return scores_C >= self._limits
+
+    def _labels(self, logits_C: np.ndarray, scores_C: np.ndarray) -> Labels:
+        scores = dict(zip(self.labels, scores_C.tolist(), strict=True))
+        return Labels(self._values(self._answered(scores_C)), scores, tuple(logits_C.tolist()))
+
+    def _values(self, is_given_C: np.ndarray) -> tuple[LabelValue, ...]:
+        names = (name for name, given in zip(self.labels, is_given_C, strict=True) if given)
+        return tuple(value_of(name, self.label_kind) for name in names)
+
+    def _truth(self, row: Row) -> tuple[np.ndarray, tuple[LabelValue, ...]]:
+        """Returns which labels a row has, bool (C,), and those that training never saw."""
+        true_C, unseen = np.zeros(len(self.labels), bool), []
+        for value in self._given(row):
+            place = place_of(value, self.labels)
+            if place < 0:
+                unseen.append(value)
+            else:
+                true_C[place] = True
+        return true_C, tuple(unseen)
+
+    def _given(self, row: Row) -> list[Any]:
+        """Returns the labels of a row as the data has them."""
+        if not self.label_columns:
+            if "labels" not in row.values:
+                raise DataError(row.source, "there is no column of labels", "", HOW_TO_NAME)
+            return read_list(row.values["labels"], self.separator, f"{row.where}, labels")
+        missing = [name for name in self.label_columns if name not in row.extras]
+        if missing:
+            raise DataError(
+                row.source,
+                f"there is no column {listed(missing)}, or it plays a role",
+                "Each of task.label_columns is a column without a role.",
+            )
+        return [
+            name
+            for name in self.label_columns
+            if read_flag(row.extras[name], f"{row.where}, {name}")
+        ]
+
+    def _without_texts(self, row: Row) -> Row:
+        values = {name: value for name, value in row.values.items() if name == "labels"}
+        extras = {name: row.extras[name] for name in self.label_columns if name in row.extras}
+        return replace(row, values=values, extras=extras)
+
+    def _is_labelled(self, row: Row) -> bool:
+        if self.label_columns:
+            return any(name in row.extras for name in self.label_columns)
+        return row.values.get("labels") is not None
+
+
+def _scores(answer: Labels) -> np.ndarray:
+    return np.fromiter(answer.scores.values(), np.float64, len(answer.scores))
+
+
+def _weights(
+    choice: Weights, labels: Sequence[str], counts: Mapping[str, int], num_rows: int
+) -> tuple[float, ...]:
+    """Returns a weight for each label; `balanced` is rows without the label / rows with it."""
+    if choice is None:
+        return ()
+    if choice == "balanced":
+        return tuple(
+            (num_rows - counts[name]) / counts[name] if 0 < counts[name] < num_rows else 1.0
+            for name in labels
+        )
+    return weights_of(choice, labels, "pos_weight")
+
+
+def _focus(logits_BC: Tensor, true_BC: Tensor, gamma: float) -> Tensor:
+    """Returns (1 - p)^gamma with p the probability of what is true of each decision."""
+    p_BC = torch.sigmoid(torch.where(true_BC > 0, logits_BC, -logits_BC))
+    return (1 - p_BC) ** gamma
