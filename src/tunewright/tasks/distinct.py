@@ -28,9 +28,11 @@ def distinct_updates(
         while waiting and len(update) < batch_size and len(passed) < LOOK_AHEAD * batch_size:
             row = waiting.popleft()
             texts = texts_of(row)
-            (update if seen.isdisjoint(texts) else passed).append(row)
-            if update and update[-1] == row:
+            if seen.isdisjoint(texts):
+                update.append(row)
                 seen |= texts
+            else:
+                passed.append(row)
         room = batch_size - len(update)
         waiting.extendleft(reversed(passed[room:]))
         yield np.array(update + passed[:room], order.dtype)

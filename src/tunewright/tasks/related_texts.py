@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from tunewright.tasks.contrastive import ranking_loss, triplet_loss
 from tunewright.tasks.texts import text_of
 from tunewright.types import Row
 
+Objective = Literal["auto", "ranking", "triplet", "cosent", "cosine", "contrastive"]
+SCORED = ("cosent", "cosine", "contrastive")
 ANCHOR, POSITIVE, NEGATIVE = 0, 1, 2
 PROMPT_NAMES = {"query": ANCHOR, "document": POSITIVE}
 
@@ -81,6 +83,32 @@ def _part(row: Row, alone: bool) -> int:
     raise DataError(
         row.where, found, 'A text alone is a "query" or a "document".', "Leave prompt_name out."
     )
+
+
+def check_texts(row: Row, objective: Objective) -> None:
+    """Raises DataError for a row that the objective cannot learn from."""
+    parts = [text.part for text in related_texts(row)]
+    if POSITIVE not in parts or parts[0] != ANCHOR:
+        raise DataError(
+            row.where,
+            "it has no second text",
+            "Every row needs an anchor and a positive.",
+            "Name the column of the second text with data.columns.positive.",
+        )
+    if objective == "triplet" and NEGATIVE not in parts:
+        raise DataError(
+            row.where,
+            "it has no negative",
+            "The objective triplet needs one in every row.",
+            "Add one, or choose task.objective=ranking, which finds its own.",
+        )
+    if objective in SCORED and len(parts) > 2:
+        raise DataError(
+            row.where,
+            f"it has {len(parts)} texts",
+            f"The objective {objective} reads pairs of texts, each with a score.",
+            "Choose task.objective=ranking to learn from positives and negatives.",
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -37,18 +37,18 @@ from tunewright.tasks.contrastive import contrastive_loss, cosent_loss, cosine_l
 from tunewright.tasks.distinct import distinct_updates
 from tunewright.tasks.related_texts import (
     ANCHOR,
-    NEGATIVE,
     POSITIVE,
+    SCORED,
+    Objective,
     RelatedText,
     Relations,
+    check_texts,
     related_texts,
 )
 from tunewright.tasks.retrieved import retrieval_figures
 from tunewright.tasks.texts import fitting_length
 from tunewright.types import Features, Role, Row, Similarity, Vector
 
-Objective = Literal["auto", "ranking", "triplet", "cosent", "cosine", "contrastive"]
-SCORED = ("cosent", "cosine", "contrastive")
 # Cosines have no unit of the data, so only what is free of units says how good they are.
 SIMILARITY_METRICS = REGRESSION_METRICS[:2]
 
@@ -165,34 +165,8 @@ class SentenceEmbedding(Task):
             chosen = "cosent" if has_score else "ranking"
         task = replace(self, objective=chosen)
         for row in rows:
-            task._check(row)
+            check_texts(row, chosen)
         return task._scaled([task._raw_score(row) for row in rows]) if task.is_scored else task
-
-    def _check(self, row: Row) -> None:
-        """Raises DataError for a row that the objective cannot learn from."""
-        parts = [text.part for text in related_texts(row)]
-        num_positives, num_negatives = parts.count(POSITIVE), parts.count(NEGATIVE)
-        if not num_positives or parts[0] != ANCHOR:
-            raise DataError(
-                row.where,
-                "it has no second text",
-                "Every row needs an anchor and a positive.",
-                "Name the column of the second text with data.columns.positive.",
-            )
-        if self.objective == "triplet" and not num_negatives:
-            raise DataError(
-                row.where,
-                "it has no negative",
-                "The objective triplet needs one in every row.",
-                "Add one, or choose task.objective=ranking, which finds its own.",
-            )
-        if self.is_scored and (num_negatives or num_positives > 1):
-            raise DataError(
-                row.where,
-                f"it has {len(parts)} texts",
-                f"The objective {self.objective} reads pairs of texts, each with a score.",
-                "Choose task.objective=ranking to learn from positives and negatives.",
-            )
 
     def _scaled(self, scores: Sequence[float]) -> Self:
         low, high = min(scores), max(scores)
@@ -324,7 +298,7 @@ class SentenceEmbedding(Task):
         return Similarity(tuple(float(cosine) for cosine in cosines), vectors)
 
     def statistics(self, answer: Similarity, row: Row) -> Mapping[str, Any]:
-        self._check(row)
+        check_texts(row, self.objective)
         if self.is_scored:
             return {"true": self._score(row), "predicted": answer.score}
         texts = related_texts(row)
