@@ -173,7 +173,64 @@ def train(
     train_and_show(words or [], {}, columns, named, as_json)
 
 
+@app.command(rich_help_panel=TRAIN)
+def plan(
+    words: Words = None,
+    task: Task = None,
+    model: Model = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    label: LabelColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate time, memory and disk of a training from a short probe; exit with 1 if too much."""
+    from tunewright.cli.planning import plan_and_show
+
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    named = {"task": task, "model": model, "validation": validation, "test": test}
+    plan_and_show(words or [], columns, named, as_json)
+
+
 Run = Annotated[str, typer.Argument(help="A run folder, such as runs/reviews.", metavar="RUN")]
+
+
+@app.command(rich_help_panel=TRAIN)
+def pretrain(
+    words: Words = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="What to adapt: starter, a folder, or a Hub id; or new:SIZE, which begins from "
+            "nothing: tiny, mini, small, medium, base, or LAYERSxWIDTH.",
+            metavar="NAME",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Of a new model: wordpiece, bpe or unigram.", metavar="KIND"),
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Of a new model: its tokens; else 8000.", metavar="NUMBER")
+    ] = None,
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase", help="Of a new model: no upper case.")
+    ] = False,
+    text: Text = None,
+    validation: Validation = None,
+    test: Test = None,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model learn from plain text, before it is trained for a task."""
+    from tunewright.cli.pretraining import pretrain_and_show
+
+    named = {"model": model, "validation": validation, "test": test, "name": name}
+    new = {"kind": tokenizer, "vocab_size": vocab_size, "lowercase": lowercase}
+    pretrain_and_show(words or [], {"text": text}, named, new, as_json)
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -41,14 +41,13 @@ def findings(found: Iterable[tuple[str, str]]) -> None:
 
 
 def metrics_table(title: str, metrics: Mapping[str, Estimate], names: Iterable[str] = ()) -> Table:
-    """Returns a table of metrics with their intervals; `names` chooses some."""
+    """Returns a table of metrics with their intervals; `names` chooses some if it has any."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name in names or metrics:
-        if name in metrics:
-            value = metrics[name]
-            table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}")
+    for name in [name for name in names if name in metrics] or metrics:
+        value = metrics[name]
+        table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}")
     return table
 
 

@@ -28,7 +28,7 @@ def train_and_show(
 
     with Watcher() as watcher:
         run = train(sources, config, tell=watcher.hear)
-    _show(run, time.monotonic() - started, as_json)
+    show_run(run, time.monotonic() - started, as_json)
 
 
 def resume_and_show(run: str, words: Sequence[str], as_json: bool) -> None:
@@ -40,11 +40,11 @@ def resume_and_show(run: str, words: Sequence[str], as_json: bool) -> None:
 
     with Watcher() as watcher:
         finished = resume(run, settings=settings, tell=watcher.hear)
-    _show(finished, time.monotonic() - started, as_json)
+    show_run(finished, time.monotonic() - started, as_json)
 
 
-def _show(run: Any, seconds: float, as_json: bool) -> None:
-    """Prints the figures of a finished run, and where everything is."""
+def show_run(run: Any, seconds: float, as_json: bool, next_step: str = "") -> None:
+    """Prints the figures of a finished run, where everything is, and what can come next."""
     result = run.result
     if as_json:
         show.print_json(
@@ -63,4 +63,5 @@ def _show(run: Any, seconds: float, as_json: bool) -> None:
     show.out.print(f"Done in {seconds:.0f} seconds.", markup=False)
     for name, path in (("model", run.folder.model), ("report", run.report)):
         show.out.print(f"{name:>7}  {path}", markup=False, soft_wrap=True)
-    show.out.print(f"   next  tunewright predict {run.path}", markup=False, soft_wrap=True)
+    next_step = next_step or f"tunewright predict {run.path}"
+    show.out.print(f"   next  {next_step}", markup=False, soft_wrap=True)

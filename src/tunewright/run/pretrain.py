@@ -1,0 +1,103 @@
+"""Pretraining: a model learns from plain text, one that exists or a new one.
+
+    pretrain({"train": "corpus.txt"}, compose(ADAPTING))                      # adapts the starter
+    pretrain({"train": "corpus.txt"}, compose(FROM_NOTHING), NewTokenizer("wordpiece", 8000))
+
+It is a run like any other, of the task masked-language-modelling. A new model is written first,
+with its tokenizer, to a folder of its own: the run begins from there, and so does its repetition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunewright.models.new_model import Sizes, is_new, save_new_model, sizes_of
+from tunewright.models.new_tokenizer import TokenizerKind, train_tokenizer
+from tunewright.run.config import ModelConfig, RunConfig
+from tunewright.run.finished import FinishedRun
+from tunewright.run.groundwork import Notice
+from tunewright.run.prepare import prepare
+from tunewright.run.record import name_of, new_folder
+from tunewright.run.train import Tell, train
+from tunewright.tasks import find_task
+
+TASK = "masked-language-modelling"
+MAX_LENGTH = 512  # positions of a new model, as BERT's
+
+# A fiftieth measures a corpus as well as a tenth would; the rest is there to learn from.
+ADAPTING: dict[str, Any] = {
+    "task": {"name": TASK},
+    "data": {"split": {"validation": 0.02, "test": 0.02}},
+    "training": {"batch_size": 64, "learning_rate": 1e-4},
+}
+# Few passes over a corpus leave nothing to be held back by dropout, and small models bear a large
+# learning rate (Geiping & Goldstein 2023, "Cramming").
+FROM_NOTHING: dict[str, Any] = {
+    **ADAPTING,
+    "model": {"name": "new:mini"},
+    "training": {
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "num_train_epochs": 10,
+        "dropout": 0.0,
+        "adam_beta2": 0.98,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokenizer:
+    """What the tokenizer of a new model is to be."""
+
+    kind: TokenizerKind = "wordpiece"
+    vocab_size: int = 8000
+    lowercase: bool = False
+
+
+def pretrain(
+    sources: Mapping[str, Any],
+    config: RunConfig,
+    tokenizer: NewTokenizer = NewTokenizer(),
+    tell: Tell = lambda _: None,
+) -> FinishedRun:
+    """Pretrains a model on plain text and returns the finished run; see `train`.
+
+    The model's name is one to adapt, or `new:SIZE`, which begins from nothing with `tokenizer`.
+    The run's `model/` is a masked language model of the library's own, to be trained further for
+    any task. Raises what `train` raises, SettingsError for sizes that no model has.
+    """
+    if not is_new(config.model.name):
+        return train(sources, config, tell=tell)
+    sizes = sizes_of(config.model.name)
+    folder = _begin(sources, config, sizes, tokenizer)
+    tell(
+        Notice(
+            f"{folder} holds the new model, {sizes.layers} layers of width {sizes.width} with "
+            f"random weights, and its tokenizer."
+        )
+    )
+    begun = config.model_copy(update={"model": ModelConfig(name=str(folder))})
+    return train(sources, begun, tell=tell)
+
+
+def _begin(
+    sources: Mapping[str, Any], config: RunConfig, sizes: Sizes, tokenizer: NewTokenizer
+) -> Path:
+    """Writes a new model, whose tokenizer learns from the training texts; returns its folder."""
+    roles = find_task(TASK).roles
+    prepared = prepare(sources, roles, None, config.data)
+    trained = train_tokenizer(
+        [row.values["text"] or "" for row in prepared.splits["train"]],
+        tokenizer.kind,
+        tokenizer.vocab_size,
+        lowercase=tokenizer.lowercase,
+        max_length=MAX_LENGTH,
+    )
+    output = config.output
+    name = output.name or name_of(prepared.files[0]["path"] or "") or "run"
+    folder = new_folder(Path(output.folder), f"{name}-start") / "model"
+    save_new_model(folder, sizes, trained, seed=config.training.seed)
+    return folder
