@@ -202,6 +202,7 @@ EXAMPLES = {
         "tunewright train reviews.csv --text review --label stars --name second max_length=64",
         "tunewright train runs/second/run.toml",
     ],
+    "plan": ["tunewright plan reviews.csv --text review --label stars"],
     "resume": [
         "tunewright resume runs/reviews",
         "tunewright resume runs/reviews num_train_epochs=6",

@@ -295,3 +295,16 @@ def test_doctor_measures_the_machine(command):
 
 def test_version_is_printed(command):
     assert command("--version").out == "tunewright 0.1.0\n"
+
+
+def test_plan_says_what_a_run_will_take_and_writes_nothing(command, reviews, tiny):
+    words = ["plan", reviews, "--model", tiny, "--text", "review", "--label", "stars", *QUICK]
+    ended, as_json = command(*words), command(*words, "--json")
+
+    assert ended.status == 0, ended.err
+    assert [line.split()[0] for line in ended.out.splitlines()] == [
+        "rows", "model", "time", "memory", "disk", "It",
+    ]  # fmt: skip
+    assert as_json.json["fits"] is True
+    assert as_json.json["total_steps"] == 6
+    assert not Path("runs").exists()

@@ -12,6 +12,7 @@ from typing import Any
 
 from tunewright.data.audit import Audit
 from tunewright.devices import Device, measure_roof
+from tunewright.devices.memory import free_bytes
 from tunewright.errors import ParityRefused
 from tunewright.models.folder import save_model
 from tunewright.prediction.predictor import Predictor
@@ -38,6 +39,7 @@ from tunewright.run.tracking import Journal
 from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course
 from tunewright.training.events import Event, Finished, NotSaved, Phase, Shrunk
+from tunewright.training.footprint import footprint
 from tunewright.training.loop import EncodedRow, Loop
 from tunewright.training.saving import Saver
 from tunewright.training.state import frozen_digest
@@ -104,6 +106,7 @@ class Training:
         self.model, self.route = load_model(self.ground)
         self.begun = self.begin()
         loop = build_loop(self.ground, self.model, encoded["train"])
+        self.note_what_will_not_fit(loop)
         with self.opened() as self.folder:
             course = self.course(loop, encoded)
             if self.resumption is not None:
@@ -122,6 +125,17 @@ class Training:
             self.config, self.task, self.ground.digests, frozen_digest(self.model), self.device
         )
         return now if self.resumption is None else self.resumption.checked(now, self.ground.note)
+
+    def note_what_will_not_fit(self, loop: Loop) -> None:
+        """Says before the first step when the state of training alone is too large."""
+        keeps_best = "validation" in self.prepared.splits and self.settings.load_best_model_at_end
+        size, free = footprint(loop, keeps_best), free_bytes(self.device.kind)
+        if free is not None and size.added_bytes > free:
+            self.ground.note(
+                f"Gradients and the state of the optimizer need {size.added_bytes / 1e9:.1f} GB "
+                f"beside the model, and {free / 1e9:.1f} GB are free, so this run will not fit. A "
+                "smaller model, or freeze_layers, needs less."
+            )
 
     @contextmanager
     def opened(self) -> Iterator[RunFolder]:

@@ -1,0 +1,93 @@
+"""What a run will take, told before it begins."""
+
+from __future__ import annotations
+
+import pytest
+
+import tunewright as tw
+from tunewright.devices.memory import free_bytes, held_bytes, peak_bytes
+from tunewright.run import train as training
+from tunewright.run.config import compose
+from tunewright.run.groundwork import Notice
+from tunewright.run.plan import Plan, plan
+
+ROWS = [{"text": f"a {w} film {n}", "label": w} for n in range(30) for w in ("good", "bad")]
+
+
+@pytest.fixture
+def config(tiny_folder, tmp_path):
+    def build(**training):
+        return compose(
+            {
+                "model": {"name": str(tiny_folder("bert"))},
+                "training": {"batch_size": 8, "precision": "fp32", "track": [], **training},
+                "evaluation": {"num_resamples": 0},
+                "output": {"folder": str(tmp_path / "runs")},
+            }
+        )
+
+    return build
+
+
+def planned(config):
+    return plan({"train": ROWS}, config)
+
+
+def test_a_plan_counts_what_training_will_do_and_writes_nothing(config, tmp_path):
+    settings = config(num_train_epochs=2, eval_steps=4)
+    found = planned(settings)
+    heard = []
+    tw.train(ROWS, settings=settings.model_dump(), tell=heard.append)
+    steps = [event for event in heard if type(event).__name__ == "Step"]
+    evaluations = [event for event in heard if type(event).__name__ == "Evaluation"]
+    assert (found.total_steps, found.num_evaluations) == (len(steps), len(evaluations))
+    assert found.num_rows == {"train": 48, "validation": 6, "test": 6}
+    assert found.route == "packed"
+    assert found.seconds > 0
+    assert found.fits
+    assert not (tmp_path / "runs" / "run-2").exists()
+
+
+def test_the_disk_of_a_plan_is_what_a_run_leaves(config, tmp_path):
+    found = planned(config(save_steps=3, num_train_epochs=2))
+    settings = config(save_steps=3, num_train_epochs=2)
+    run = tw.train(ROWS, settings=settings.model_dump())
+    files = [
+        *run.folder.checkpoints.rglob("*.safetensors"),
+        *run.folder.model.glob("*.safetensors"),
+    ]
+    written = sum(file.stat().st_size for file in files)
+    assert found.disk_bytes == pytest.approx(written, rel=0.2)
+
+
+def test_without_checkpoints_and_validation_less_is_needed(config):
+    with_all, without = planned(config()), planned(config(save_total_limit=0))
+    assert without.disk_bytes < with_all.disk_bytes
+
+
+@pytest.mark.parametrize(
+    ("changed", "fits"),
+    [({}, True), ({"free_bytes": 5}, False), ({"free_disk_bytes": 5}, False),
+     ({"free_bytes": None}, True)],
+)  # fmt: skip
+def test_what_needs_more_than_there_is_does_not_fit(changed, fits):
+    values = dict.fromkeys(Plan.__annotations__, 10)
+    assert Plan(**values | changed).fits is fits
+
+
+def test_memory_is_known_on_linux():
+    assert 0 < held_bytes("cpu") < 1.05 * peak_bytes("cpu")  # Linux counts both in strides
+    assert free_bytes("cpu") > 0
+    assert free_bytes("mps") is None
+
+
+def test_a_run_that_will_not_fit_is_told_so_before_it_starts(config, monkeypatch):
+    monkeypatch.setattr(training, "free_bytes", lambda kind: 1000)
+    heard = []
+    tw.train(ROWS, settings=config(max_steps=1).model_dump(), tell=heard.append)
+    said = [event.sentence for event in heard if isinstance(event, Notice)]
+    assert any(
+        sentence.startswith("Gradients and the state of the optimizer need 0.0 GB beside the model")
+        and "this run will not fit" in sentence
+        for sentence in said
+    )
