@@ -9,7 +9,7 @@ Shape letters: N tokens, B sequences, D hidden width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -70,6 +70,11 @@ def _modernbert(model: Any, hidden_ND: Tensor, stream: PackedStream) -> Tensor:
     return model.classifier(model.drop(model.head(pooled_BD)))
 
 
+def _summary(model: Any, hidden_ND: Tensor, stream: PackedStream) -> Tensor:
+    """ELECTRA: a summary that takes the first of (B, 1, D) itself, then the classifier."""
+    return model.classifier(model.sequence_summary(hidden_ND[stream.first_B][:, None]))
+
+
 def _last_token(model: Any, hidden_ND: Tensor, stream: PackedStream) -> Tensor:
     """Decoders: the score of the last token that is no padding.
 
@@ -97,6 +102,20 @@ HEADS: dict[str, Head] = {
     "roberta": _first_token,
     "smollm3": _last_token,
     "xlm-roberta": _first_token,
+}
+
+
+# Multiple choice: the heads have one output, and RoBERTa's family pools as BERT does.
+CHOICE_HEADS: dict[str, Head] = {
+    "albert": _albert,
+    "bert": _pooled,
+    "camembert": _pooled,
+    "distilbert": _distilbert,
+    "electra": _summary,
+    "ernie": _pooled,
+    "modernbert": _modernbert,
+    "roberta": _pooled,
+    "xlm-roberta": _pooled,
 }
 
 
@@ -157,19 +176,35 @@ def _padded_inputs(model: Any, stream: PackedStream) -> dict[str, Any]:
 
 
 def classify(model: Any, stream: PackedStream) -> Tensor:
-    """Returns the logits of each sequence, (B, C), by the route that the model has.
+    """Returns the logits of each sequence, (B, C), by the route that the model has."""
+    if is_packed(model):
+        return _packed_head(model, stream, HEADS)
+    return model(**_padded_inputs(model, stream)).logits
 
-    A packed head sees one vector a sequence and runs in fp32: it costs nothing, and three digits of
-    bf16 are too few for a regression.
+
+def choice_logits(model: Any, stream: PackedStream) -> Tensor:
+    """Returns the logit of each sequence, (B,), of a multiple choice model.
+
+    Each sequence is one choice of some row: the library's head scores them one by one, and only
+    the loss looks at the choices of a row together.
     """
     if is_packed(model):
-        head = HEADS.get(model.config.model_type)
-        if head is None:
-            raise NoPackedHead(f"{model.config.model_type} has no packed head")
-        hidden_ND = packed_hidden(model, stream)
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            return head(model, hidden_ND.float(), stream)
-    return model(**_padded_inputs(model, stream)).logits
+        return _packed_head(model, stream, CHOICE_HEADS)[:, 0]
+    inputs = {name: values[None] for name, values in _padded_inputs(model, stream).items()}
+    return model(**inputs).logits[0]
+
+
+def _packed_head(model: Any, stream: PackedStream, heads: Mapping[str, Head]) -> Tensor:
+    """Runs the head over one vector a sequence, in fp32.
+
+    It costs nothing there, and three digits of bf16 are too few for a regression.
+    """
+    head = heads.get(model.config.model_type)
+    if head is None:
+        raise NoPackedHead(f"{model.config.model_type} has no packed head")
+    hidden_ND = packed_hidden(model, stream)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        return head(model, hidden_ND.float(), stream)
 
 
 def token_outputs(model: Any, stream: PackedStream, *names: str) -> tuple[Tensor, ...]:
