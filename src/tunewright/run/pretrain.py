@@ -72,11 +72,11 @@ def pretrain(
     if not is_new(config.model.name):
         return train(sources, config, tell=tell)
     sizes = sizes_of(config.model.name)
-    folder = _begin(sources, config, sizes, tokenizer)
+    folder, num_tokens = _begin(sources, config, sizes, tokenizer)
     tell(
         Notice(
-            f"{folder} holds the new model, {sizes.layers} layers of width {sizes.width} with "
-            f"random weights, and its tokenizer."
+            f"{folder} holds the new model (layers: {sizes.layers}, width: {sizes.width}) with "
+            f"random weights, and its tokenizer of {num_tokens:,} tokens."
         )
     )
     begun = config.model_copy(update={"model": ModelConfig(name=str(folder))})
@@ -85,8 +85,11 @@ def pretrain(
 
 def _begin(
     sources: Mapping[str, Any], config: RunConfig, sizes: Sizes, tokenizer: NewTokenizer
-) -> Path:
-    """Writes a new model, whose tokenizer learns from the training texts; returns its folder."""
+) -> tuple[Path, int]:
+    """Writes a new model, whose tokenizer learns from the training texts.
+
+    Returns its folder and the size of the vocabulary.
+    """
     roles = find_task(TASK).roles
     prepared = prepare(sources, roles, None, config.data)
     trained = train_tokenizer(
@@ -100,4 +103,4 @@ def _begin(
     name = output.name or name_of(prepared.files[0]["path"] or "") or "run"
     folder = new_folder(Path(output.folder), f"{name}-start") / "model"
     save_new_model(folder, sizes, trained, seed=config.training.seed)
-    return folder
+    return folder, len(trained)
