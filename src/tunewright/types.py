@@ -172,6 +172,37 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """The answer to a multiple choice question.
+
+    `label` is the likeliest choice in the form of the training data's labels (its place, letter,
+    key or text), `place` its place from 0, and `score` its probability in [0, 1]. `scores` are the
+    probabilities of all choices in their order, `logits` the model's raw outputs, before
+    temperature.
+    """
+
+    label: LabelValue
+    place: int
+    text: str
+    score: float
+    scores: tuple[float, ...] = ()
+    logits: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Choice({self.label!r}, {self.text!r}, {self.score:.4g})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `predict` writes: the choice, its score, and all scores."""
+        return {
+            "label": self.label,
+            "place": self.place,
+            "text": self.text,
+            "score": self.score,
+            "scores": list(self.scores),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Entity:
     """A stretch of a text, [start, end) in characters, what it is, and how sure the model is."""
 
@@ -330,6 +361,35 @@ class Similarity:
     def to_json(self) -> dict[str, Any]:
         """Returns the cosines; the vectors are left out."""
         return {"score": self.score, "scores": list(self.scores)}
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """The answer of a reranker about one text: `score` in [0, 1], the sigmoid of `logit`."""
+
+    score: float
+    logit: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer of a reranker about the texts of a query: their scores, in the row's order."""
+
+    scores: tuple[float, ...]
+    logits: tuple[float, ...]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The places of the texts from the best to the worst; equal ones stay in their order."""
+        return tuple(sorted(range(len(self.logits)), key=lambda place: -self.logits[place]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the texts' places in the row (`index`) with their scores, the best first."""
+        ranking = [{"index": place, "score": self.scores[place]} for place in self.order]
+        return {"ranking": ranking}
 
 
 class Answer(Protocol):

@@ -68,6 +68,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "answers": [{"text": "phone", "start": 6}],
         },
     ],
+    "multiple-choice": [
+        {"question": "the film was", "choices": ["good", "book"], "label": 0},
+        {"question": "the plot was", "choices": ["team", "good", "bank"], "label": 1},
+        {"question": "a new", "choices": ["good", "stock"], "label": 0},
+        {"question": "they won the", "choices": ["bank", "price", "game"], "label": 2},
+        {"question": "who won", "context": "the team", "choices": ["book", "game"], "label": 1},
+        {"question": "lose the", "choices": ["game", "phone"], "label": "0"},
+        {"question": "she wrote", "choices": ["a bank", "a card", "a good"], "label": 2.0},
+        {"question": "read it", "context": "a story", "choices": ["game", "card"], "label": 0},
+    ],
     "regression": [
         {"text": "a fine film, and the plot is very good", "score": 5},
         {"text": "the worst film ever", "score": 1.0},
@@ -97,6 +107,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"anchor": "lose the match", "positive": "never win the game"},
         {"anchor": "stock and shares", "positive": "the price in the market"},
         {"anchor": "the bank card", "positive": "the phone service, 24 hours"},
+    ],
+    "reranking": [
+        {"query": "a fine film", "positive": "a good movie", "negative": "the bank card"},
+        {"query": "awful", "positive": ["bad", "poor"], "negative": ["good", "fine", "love"]},
+        {"query": "game", "text": ["the goal", "the price", "slow"], "label": [1, 0, 0]},
+        {"query": "market", "positive": "stock and shares", "negative": "the phone"},
+        {"query": "team", "positive": "won the match", "negative": "a new book"},
+        {"query": "story", "positive": "the plot", "negative": "the card", "negative_2": "win"},
+        {"query": "phone", "text": ["the service", "lose"], "label": [2, 1]},
+        {"query": "book", "positive": "a good story, never slow", "negative": "the price"},
     ],
     "multi-task": [
         {"task": "topic", "text": "a fine film", "label": "film"},

@@ -85,6 +85,27 @@ ANSWERS = Role(
     only_training=True,
 )
 
+CHOICE_ROLES = (
+    Role(
+        "context",
+        "a text to answer from",
+        ("passage", "paragraph", "document", "article", "sent1"),
+        required=False,
+    ),
+    Role(
+        "question",
+        "what is asked, or a beginning to go on from",
+        ("query", "stem", "prompt", "goal", "sent2"),
+    ),
+    Role("choices", "what to choose from, a list of texts", ("options", "endings"), required=False),
+    Role(
+        "label",
+        "the right choice: its place, its letter or its text",
+        ("answer", "answerKey", "correct", "gold", "target"),
+        only_training=True,
+    ),
+)
+
 ANCHOR = Role(
     "anchor",
     "a text, or the question of a search",
@@ -106,6 +127,25 @@ EMBEDDING_ROLES = (
     *NEGATIVES,
     replace(SCORE, help="how alike the two texts are", required=False),
     Role("prompt_name", 'which prompt a text alone gets: "query" or "document"', required=False),
+)
+
+RERANKING_ROLES = (
+    Role("query", "what is looked for", ("question", "anchor", "text_a", "sentence1")),
+    Role(
+        "text",
+        "a text that may answer it, or a list of them",
+        ("passage", "document", "texts", "passages", "documents", "text_b", "sentence2"),
+        required=False,
+    ),
+    Role(
+        "label",
+        "how relevant the text is: 0 or 1, or a grade",
+        ("relevance", "score", "target"),
+        required=False,
+        only_training=True,
+    ),
+    Role("positive", "a relevant text, or a list of them", ("pos", "positives"), False),
+    *NEGATIVES,
 )
 
 
@@ -149,6 +189,12 @@ TASKS: dict[str, TaskEntry] = {
         (QUESTION, CONTEXT, ANSWERS),
         "tunewright.tasks.question_answering:QuestionAnswering",
     ),
+    "multiple-choice": TaskEntry(
+        "multiple-choice",
+        "the right one of several answers to a question",
+        CHOICE_ROLES,
+        "tunewright.tasks.multiple_choice:MultipleChoice",
+    ),
     "regression": TaskEntry(
         "regression",
         "one number for a text or a pair of texts, such as their similarity",
@@ -166,6 +212,12 @@ TASKS: dict[str, TaskEntry] = {
         "a vector for a text: search, similarity, grouping",
         EMBEDDING_ROLES,
         "tunewright.tasks.sentence_embedding:SentenceEmbedding",
+    ),
+    "reranking": TaskEntry(
+        "reranking",
+        "how well each text answers a query, and their order",
+        RERANKING_ROLES,
+        "tunewright.tasks.reranking:Reranking",
     ),
 }
 
