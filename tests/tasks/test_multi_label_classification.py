@@ -119,8 +119,8 @@ def test_columns_of_zeros_and_ones_are_labels():
         (
             {},
             [{"text": "a", "labels": ["x"]}, {"text": "a", "labels": None}],
-            'rows.csv, line 3, labels: it is empty. A list such as ["a", "b"] is needed, or names '
-            'joined by a separator. An empty list, or "", says that there is none.',
+            "rows.csv, line 3, labels: it is missing. Every row needs its labels. "
+            'An empty list, or "", says that no label applies.',
         ),
         (
             {"labels": ("x", "y")},

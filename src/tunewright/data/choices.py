@@ -52,9 +52,9 @@ class Choices:
         texts = tuple(map(str, read_list(given.get("text"), None, where)))
         keys = tuple(map(plain_label, given.get("label", ())))
         if len(texts) < 2:
-            raise DataError(where, f"there is {counted(len(texts), 'choice')}", "Two are needed.")
+            raise DataError(where, f"it holds {counted(len(texts), 'choice')}", "Two are needed.")
         if keys and len(keys) != len(texts):
-            found = f"there are {counted(len(texts), 'text')} and {counted(len(keys), 'key')}"
+            found = f"it holds {counted(len(texts), 'text')} and {counted(len(keys), 'key')}"
             raise DataError(where, found, "Each choice has one text, and one key or none.")
         return cls(texts, keys)
 

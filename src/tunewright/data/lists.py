@@ -92,6 +92,5 @@ def _no_list(value: Any, where: str) -> DataError:
     return DataError(
         where,
         "it is empty" if value is None else f"it is {value!r:.60}",
-        'A list such as ["a", "b"] is needed, or names joined by a separator.',
-        'An empty list, or "", says that there is none.' if value is None else "",
+        'A list such as ["a", "b"] is needed, or one text.',
     )

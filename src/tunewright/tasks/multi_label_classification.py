@@ -296,7 +296,11 @@ class MultiLabelClassification(Task):
         if not self.label_columns:
             if "labels" not in row.values:
                 raise DataError(row.source, "there is no column of labels", "", HOW_TO_NAME)
-            return read_list(row.values["labels"], self.separator, f"{row.where}, labels")
+            value, where = row.values["labels"], f"{row.where}, labels"
+            if value is None:
+                none = 'An empty list, or "", says that no label applies.'
+                raise DataError(where, "it is missing", "Every row needs its labels.", none)
+            return read_list(value, self.separator, where)
         missing = [name for name in self.label_columns if name not in row.extras]
         if missing:
             raise DataError(
