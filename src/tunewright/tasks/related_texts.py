@@ -31,6 +31,12 @@ ANCHOR, POSITIVE, NEGATIVE = 0, 1, 2
 PROMPT_NAMES = {"query": ANCHOR, "document": POSITIVE}
 
 
+def number_of(text: str) -> int:
+    """Returns a number of 63 bits that equal texts share, and others do not."""
+    raw = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(raw, digest_size=8).digest(), "little") >> 1
+
+
 @dataclass(frozen=True, slots=True)
 class RelatedText:
     """A text, and what it is in its row: ANCHOR, POSITIVE or NEGATIVE."""
@@ -40,9 +46,7 @@ class RelatedText:
 
     @property
     def number(self) -> int:
-        """A number of 63 bits that equal texts share, and others do not."""
-        raw = self.text.encode("utf-8", "surrogatepass")
-        return int.from_bytes(blake2b(raw, digest_size=8).digest(), "little") >> 1
+        return number_of(self.text)
 
     @property
     def targets(self) -> dict[str, int]:
@@ -57,14 +61,14 @@ def related_texts(row: Row) -> list[RelatedText]:
     for another name.
     """
     anchor = text_of(row, "anchor")
-    others = [RelatedText(POSITIVE, text) for text in _texts(row, "positive")]
+    others = [RelatedText(POSITIVE, text) for text in texts_of(row, "positive")]
     for role in NEGATIVES:
-        others += [RelatedText(NEGATIVE, text) for text in _texts(row, role.name)]
+        others += [RelatedText(NEGATIVE, text) for text in texts_of(row, role.name)]
     return [RelatedText(_part(row, alone=not others), anchor), *others]
 
 
-def _texts(row: Row, role: str) -> Iterator[str]:
-    """Yields the text or texts of a role; blank ones are none."""
+def texts_of(row: Row, role: str) -> Iterator[str]:
+    """Yields the text or texts of a role; blank ones are none. Raises DataError for no text."""
     found = row.values.get(role)
     for each in found if isinstance(found, list | tuple) else [found]:
         if not is_blank(each):
