@@ -59,7 +59,7 @@ def test_the_loss_of_a_batch_is_that_of_the_library_s_model(tiny_folder):
     assert task.route(model) == "packed"
     batch = pack(features)
     found = task.loss(task.forward(model, batch), batch)
-    assert float(found.sum) == pytest.approx(float(expected), abs=1e-5)
+    assert found.sum.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
