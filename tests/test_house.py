@@ -31,6 +31,7 @@ FLOORS = {
     "api": 8,
     "estimator": 8,
     "label_errors": 8,
+    "mining": 8,
     "cli": 11,
 }
 

@@ -21,12 +21,14 @@ from tunewright.data import (
 from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed
+from tunewright.models.architecture import load_config
 from tunewright.models.folder import check_model_folder, find_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.sentence_folder import MODULES
+from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.judge import EvaluationResult, Judge
 from tunewright.tasks import find_task
-from tunewright.tasks.base import load_task
+from tunewright.tasks.base import Task, load_task
 from tunewright.types import Row
 
 READING = "reading.json"
@@ -154,8 +156,9 @@ def reading_text(columns: Mapping[str, str], settings: ReadSettings) -> str:
 def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedModel:
     """Loads a model folder that Tunewright trained; a run folder means its `model/`.
 
-    `precision` is that of matrix products: bf16 where the machine has it, or fp32. Raises
-    ModelError when the folder is damaged or holds no task, SettingsError for another precision.
+    A folder of sentence-transformers, such as `starter`, is one of sentence embedding. `precision`
+    is that of matrix products: bf16 where the machine has it, or fp32. Raises ModelError when the
+    folder is damaged or holds no task, SettingsError for another precision.
     """
     if precision not in get_args(Precision):
         needed = f"It is one of {listed(get_args(Precision))}."
@@ -163,7 +166,8 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     settle_allocator()
     path = find_model(Path(folder))
     check_model_folder(path)
-    task = load_task(path, find_task)
+    tokenizer = load_tokenizer(path)
+    task = load_task(path, find_task) or _embedding(path, tokenizer)
     if task is None:
         raise ModelError(
             str(path),
@@ -172,12 +176,19 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
             "Train with model=this folder first.",
         )
     device = find_device(precision)
-    tokenizer = load_tokenizer(path)
     model, _ = task.build(path, tokenizer, dropout=None, seed=0)
     task.route(model)
     model.to(device.name).eval()
     predictor = Predictor(task, model, tokenizer, device)
     return TrainedModel(predictor, path, *_remembered(path))
+
+
+def _embedding(folder: Path, tokenizer: Any) -> Task | None:
+    """Returns the task of a sentence-transformers folder, None for another one."""
+    if not (folder / MODULES).is_file():
+        return None
+    task = find_task("sentence-embedding")().started_from(folder)
+    return task.within(max_length_of(load_config(folder), tokenizer))
 
 
 def _remembered(folder: Path) -> tuple[dict[str, str], ReadSettings]:

@@ -159,10 +159,9 @@ class SentenceEmbedding(Task):
 
     def learn(self, rows: Iterable[Row]) -> Self:
         rows = list(rows)
-        has_score = rows[0].values.get("score") is not None
         chosen: Objective = self.objective
         if chosen == "auto":
-            chosen = "cosent" if has_score else "ranking"
+            chosen = "cosent" if self._has_score(rows[0]) else "ranking"
         task = replace(self, objective=chosen)
         for row in rows:
             check_texts(row, chosen)
@@ -198,9 +197,7 @@ class SentenceEmbedding(Task):
         return replace(self, max_length=fitting_length(self.max_length, limit))
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
-        score: dict[str, float] = {}
-        if self.is_scored and row.values.get("score") is not None:
-            score = {"score": self._score(row)}
+        score = {"score": self._score(row)} if self._has_score(row) else {}
         return [
             Features(
                 row.id, {"text": self._tokens(text, processor)}, {**text.targets, **score}, window
@@ -299,7 +296,7 @@ class SentenceEmbedding(Task):
 
     def statistics(self, answer: Similarity, row: Row) -> Mapping[str, Any]:
         check_texts(row, self.objective)
-        if self.is_scored:
+        if self._has_score(row):
             return {"true": self._score(row), "predicted": answer.score}
         texts = related_texts(row)
         positives = [place for place, text in enumerate(texts) if text.part == POSITIVE]
@@ -316,13 +313,13 @@ class SentenceEmbedding(Task):
         Every positive of these rows is a document, and every anchor looks for its own among all.
         """
         rows = list(statistics)
-        return stack(rows) if self.is_scored else retrieval_figures(rows)
+        return stack(rows) if "true" in rows[0] else retrieval_figures(rows)
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         return dict(self.prepare(statistics)(counts))
 
     def prepare(self, statistics: Statistics) -> Reducer:
-        if not self.is_scored:
+        if "true" not in statistics:
             return lambda counts: ranking_metrics(statistics, counts)
         reducer = RegressionReducer.of(statistics)
         kept = {spec.name for spec in SIMILARITY_METRICS}
@@ -330,7 +327,7 @@ class SentenceEmbedding(Task):
 
     def compared(self, answer: Similarity, row: Row) -> tuple[float, float]:
         """Returns the score and the cosine; texts that belong together have the score 1."""
-        return (self._score(row) if self.is_scored else 1.0), answer.score
+        return (self._score(row) if self._has_score(row) else 1.0), answer.score
 
     def severity(self, answer: Similarity, row: Row) -> float | None:
         """Returns how far the cosine is from the score, or a positive from its anchor."""
@@ -338,7 +335,7 @@ class SentenceEmbedding(Task):
         return abs(true - cosine)
 
     def figures(self, statistics: Statistics) -> Sequence[Figure]:
-        if not self.is_scored:
+        if "true" not in statistics:
             return ()
         true, cosine = (statistics[name].tolist() for name in ("true", "predicted"))
         return [Scatter("Score and cosine", true, cosine, "score, as read", "cosine")]
@@ -369,6 +366,11 @@ class SentenceEmbedding(Task):
             self.document_prompt or "",
         )
         return settings.files(model.config.hidden_size)
+
+    def _has_score(self, row: Row) -> bool:
+        """Says whether a row is a scored pair; a model that nobody trained here reads both."""
+        reads = self.is_scored or self.objective == "auto"
+        return reads and row.values.get("score") is not None
 
     def _raw_score(self, row: Row) -> float:
         return read_number(row.values.get("score"), f"{row.where}, score")

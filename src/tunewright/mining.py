@@ -1,0 +1,164 @@
+"""Hard negatives: texts that look like the answer and are not.
+
+    model = tw.load("starter")
+    rows = mine_negatives(model, "pairs.csv", num_negatives=3)
+    tw.train(rows, task="sentence-embedding")
+
+Texts near to a query teach more than random ones (Karpukhin et al. 2020; Xiong et al. 2021), but
+the nearest are often true answers that nobody marked. So a text is passed over when it is nearly as
+near as the query's own positive (Moreira et al. 2024, "NV-Retriever", the positive-aware filter).
+
+Shape letters: Q queries, K documents, D numbers of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunewright.data import read_table, resolve_columns
+from tunewright.errors import SettingsError
+from tunewright.run.loaded import TrainedModel
+from tunewright.tasks import EMBEDDING_ROLES
+from tunewright.tasks.related_texts import NEGATIVE, POSITIVE, check_texts, related_texts
+from tunewright.types import Row
+
+Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.intp]
+
+QUERIES_AT_ONCE = 256
+
+
+def hard_negatives(
+    queries_QD: Floats,
+    documents_KD: Floats,
+    relevant_Q: Sequence[Set[int]],
+    excluded_Q: Sequence[Set[int]] | None = None,
+    *,
+    num_negatives: int = 3,
+    skip: int = 0,
+    depth: int = 100,
+    max_share: float = 0.95,
+    seed: int | None = None,
+) -> list[Places]:
+    """Returns the places of each query's hard negatives, the nearest first.
+
+    Vectors are compared by their inner product; normalise them for cosines. `relevant_Q` are the
+    places of each query's relevant documents, at least one; `excluded_Q` of others that are not to
+    be its negatives. Of the `depth` nearest documents that are neither, without the first `skip`,
+    those count that are no nearer than `max_share` of the query's farthest relevant one (1: as
+    near as it, inf: all). The nearest `num_negatives` of them are taken, or with a `seed` random
+    ones. A query may get fewer, or none.
+    """
+    rng = None if seed is None else np.random.Generator(np.random.Philox(seed))
+    excluded_Q = [set()] * len(relevant_Q) if excluded_Q is None else excluded_Q
+    found = []
+    similarities = _similarities(queries_QD, documents_KD)
+    for similarity_K, relevant, excluded in zip(similarities, relevant_Q, excluded_Q, strict=True):
+        near = _nearest(similarity_K, relevant | excluded, depth)[skip:]
+        near = near[similarity_K[near] <= _limit(similarity_K, relevant, max_share)]
+        if rng is not None and len(near) > num_negatives:
+            near = near[np.sort(rng.choice(len(near), num_negatives, replace=False))]
+        found.append(near[:num_negatives])
+    return found
+
+
+def _similarities(queries_QD: Floats, documents_KD: Floats) -> Iterator[Floats]:
+    """Yields each query's inner products with all documents, (K,)."""
+    for start in range(0, len(queries_QD), QUERIES_AT_ONCE):
+        yield from queries_QD[start : start + QUERIES_AT_ONCE] @ documents_KD.T
+
+
+def _nearest(similarity_K: Floats, left_out: Set[int], depth: int) -> Places:
+    """Returns the places of the nearest documents, the nearest first, without some."""
+    size = min(depth + len(left_out), len(similarity_K))
+    near = np.argpartition(-similarity_K, size - 1)[:size]
+    near = near[np.lexsort((near, -similarity_K[near]))]
+    return near[~np.isin(near, list(left_out))][:depth]
+
+
+def _limit(similarity_K: Floats, relevant: Set[int], max_share: float) -> float:
+    farthest = float(similarity_K[list(relevant)].min())
+    return farthest - (1 - max_share) * abs(farthest)
+
+
+def mine_negatives(
+    model: TrainedModel,
+    source: Any,
+    columns: Mapping[str, str] | None = None,
+    *,
+    num_negatives: int = 3,
+    skip: int = 0,
+    depth: int = 100,
+    max_share: float = 0.95,
+    seed: int | None = None,
+) -> list[dict[str, Any]]:
+    """Returns the rows of `source` with hard negatives: `anchor`, `positive` and `negative`.
+
+    `source` holds pairs of an anchor and a positive in any form that `predict` reads, and its
+    positives are the documents. Rows with one anchor become one, with lists of texts; none of its
+    positives, nor the anchor itself, becomes its negative. Negatives that rows have already are
+    kept. The settings are those of `hard_negatives`.
+
+    Raises SettingsError for a model of another task, DataError for a row without a positive.
+    """
+    task = model.predictor.task
+    if task.name != "sentence-embedding":
+        raise SettingsError(
+            str(model.folder),
+            f"it is a model of {task.name}",
+            "Only one of sentence-embedding says which texts are near.",
+            'Use tunewright.load("starter"), or train one.',
+        )
+    groups = _grouped(source, columns or {})
+    documents = list(dict.fromkeys(text for group in groups.values() for text in group[POSITIVE]))
+    place = {text: number for number, text in enumerate(documents)}
+    mined = hard_negatives(
+        _vectors(model, groups, "query"),
+        _vectors(model, documents, "document"),
+        [{place[text] for text in group[POSITIVE]} for group in groups.values()],
+        [{place[anchor]} if anchor in place else set() for anchor in groups],
+        num_negatives=num_negatives,
+        skip=skip,
+        depth=depth,
+        max_share=max_share,
+        seed=seed,
+    )
+    return [
+        {
+            "anchor": anchor,
+            "positive": group[POSITIVE],
+            "negative": list(dict.fromkeys([*group[NEGATIVE], *(documents[n] for n in places)])),
+        }
+        for (anchor, group), places in zip(groups.items(), mined, strict=True)
+    ]
+
+
+def _grouped(source: Any, columns: Mapping[str, str]) -> dict[str, dict[int, list[str]]]:
+    """Returns the positives and negatives of each anchor, each text once, in the rows' order."""
+    table = read_table(source)
+    choice = resolve_columns(
+        EMBEDDING_ROLES, table.column_names, columns, training=True, source=table.name
+    )
+    groups: dict[str, dict[int, list[str]]] = {}
+    for row in table.rows(choice.mapping):
+        check_texts(row, "ranking")
+        anchor, *others = related_texts(row)
+        group = groups.setdefault(anchor.text, {POSITIVE: [], NEGATIVE: []})
+        for text in others:
+            if text.text not in group[text.part]:
+                group[text.part].append(text.text)
+    return groups
+
+
+def _vectors(model: TrainedModel, texts: Iterable[str], prompt_name: str) -> Floats:
+    rows = (
+        Row(number, {"anchor": text, "prompt_name": prompt_name})
+        for number, text in enumerate(texts)
+    )
+    vectors = np.stack([answer.values for answer in model.stream(rows)])
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(np.float32).tiny)
