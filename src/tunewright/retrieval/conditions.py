@@ -1,0 +1,72 @@
+"""Conditions on the columns of documents, such as `year>=2020` or `source=NIDDK`.
+
+Condition.read("year>=2020").holds("2023")  ->  True
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tunewright.errors import SettingsError
+
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "<=": operator.le,
+    "=": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_FORM = re.compile(r"\s*(?P<column>[^=!<>]+?)\s*(?P<sign>!=|>=|<=|=|>|<)\s*(?P<value>.*?)\s*", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A column, one of = != < <= > >=, and a value.
+
+    Both sides are compared as numbers where both are numbers, and as texts otherwise, so that
+    dates written as 2024-05-31 compare as dates. A missing value only fulfils `!=`.
+    """
+
+    column: str
+    sign: str
+    value: str
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Reads a condition as users write it; raises SettingsError for what is none."""
+        found = _FORM.fullmatch(text)
+        if found is None:
+            raise SettingsError(
+                "--where",
+                f'"{text}" is no condition',
+                f"It is a column, one of {' '.join(OPERATORS)}, and a value.",
+                'Write, for example, --where "year>=2020".',
+            )
+        return cls(found["column"], found["sign"], found["value"])
+
+    def holds(self, found: Any) -> bool:
+        """Says whether a document's value fulfils the condition."""
+        if found is None:
+            return self.sign == "!="
+        left, right = _number(found), _number(self.value)
+        if left is None or right is None:
+            return OPERATORS[self.sign](_text(found), self.value)
+        return OPERATORS[self.sign](left, right)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
