@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-quick check format lint types docs bench-quality lock clean
+.PHONY: demo test test-quick check format lint types docs bench-quality soak lock clean
 
 demo: $(READY)
 	$(BIN)/tunewright demo
@@ -39,6 +39,13 @@ docs: $(READY)
 bench-quality: $(READY)
 	$(BIN)/pip install --quiet -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks.quality
+
+# Kills runs and damages files at random, and writes docs/reliability.md.
+KILLS ?= 200
+DAMAGES ?= 1000
+soak: $(READY)
+	$(BIN)/python -m benchmarks.saving
+	$(BIN)/python -m benchmarks.soak --kills $(KILLS) --damages $(DAMAGES)
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -203,12 +203,9 @@ EXAMPLES = {
         "tunewright train runs/second/run.toml",
     ],
     "plan": ["tunewright plan reviews.csv --text review --label stars"],
-    "resume": [
-        "tunewright resume runs/reviews",
-        "tunewright resume runs/reviews num_train_epochs=6",
-    ],
+    "resume": ["tunewright resume runs/reviews num_train_epochs=6"],
     "verify": ["tunewright verify runs/reviews"],
-    "verify-resume": ["tunewright verify-resume runs/reviews/run.toml --kills 2"],
+    "verify-resume": ["tunewright verify-resume runs/reviews/run.toml --kills 20"],
     "evaluate": [
         "tunewright evaluate runs/reviews",
         "tunewright evaluate runs/reviews test.csv --slice product",

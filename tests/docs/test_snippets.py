@@ -29,6 +29,7 @@ NOT_RUN = {
     "make test": "runs this test",
     "make check": "runs this test",
     "tunewright demo": "trains for minutes; continuous integration runs it",
+    "tunewright verify-resume runs/reviews/run.toml --kills 20": "starts 40 processes",
     "tunewright train user/reviews": "fetches a data set from the Hub",
     "tunewright train reviews.csv --text review --label stars "
     "--model answerdotai/ModernBERT-base": "fetches a model from the Hub",
