@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import warnings
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +10,8 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES, Entities
 
 from tunewright.data.tags import (
+    continued,
+    is_allowed,
     may_follow,
     scheme_of,
     spans_of,
@@ -39,32 +44,64 @@ def test_strict_spans_of_bioes_are_those_of_seqeval_s_strict_mode(tags):
     assert strict_spans_of(tags, "BIOES") == [(e.start, e.end, e.tag) for e in found]
 
 
-@given(lengths=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.sampled_from("ab")),
-                        max_size=6), scheme=st.sampled_from(["BIO", "BIOES"]))  # fmt: skip
-def test_spans_become_tags_and_come_back(lengths, scheme):
+SCHEMES = ["BIO", "IOB1", "BIOES", "BILOU", "BMES", "IO", "plain"]
+
+
+def spans_from(lengths, scheme):
+    """Spans of given (gap, length, label), such as the scheme can tell apart."""
     spans, place = [], 0
     for gap, length, label in lengths:
+        gap = 1 if scheme == "IO" and not gap else 0 if scheme == "plain" else gap
+        length = 1 if scheme == "plain" else length
         spans.append((place + gap, place + gap + length, label))
         place += gap + length
-    tags = tags_of(spans, place + 1, scheme)
-    assert spans_of(tags) == strict_spans_of(tags, scheme) == spans
-    assert all(may_follow(a, b, scheme) for a, b in zip(["", *tags], [*tags, ""], strict=True))
+    return spans, place
+
+
+@given(lengths=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.sampled_from("ab")),
+                        max_size=6), scheme=st.sampled_from(SCHEMES))  # fmt: skip
+def test_spans_become_tags_and_come_back(lengths, scheme):
+    spans, num_tokens = spans_from(lengths, scheme)
+    tags = tags_of(spans, num_tokens, scheme)
+    assert spans_of(tags, scheme) == strict_spans_of(tags, scheme) == spans
+    assert is_allowed(tags, scheme)
+    assert set(tags) <= {*tag_names("ab", scheme)}
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
+def test_tags_are_allowed_when_nothing_is_lost_in_the_strict_mode(scheme):
+    letters = {"BIO": "BI", "BIOES": "BIES"}[scheme]
+    known = ["O", *(f"{letter}-{label}" for letter in letters for label in "ab")]
+    num_allowed = 0
+    for tags in product(known, repeat=3):
+        again = tags_of(strict_spans_of(tags, scheme), 3, scheme)
+        assert is_allowed(tags, scheme) == (list(tags) == again)
+        num_allowed += list(tags) == again
+    assert 0 < num_allowed < len(known) ** 3
 
 
 def test_iob1_marks_a_beginning_only_between_neighbours():
     tags = ["I-a", "I-a", "B-a", "O", "I-b"]
-    assert spans_of(tags) == [(0, 2, "a"), (2, 3, "a"), (4, 5, "b")]
-    assert scheme_of([tags]) == "BIO"
+    assert spans_of(tags, "IOB1") == [(0, 2, "a"), (2, 3, "a"), (4, 5, "b")]
+    assert tags_of([(0, 2, "a"), (2, 3, "a"), (4, 5, "b")], 5, "IOB1") == tags
+    assert tag_names("a", "IOB1") == ("O", "B-a", "I-a")
 
 
 @pytest.mark.parametrize(
     ("tags", "scheme"),
     [
         (["O", "B-a"], "BIO"),
+        (["B-a", "O", "I-a"], "BIO"),
+        (["I-a", "O", "B-a"], "BIO"),
+        (["I-a", "B-a", "O"], "IOB1"),
+        (["I-a", "I-b"], "IOB1"),
         (["S-a", "O"], "BIOES"),
-        (["U-a", "B-b", "L-b"], "BIOES"),
+        (["U-a", "B-b", "L-b"], "BILOU"),
+        (["B-a", "M-a", "E-a", "S-b"], "BMES"),
         (["NOUN", "VERB"], "plain"),
+        (["person", "O"], "IO"),
         (["B-a", "PUNCT"], "plain"),
+        (["-LRB-", "NN-PL"], "plain"),
         (["O"], "BIO"),
     ],
 )
@@ -72,12 +109,51 @@ def test_the_scheme_is_found(tags, scheme):
     assert scheme_of([tags]) == scheme
 
 
-def test_bilou_is_bioes_in_other_letters():
-    assert spans_of(["U-a", "B-b", "I-b", "L-b"]) == [(0, 1, "a"), (1, 4, "b")]
+@pytest.mark.parametrize(
+    ("scheme", "tags"),
+    [
+        ("BILOU", ["U-a", "B-b", "I-b", "L-b"]),
+        ("BMES", ["S-a", "B-b", "M-b", "E-b"]),
+    ],
+)
+def test_other_letters_say_the_same(scheme, tags):
+    assert spans_of(tags, scheme) == [(0, 1, "a"), (1, 4, "b")]
+    assert tags_of([(0, 1, "a"), (1, 4, "b")], 4, scheme) == tags
+
+
+def test_bare_labels_in_a_row_are_one_span_where_there_is_an_outside():
+    tags = ["person", "person", "O", "place", "person"]
+    assert spans_of(tags, "IO") == [(0, 2, "person"), (3, 4, "place"), (4, 5, "person")]
+    assert tag_names(["person", "place"], "IO") == ("O", "person", "place")
+
+
+@given(tags=st.lists(st.sampled_from(["O", "pa", "qb"]), max_size=6))
+def test_bare_labels_have_the_places_that_seqeval_finds(tags):
+    with warnings.catch_warnings(action="ignore"):
+        expected = [(start, end + 1) for _, start, end in get_entities(tags)]
+    assert [span[:2] for span in spans_of(tags, "IO")] == expected
+
+
+@pytest.mark.parametrize(
+    ("tag", "scheme", "inside"),
+    [
+        ("B-a", "BIO", "I-a"),
+        ("B-a", "BMES", "M-a"),
+        ("E-a", "BIOES", "E-a"),
+        ("O", "BIO", "O"),
+        ("B-a", "plain", "B-a"),
+    ],
+)
+def test_what_begins_goes_on_inside(tag, scheme, inside):
+    assert continued(tag, scheme) == inside
 
 
 def test_plain_tags_are_spans_of_one_token():
-    assert spans_of(["NOUN", "NOUN", "O"]) == [(0, 1, "NOUN"), (1, 2, "NOUN")]
+    assert spans_of(["NOUN", "NOUN", "X-Y"], "plain") == [
+        (0, 1, "NOUN"),
+        (1, 2, "NOUN"),
+        (2, 3, "X-Y"),
+    ]
     assert tag_names(["NOUN", "VERB"], "plain") == ("NOUN", "VERB")
 
 
@@ -93,6 +169,10 @@ def test_plain_tags_are_spans_of_one_token():
         ("BIOES", "B-a", "", False),
         ("BIOES", "E-a", "B-a", True),
         ("BIOES", "S-a", "I-a", False),
+        ("IOB1", "O", "B-a", False),
+        ("IOB1", "I-a", "B-a", True),
+        ("IOB1", "", "I-a", True),
+        ("IO", "a", "b", True),
         ("plain", "NOUN", "NOUN", True),
     ],
 )

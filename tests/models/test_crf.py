@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.models.crf import CRF, best_tags, log_likelihood, marginals
+from tunewright.models.crf import CRF, best_tags, log_likelihood, marginals, most_likely
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
@@ -87,3 +87,12 @@ def test_sequences_do_not_see_their_neighbours(lengths):
     ]
     together = log_likelihood(crf.steps, emissions, tags, boundaries)
     torch.testing.assert_close(sum(alone), together, atol=1e-4, rtol=0)
+
+
+def test_without_a_field_the_most_likely_tags_are_those_of_each_token_alone():
+    crf, emissions, _, _ = made([5])
+    tags, scores = most_likely(emissions, None)
+    assert tags == emissions.argmax(1).tolist()
+    assert scores.tolist() == pytest.approx(emissions.softmax(1).max(1).values.tolist())
+    assert most_likely(emissions, crf.steps)[0] == best_tags(crf.steps, emissions, (0, 5)).tolist()
+    assert most_likely(emissions[:0], crf.steps)[0] == []

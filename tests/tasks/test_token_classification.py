@@ -12,12 +12,13 @@ from transformers import AutoModelForTokenClassification, pipeline
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
-from tunewright.errors import DataError
+from tunewright.data.tags import spans_of, tags_of
+from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.token_classification import IGNORED, TokenClassification
-from tunewright.tasks.words import joined, read_tagged, word_of
+from tunewright.tasks.words import joined, read_places, read_tagged, word_of
 from tunewright.types import Entities, Entity
 
 VALUES = EXAMPLES["token-classification"]
@@ -91,7 +92,9 @@ def test_a_text_is_tagged_by_its_marks_even_inside_a_word(tiny_folder):
     ("tags", "scheme", "classes"),
     [
         (["B-b", "I-b", "B-a"], "BIO", ("O", "B-a", "I-a", "B-b", "I-b")),
-        (["I-a", "B-a", "O"], "BIO", ("O", "B-a", "I-a")),
+        (["I-a", "B-a", "O"], "IOB1", ("O", "B-a", "I-a")),
+        (["B-a", "M-a", "E-a"], "BMES", ("O", "B-a", "M-a", "E-a", "S-a")),
+        (["a", "O", "b"], "IO", ("O", "a", "b")),
         (["B-a", "E-a", "S-a"], "BIOES", ("O", "B-a", "I-a", "E-a", "S-a")),
         (["VERB", "NOUN", "VERB"], "plain", ("NOUN", "VERB")),
     ],
@@ -110,6 +113,109 @@ def test_iob1_learns_what_bio_learns(tiny_folder):
     assert found[0] == found[1]
 
 
+def targets_of(task, row, tokenizer):
+    return [item.targets["tags"].tolist() for item in task.encode(row, tokenizer)]
+
+
+def test_bare_labels_learn_what_lies_outside_too(tiny_folder):
+    (row,) = rows_of([{"tokens": ["a", "film", "a"], "tags": ["O", "work", "O"]}])
+    found = targets_of(learned([row]), row, load_tokenizer(tiny_folder("bert")))
+    assert found == [[IGNORED, 0, 1, 0, IGNORED]]
+
+
+def test_words_whose_tag_is_not_known_are_neither_learned_nor_judged(tiny_folder):
+    (row,) = rows_of([{"tokens": ["a", "film", "a"], "tags": [-100, 3, 5]}])
+    task = learned([row])
+    assert task.labels == ("3", "5")
+    found = targets_of(task, row, load_tokenizer(tiny_folder("bert")))
+    assert found == [[IGNORED, IGNORED, 0, 1, IGNORED]]
+    statistics = task.statistics(Entities((), ("5", "3", "3")), row)
+    assert statistics["tokens"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("label_all_tokens", [False, True])
+@given(limit=st.integers(8, 40), stride=st.integers(0, 12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+def test_each_word_is_learned_in_the_one_window_where_it_is_read(
+    tiny_folder, label_all_tokens, limit, stride
+):
+    tags = ["B-a", "I-a", "O", "B-b"] * 6
+    (row,) = rows_of([{"tokens": ["film", "xyz", "a", "q!"] * 6, "tags": tags}])
+    task = learned([row], limit, stride=stride, label_all_tokens=label_all_tokens)
+    windows = task.encode(row, load_tokenizer(tiny_folder("bert")))
+    text = read_tagged(row)
+    places = read_places(text, [item.streams["text"] for item in windows])
+    words = [int(word) for read_N in places for word in read_N if word >= 0]
+    assert words == list(range(len(tags)))
+    for read_N, item in zip(places, windows, strict=True):
+        for word, target in zip(read_N, item.targets["tags"], strict=True):
+            assert word < 0 or task.tags[target] == tags[word]
+            assert word >= 0 or label_all_tokens or target == IGNORED
+
+
+def test_a_crf_learns_a_text_in_windows_as_it_learns_it_whole(tiny_folder):
+    (row,) = rows_of([{"tokens": ["film"] * 40, "tags": ["B-a", *["I-a"] * 39]}])
+    found = []
+    for limit in (64, 16):
+        ours = predictor(learned([row], limit, crf=True, stride=4), tiny_folder("bert"))
+        features = ours.task.encode(row, ours.tokenizer)
+        batch = pack(features)
+        logits = torch.ones(batch.num_tokens, 3)
+        outputs = {"logits": logits, **ours.model.crf.steps._asdict()}
+        with torch.no_grad():
+            loss = ours.task.loss(outputs, batch)
+        found.append((float(loss.sum), loss.count, len(features)))
+    (whole, count, num_whole), (cut, count_cut, num_cut) = found
+    assert (num_whole, num_cut > 3) == (1, True)
+    assert (cut, count_cut) == (pytest.approx(whole), count)
+
+
+def test_classes_may_weigh_more_than_others(tiny_folder):
+    rows = rows_of([{"tokens": ["a", "b", "c", "d"], "tags": ["O", "O", "B-a", "I-a"]}])
+    assert learned(rows, class_weights="balanced").weights == (4 / 6, 4 / 3, 4 / 3)
+    task = learned(rows, class_weights={"O": 0.5, "a": 2})
+    assert task.weights == (0.5, 2.0, 2.0)
+    features = task.encode(rows[0], load_tokenizer(tiny_folder("bert")))
+    logits = torch.randn(len(features[0].streams["text"]), 3)
+    loss = task.loss({"logits": logits}, pack(features))
+    tags = torch.tensor(features[0].targets["tags"])
+    expected = torch.nn.CrossEntropyLoss(torch.tensor(task.weights))(logits, tags)
+    assert float(loss.sum) / loss.count == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_crf_and_class_weights_do_not_go_together():
+    with pytest.raises(SettingsError) as caught:
+        TokenClassification(crf=True, class_weights="balanced")
+    assert str(caught.value) == (
+        "[task]: task.crf and task.class_weights are both set. A CRF's loss is one of whole texts "
+        "and weighs no classes. Leave one of them out."
+    )
+
+
+def test_tags_that_break_their_scheme_are_told_of(tiny_folder):
+    tags = (["B-a", "O", "I-a"], ["B-a", "I-b", "O"], ["B-a", "I-a", "O"])
+    task = learned(rows_of([{"tokens": ["a", "b", "c"], "tags": each} for each in tags]))
+    _, notices = task.build(
+        tiny_folder("bert"), load_tokenizer(tiny_folder("bert")), dropout=0.0, seed=0
+    )
+    assert notices[-1] == (
+        "train: the tags of 2 rows break the scheme BIO, such as I- after O. They are read as "
+        "seqeval's default mode reads them: what goes on with nothing begins an entity."
+    )
+
+
+@pytest.mark.parametrize("column", ["entities", "tags"])
+def test_marks_of_a_text_may_stand_in_either_column(column):
+    (row,) = rows_of([{"text": "Ada met", column: [[0, 3, "person"]]}])
+    assert learned([row]).labels == ("person",)
+
+
+def test_parts_of_speech_are_judged_by_accuracy_first():
+    task = learned(rows_of([{"tokens": ["a", "b"], "tags": ["DET", "NOUN"]}]))
+    assert [spec.name for spec in task.metrics[:2]] == ["accuracy", "f1"]
+    assert learned().metrics[0].name == "f1"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -126,6 +232,10 @@ def test_iob1_learns_what_bio_learns(tiny_folder):
         (
             {"tokens": "a b", "tags": ["O"]},
             "rows.csv, line 2: its tokens are 'a b'. A list of words is needed.",
+        ),
+        (
+            {"tokens": ["a"], "tags": [None]},
+            "rows.csv, line 2: a tag is None. A tag is a text or a whole number.",
         ),
         (
             {"tokens": ["a"], "tags": ["O"]},
@@ -273,6 +383,36 @@ def test_marks_inside_a_word_do_not_show_in_what_is_asked_of_the_model(tiny_fold
         rows_of([{"text": "goodfilm"}, {"text": "goodfilm", "entities": [[0, 4, "work"]]}])
     )
     assert plain == marked
+
+
+@pytest.mark.parametrize(
+    "tags", [("I-a", "B-a", "O"), ("U-a", "B-b", "L-b"), ("S-a", "B-b", "E-b"), ("a", "O", "b")]
+)
+def test_right_answers_are_right_in_every_scheme(tags):
+    (row,) = rows_of([{"tokens": ["a", "b", "c"], "tags": list(tags)}])
+    task = learned([row])
+    answer = entities(*read_tagged(row).places(task.scheme))
+    answer = Entities(answer.entities, tags)
+    found = task.reduce(task.stack([task.statistics(answer, row)]))
+    assert (found["f1"], found["f1_strict"], found["accuracy"]) == (1.0, 1.0, 1.0)
+    assert task.severity(answer, row) is None
+
+
+def test_iob1_is_answered_in_iob1(tiny_folder):
+    rows = rows_of([{"tokens": ["a", "b", "c"], "tags": ["I-a", "I-a", "B-a"]}])
+    found = predictor(learned(rows), tiny_folder("bert"), seed=1)
+    for answer in found.answers(rows_of([{"tokens": ["film", "good", "bank", "xyz"]}] * 3)):
+        spans = spans_of(answer.tags, "IOB1")
+        assert list(answer.tags) == tags_of(spans, 4, "IOB1")
+        assert len(spans) == len(answer)
+
+
+def test_the_report_shows_which_labels_are_taken_for_one_another():
+    task = TokenClassification(labels=("a", "b"))
+    row = rows_of([{"text": "Ada met Bo.", "entities": [[0, 3, "a"], [8, 10, "b"]]}])[0]
+    statistics = task.stack([task.statistics(entities((0, 3, "b")), row)])
+    (_, table) = task.figures(statistics)
+    assert list(table.rows) == [("a", "b", 1)]
 
 
 def test_the_hardest_label_stands_first_in_the_report():

@@ -1,53 +1,90 @@
-"""Tags of tokens and the spans that they mark: BIO (IOB2), IOB1, BIOES (BILOU), or plain tags.
+"""Tags of tokens and the spans that they mark, in every scheme that data come in.
 
 ["B-person", "I-person", "O"]  <->  [(0, 2, "person")]
 
-Without a prefix, as for parts of speech, every token is a span of its own. Ramshaw & Marcus 1995
-(IOB1), Ratnaparkhi 1998 (IOB2).
+    BIO     B I     B begins every span (IOB2; Ratnaparkhi 1998)
+    IOB1    I B     B begins a span only right after one of the same label (Ramshaw & Marcus 1995)
+    BIOES   B I E S E ends a span, S is one of a single token; BILOU says L and U, BMES says M for I
+    IO              bare labels, and O outside: tokens of one label in a row are one span
+    plain           bare labels without an outside, such as parts of speech: a span for each token
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Literal
 
-Scheme = Literal["BIO", "BIOES", "plain"]
+Scheme = Literal["BIO", "IOB1", "BIOES", "BILOU", "BMES", "IO", "plain"]
 TokenSpan = tuple[int, int, str]
 """First token, the one after the last, and the label."""
 
 OUTSIDE = "O"
-# BILOU says L for the last and U for the only token of a span.
-_USUAL = {"L": "E", "U": "S"}
-_PREFIXES = frozenset("BIESLU")
+# The letters of a span's first, inner and last token, and of an only one.
+_LETTERS: dict[Scheme, str] = {
+    "BIO": "BIIB",
+    "IOB1": "IIII",
+    "BIOES": "BIES",
+    "BILOU": "BILU",
+    "BMES": "BMES",
+}
+_USUAL = {"L": "E", "U": "S", "M": "I"}
+_PREFIXES = frozenset("BIESLUM")
 
 
-def parts_of(tag: str) -> tuple[str, str]:
+def parts_of(tag: str, scheme: Scheme = "BIO") -> tuple[str, str]:
     """Returns a tag's prefix, in BIOES's letters, and its label; ("O", "") outside."""
     if tag == OUTSIDE:
         return OUTSIDE, ""
-    prefix, dash, label = tag.partition("-")
-    if dash and prefix in _PREFIXES:
-        return _USUAL.get(prefix, prefix), label
-    return "S", tag
+    if scheme in _LETTERS:
+        prefix, dash, label = tag.partition("-")
+        if dash and prefix in _PREFIXES:
+            return _USUAL.get(prefix, prefix), label
+    return "I" if scheme == "IO" else "S", tag
 
 
 def scheme_of(sequences: Iterable[Sequence[str]]) -> Scheme:
-    """Returns how rows are tagged; IOB1 counts as BIO, which `spans_of` reads alike."""
-    tags = {tag for sequence in sequences for tag in sequence} - {OUTSIDE}
-    if any("-" not in tag or tag[0] not in _PREFIXES or tag[1] != "-" for tag in tags):
-        return "plain"
-    return "BIOES" if any(tag[0] in "ESLU" for tag in tags) else "BIO"
+    """Returns how the tags of rows are written."""
+    sequences = list(sequences)
+    tags = {tag for sequence in sequences for tag in sequence}
+    prefixes = {_prefix_of(tag) for tag in tags - {OUTSIDE}}
+    if "" in prefixes:
+        return "IO" if OUTSIDE in tags else "plain"
+    if "M" in prefixes:
+        return "BMES"
+    if prefixes & {"L", "U"}:
+        return "BILOU"
+    if prefixes & {"E", "S"}:
+        return "BIOES"
+    return "IOB1" if _is_iob1(sequences) else "BIO"
 
 
-def spans_of(tags: Sequence[str]) -> list[TokenSpan]:
-    """Returns the spans that tags mark, in any scheme, as seqeval's default mode reads them.
+def _prefix_of(tag: str) -> str:
+    prefix, dash, _ = tag.partition("-")
+    return prefix if dash and prefix in _PREFIXES else ""
+
+
+def _is_iob1(sequences: Iterable[Sequence[str]]) -> bool:
+    """Says whether B stands only after the same label, and I begins a span somewhere."""
+    begins_with_i = False
+    for tags in sequences:
+        for before, tag in pairwise([OUTSIDE, *tags]):
+            (_, own), (prefix, label) = parts_of(before), parts_of(tag)
+            if prefix == "B" and own != label:
+                return False
+            begins_with_i |= prefix == "I" and own != label
+    return begins_with_i
+
+
+def spans_of(tags: Sequence[str], scheme: Scheme = "BIO") -> list[TokenSpan]:
+    """Returns the spans that tags mark, as seqeval's default mode reads them.
 
     A span also begins where a tag goes on with another label than the one before, or after none.
     """
     spans: list[TokenSpan] = []
     before, label_before, start = OUTSIDE, "", 0
     for place, tag in enumerate([*tags, OUTSIDE]):
-        prefix, label = parts_of(tag)
+        prefix, label = parts_of(tag, scheme)
         begins = prefix in "BS" or before in "OES" or label != label_before
         if before != OUTSIDE and (prefix == OUTSIDE or begins):
             spans.append((start, place, label_before))
@@ -60,61 +97,92 @@ def spans_of(tags: Sequence[str]) -> list[TokenSpan]:
 def strict_spans_of(tags: Sequence[str], scheme: Scheme) -> list[TokenSpan]:
     """Returns the spans that a scheme allows, as seqeval's strict mode reads them.
 
-    In BIO a span begins with B; in BIOES it is S, or begins with B and ends with E.
+    In BIO a span begins with B; in BIOES it is S, or begins with B and ends with E. The other
+    schemes allow all that `spans_of` finds.
     """
-    if scheme == "plain":
-        return spans_of(tags)
+    if scheme == "BIO":
+        return _begun_spans(tags)
+    if scheme in ("BIOES", "BILOU", "BMES"):
+        return _closed_spans(tags, scheme)
+    return spans_of(tags, scheme)
+
+
+def _begun_spans(tags: Sequence[str]) -> list[TokenSpan]:
     spans: list[TokenSpan] = []
-    start: int | None = None
-    opened = ""
+    start, opened = -1, ""
     for place, tag in enumerate([*tags, OUTSIDE]):
         prefix, label = parts_of(tag)
-        goes_on = start is not None and prefix in "IE" and label == opened
-        if start is not None and not goes_on:
-            if scheme == "BIO":
-                spans.append((start, place, opened))
-            start = None
-        if scheme == "BIOES" and goes_on and prefix == "E" and start is not None:
-            spans.append((start, place + 1, opened))
-            start = None
-        if scheme == "BIOES" and prefix == "S":
-            spans.append((place, place + 1, label))
+        if start >= 0 and (prefix, label) != ("I", opened):
+            spans.append((start, place, opened))
+            start = -1
         if prefix == "B":
             start, opened = place, label
     return spans
 
 
+def _closed_spans(tags: Sequence[str], scheme: Scheme) -> list[TokenSpan]:
+    spans: list[TokenSpan] = []
+    start, opened = -1, ""
+    for place, tag in enumerate(tags):
+        prefix, label = parts_of(tag, scheme)
+        goes_on = start >= 0 and prefix in "IE" and label == opened
+        if prefix == "S" or (goes_on and prefix == "E"):
+            spans.append((start if goes_on else place, place + 1, label))
+        if prefix == "B":
+            start, opened = place, label
+        elif not goes_on or prefix == "E":
+            start = -1
+    return spans
+
+
 def tags_of(spans: Iterable[TokenSpan], num_tokens: int, scheme: Scheme) -> list[str]:
-    """Returns the tags of tokens in a scheme; spans must not overlap."""
+    """Returns the tags of tokens in a scheme; spans come in order and do not overlap."""
     tags = [OUTSIDE] * num_tokens
+    before: TokenSpan = (0, 0, "")
     for start, end, label in spans:
-        if scheme == "plain":
+        if scheme not in _LETTERS:
             tags[start:end] = [label] * (end - start)
             continue
-        tags[start:end] = [f"B-{label}", *[f"I-{label}"] * (end - start - 1)]
-        if scheme == "BIOES":
-            tags[end - 1] = f"E-{label}" if end - start > 1 else f"S-{label}"
+        first, inner, last, only = tuple(_LETTERS[scheme])
+        letters = [first, *inner * (end - start - 2), last] if end - start > 1 else [only]
+        if scheme == "IOB1" and before[1:] == (start, label):
+            letters[0] = "B"
+        tags[start:end] = [f"{letter}-{label}" for letter in letters]
+        before = (start, end, label)
     return tags
+
+
+def continued(tag: str, scheme: Scheme) -> str:
+    """Returns the tag of what goes on inside a token, such as the later pieces of a word."""
+    prefix, label = parts_of(tag, scheme)
+    return f"{_LETTERS[scheme][1]}-{label}" if scheme in _LETTERS and prefix == "B" else tag
 
 
 def tag_names(labels: Iterable[str], scheme: Scheme) -> tuple[str, ...]:
     """Returns every tag of a scheme, outside first; plain tags have no outside of their own."""
     if scheme == "plain":
         return tuple(labels)
-    prefixes = "BI" if scheme == "BIO" else "BIES"
-    return OUTSIDE, *(f"{prefix}-{label}" for label in labels for prefix in prefixes)
+    if scheme == "IO":
+        return OUTSIDE, *labels
+    letters = "BI" if scheme == "IOB1" else "".join(dict.fromkeys(_LETTERS[scheme]))
+    return OUTSIDE, *(f"{letter}-{label}" for label in labels for letter in letters)
 
 
 def may_follow(first: str, second: str, scheme: Scheme) -> bool:
     """Says whether a scheme allows two tags one after the other; "" is before and after a text."""
-    if scheme == "plain":
-        return True
-    (before, label_before), (after, label_after) = (
-        parts_of(tag) if tag else (OUTSIDE, "") for tag in (first, second)
+    (before, own), (after, label) = (
+        parts_of(tag, scheme) if tag else (OUTSIDE, "") for tag in (first, second)
     )
-    is_open = before in "BI" and (scheme == "BIOES" or after == "I")
-    if scheme == "BIOES" and before in "BI":
-        return after in "IE" and label_before == label_after
-    if after in "IE":
-        return is_open and label_before == label_after
+    goes_on = before in "BI" and own == label
+    if scheme == "BIO":
+        return after != "I" or goes_on
+    if scheme == "IOB1":
+        return after != "B" or goes_on
+    if scheme in ("BIOES", "BILOU", "BMES"):
+        return (after in "IE" and goes_on) if before in "BI" else after not in "IE"
     return True
+
+
+def is_allowed(tags: Sequence[str], scheme: Scheme) -> bool:
+    """Says whether a scheme allows the tags of a whole text."""
+    return all(may_follow(first, second, scheme) for first, second in pairwise(["", *tags, ""]))

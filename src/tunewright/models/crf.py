@@ -8,7 +8,7 @@ and log p(y) = score(y) - log Σ_y' exp score(y') (Lafferty et al. 2001). Sums o
 token by token through every sequence at once (the forward algorithm); the most likely tags are
 found by Viterbi's. Probabilities of single tags are the gradient of the logarithm of that sum.
 
-Shape letters: N tokens, C tags, B sequences, S the longest.
+Shape letters: N tokens, C tags, B sequences, S places of the longest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,66 +65,92 @@ def log_likelihood(
 ) -> Tensor:
     """Returns the log probability of the tags, summed over sequences; none may be empty."""
     emissions_NC = emissions_NC.float()
-    return _score(steps, emissions_NC, tag_N, boundaries) - _log_sum(
-        steps, emissions_NC, boundaries
-    )
+    score_B = _score(steps, emissions_NC, tag_N, boundaries)
+    return (score_B - _log_sum(steps, emissions_NC, boundaries)).sum()
 
 
 def _score(steps: Steps, emissions_NC: Tensor, tag_N: Tensor, boundaries: Sequence[int]) -> Tensor:
+    """Returns the score of the tags of each sequence, (B,)."""
     bounds = torch.tensor(boundaries, device=tag_N.device)
-    steps_N = steps.transitions[tag_N[:-1], tag_N[1:]]
-    within_N = torch.ones(len(steps_N), device=tag_N.device)
-    within_N[bounds[1:-1] - 1] = 0  # no step leads from one sequence to the next
-    return (
-        emissions_NC.gather(1, tag_N[:, None]).sum()
-        + (steps_N * within_N).sum()
-        + steps.start[tag_N[bounds[:-1]]].sum()
-        + steps.end[tag_N[bounds[1:] - 1]].sum()
-    )
+    owner_N = torch.repeat_interleave(bounds.diff())
+    first_B, last_B = tag_N[bounds[:-1]], tag_N[bounds[1:] - 1]
+    step_N = steps.transitions[tag_N[:-1], tag_N[1:]]
+    inside_N = owner_N[:-1] == owner_N[1:]  # no step leads from one sequence to the next
+    score_B = steps.start[first_B] + steps.end[last_B]
+    score_B = score_B.index_add(0, owner_N, emissions_NC.gather(1, tag_N[:, None])[:, 0])
+    return score_B.index_add(0, owner_N[1:], step_N * inside_N)
 
 
 def _log_sum(steps: Steps, emissions_NC: Tensor, boundaries: Sequence[int]) -> Tensor:
-    rows_BS, real_BS = _grid(boundaries, emissions_NC.device)
-    emissions_BSC = emissions_NC[rows_BS]
-    alpha_BC = steps.start + emissions_BSC[:, 0]
-    for place in range(1, rows_BS.shape[1]):
-        reached_BC = torch.logsumexp(alpha_BC[:, :, None] + steps.transitions, 1)
-        here_B1 = real_BS[:, place, None]
-        alpha_BC = torch.where(here_B1, reached_BC + emissions_BSC[:, place], alpha_BC)
-    return torch.logsumexp(alpha_BC + steps.end, 1).sum()
+    """Returns the logarithm of the sum over all tags of each sequence, (B,)."""
+    order_B, rows = _places(boundaries, emissions_NC.device)
+    alpha_BC = steps.start + emissions_NC[rows[0]]
+    ended = []
+    for row in rows[1:]:
+        going, gone = alpha_BC.split([len(row), len(alpha_BC) - len(row)])
+        ended.append(gone)
+        reached = torch.logsumexp(going[:, :, None] + steps.transitions, 1)
+        alpha_BC = reached + emissions_NC[row]
+    last_BC = torch.cat([alpha_BC, *reversed(ended)])
+    return torch.logsumexp(last_BC + steps.end, 1)[order_B.argsort()]
 
 
 def marginals(steps: Steps, emissions_NC: Tensor, boundaries: Sequence[int]) -> Tensor:
     """Returns the probability of each tag of each token, (N, C), in fp32."""
     with torch.enable_grad():
         emissions_NC = emissions_NC.detach().float().requires_grad_()
-        (found,) = torch.autograd.grad(_log_sum(steps, emissions_NC, boundaries), emissions_NC)
+        total = _log_sum(steps, emissions_NC, boundaries).sum()
+        (found,) = torch.autograd.grad(total, emissions_NC)
     return found
 
 
 @torch.no_grad()
 def best_tags(steps: Steps, emissions_NC: Tensor, boundaries: Sequence[int]) -> Tensor:
     """Returns the most likely tags of each sequence, (N,)."""
-    rows_BS, real_BS = _grid(boundaries, emissions_NC.device)
-    emissions_BSC = emissions_NC.float()[rows_BS]
-    score_BC = steps.start + emissions_BSC[:, 0]
-    same_BC = torch.arange(score_BC.shape[1], device=score_BC.device).expand_as(score_BC)
-    came_from = []
-    for place in range(1, rows_BS.shape[1]):
-        best_BC, from_BC = (score_BC[:, :, None] + steps.transitions).max(1)
-        here_B1 = real_BS[:, place, None]
-        score_BC = torch.where(here_B1, best_BC + emissions_BSC[:, place], score_BC)
-        came_from.append(torch.where(here_B1, from_BC, same_BC))
-    path = [(score_BC + steps.end).argmax(1)]
-    for from_BC in reversed(came_from):
-        path.append(from_BC.gather(1, path[-1][:, None])[:, 0])
-    return torch.stack(path[::-1], 1)[real_BS]
+    _, rows = _places(boundaries, emissions_NC.device)
+    emissions_NC = emissions_NC.float()
+    score_BC = steps.start + emissions_NC[rows[0]]
+    ended, came_from = [], []
+    for row in rows[1:]:
+        going, gone = score_BC.split([len(row), len(score_BC) - len(row)])
+        ended.append(gone)
+        best, source = (going[:, :, None] + steps.transitions).max(1)
+        came_from.append(source)
+        score_BC = best + emissions_NC[row]
+    last_BC = torch.cat([score_BC, *reversed(ended)])
+    tag_B = (last_BC + steps.end).argmax(1)
+    tag_N = torch.empty(len(emissions_NC), dtype=torch.int64, device=emissions_NC.device)
+    for row, source in zip(rows[:0:-1], reversed(came_from), strict=True):
+        tag_N[row] = tag_B[: len(row)]
+        here = source.gather(1, tag_B[: len(row), None])[:, 0]
+        tag_B = torch.cat([here, tag_B[len(row) :]])
+    tag_N[rows[0]] = tag_B
+    return tag_N
 
 
-def _grid(boundaries: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns the tokens of each sequence as (B, S), and which of them are real."""
-    bounds = torch.tensor(boundaries, device=device)
-    lengths_B = bounds[1:] - bounds[:-1]
-    place_S = torch.arange(int(lengths_B.max()), device=device)
-    real_BS = place_S < lengths_B[:, None]
-    return torch.where(real_BS, bounds[:-1, None] + place_S, bounds[:-1, None]), real_BS
+def most_likely(emissions_SC: Tensor, steps: Steps | None) -> tuple[list[int], np.ndarray]:
+    """Returns the tags of one sequence and their probabilities, each (S,); also without a CRF."""
+    if not len(emissions_SC):
+        return [], np.zeros(0)
+    if steps is None:
+        probabilities_SC, tag_S = emissions_SC.softmax(-1), emissions_SC.argmax(-1)
+    else:
+        whole = (0, len(emissions_SC))
+        probabilities_SC = marginals(steps, emissions_SC, whole)
+        tag_S = best_tags(steps, emissions_SC, whole)
+    return tag_S.tolist(), probabilities_SC.gather(1, tag_S[:, None])[:, 0].numpy()
+
+
+def _places(boundaries: Sequence[int], device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """Returns the sequences from the longest, and the tokens at each place of those that reach it.
+
+    So a place costs as much as there are sequences that reach it: nothing is padded.
+    """
+    bounds = torch.tensor(boundaries)
+    lengths_B = bounds.diff()
+    order_B = lengths_B.argsort(descending=True, stable=True)
+    first_B, sorted_B = bounds[:-1][order_B], lengths_B[order_B]
+    longest = int(sorted_B[0])
+    reach_S = (sorted_B[:, None] > torch.arange(longest)).sum(0).tolist()
+    rows = [(first_B[:count] + place).to(device) for place, count in enumerate(reach_S)]
+    return order_B.to(device), rows

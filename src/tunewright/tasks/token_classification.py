@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,37 +26,50 @@ from torch.nn import functional
 from tunewright.data.tags import (
     OUTSIDE,
     Scheme,
+    continued,
+    is_allowed,
     may_follow,
+    parts_of,
     scheme_of,
     spans_of,
     strict_spans_of,
     tag_names,
     tags_of,
 )
+from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Table
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.entities import (
     ENTITY_METRICS,
-    entity_counts,
-    entity_metrics,
+    EntityReducer,
+    entity_statistics,
+    label_confusions,
     label_scores,
-    strict_counts,
 )
 from tunewright.models.architecture import TOKEN_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
-from tunewright.models.crf import CRF, Steps, best_tags, log_likelihood, marginals
+from tunewright.models.crf import CRF, Steps, log_likelihood, most_likely
 from tunewright.models.heads import token_outputs
 from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long, encode_windows
 from tunewright.tasks import ENTITIES, PLAIN_TEXT, TAGS, TOKENS
-from tunewright.tasks.base import Loss, Outputs, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
+from tunewright.tasks.labels import Weights, weights_of
 from tunewright.tasks.texts import fitting_length
-from tunewright.tasks.words import Mark, TaggedText, read_tagged, word_of
+from tunewright.tasks.words import (
+    IGNORED,
+    UNKNOWN,
+    Mark,
+    TaggedText,
+    read_places,
+    read_tagged,
+    word_of,
+)
 from tunewright.types import Entities, Entity, Features, Role, Row, TokenStream
 
-IGNORED = -100  # what the library calls a token without a tag of its own
 CRF_FILE = "crf.safetensors"
+MAX_SHOWN = 20  # pairs of labels in the report
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -62,12 +77,12 @@ class TokenClassification(Task):
     """Token classification with the library's own heads, and a CRF on top where it is wanted.
 
     The loss is cross-entropy over the first token of each word, or the negative log likelihood of
-    a CRF over these; its count is that of tokens, or of sequences.
+    a CRF over the words of a text; its count is that of words (of tokens with `label_all_tokens`),
+    or the sum of their class weights.
     """
 
     name: ClassVar[str] = "token-classification"
     roles: ClassVar[tuple[Role, ...]] = (TOKENS, TAGS, PLAIN_TEXT, ENTITIES)
-    metrics: ClassVar[tuple[MetricSpec, ...]] = ENTITY_METRICS
     kind: ClassVar[Kind] = TOKEN_CLASSIFIER
     pipeline_tag: ClassVar[str] = "token-classification"
     own_usage: ClassVar[str] = (
@@ -100,15 +115,52 @@ class TokenClassification(Task):
         metadata={"help": "put a conditional random field on top: the tags of a text are chosen "
                           "together, and forbidden ones never follow one another"},
     )  # fmt: skip
+    class_weights: Weights = field(
+        default=None,
+        metadata={"help": '"balanced" (inverse frequency of the tags), or a weight per label, "O" '
+                          "among them. Off: all 1"},
+    )  # fmt: skip
     labels: tuple[str, ...] = field(
         default=(), metadata={"help": "the kinds of entity. Off: learned from the training rows"}
     )
     scheme: Scheme = field(default="BIO", metadata={"help": "how tags mark a span", "fitted": True})
+    weights: tuple[float, ...] = field(
+        default=(), metadata={"help": "weight of each tag", "fitted": True}
+    )
+    num_odd: int = field(
+        default=0,
+        metadata={"help": "training rows whose tags the scheme does not allow", "fitted": True},
+    )
+
+    def __post_init__(self) -> None:
+        if self.crf and self.class_weights is not None:
+            raise SettingsError(
+                "[task]",
+                "task.crf and task.class_weights are both set",
+                "A CRF's loss is one of whole texts and weighs no classes.",
+                "Leave one of them out.",
+            )
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:  # type: ignore[override]
+        """The metrics; of tags that mark no spans, such as parts of speech, accuracy is first."""
+        if self.scheme != "plain":
+            return ENTITY_METRICS
+        return tuple(sorted(ENTITY_METRICS, key=lambda spec: spec.name != "accuracy"))
+
+    @property
+    def scope(self) -> Scope:
+        return "document" if self.crf else "row"
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The classes of the head, in its order."""
-        return tag_names(self.labels, self.scheme)
+        return tag_names(self.labels, self._head)
+
+    @property
+    def _head(self) -> Scheme:
+        """The scheme of the classes: what IOB1 says is learned as BIO."""
+        return "BIO" if self.scheme == "IOB1" else self.scheme
 
     @property
     def text_roles(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -116,8 +168,9 @@ class TokenClassification(Task):
 
     def learn(self, rows: Iterable[Row]) -> Self:
         texts = [read_tagged(row) for row in rows]
-        scheme = scheme_of([text.tags for text in texts if text.tags is not None])
-        found = sorted({label for text in texts for _, _, label in text.marks or ()})
+        tagged = [text.known_tags for text in texts if text.tags is not None]
+        scheme = scheme_of(tagged)
+        found = sorted({label for text in texts for _, _, label in text.places(scheme)})
         if not found:
             raise DataError("the training data", "no word has a tag", "At least one is needed.")
         unnamed = [label for label in found if self.labels and label not in self.labels]
@@ -128,7 +181,31 @@ class TokenClassification(Task):
                 f"task.labels names {listed(self.labels)}.",
                 "Add them there, or leave task.labels out.",
             )
-        return replace(self, labels=self.labels or tuple(found), scheme=scheme)
+        odd = sum(not is_allowed(tags, scheme) for tags in tagged)
+        learned = replace(self, labels=self.labels or tuple(found), scheme=scheme, num_odd=odd)
+        return replace(learned, weights=learned._weights(texts))
+
+    def _weights(self, texts: Iterable[TaggedText]) -> tuple[float, ...]:
+        """Returns a weight for each tag; `balanced` is tags / (classes x tags of the class)."""
+        if self.class_weights is None:
+            return ()
+        if self.class_weights == "balanced":
+            counts = Counter(tag for text in texts for tag in self._true_tags(text) if tag)
+            share = counts.total() / len(counts)
+            return tuple(share / counts[tag] if tag in counts else 1.0 for tag in self.tags)
+        labels = (OUTSIDE, *self.labels)
+        weights = dict(
+            zip(labels, weights_of(self.class_weights, labels, "class_weights"), strict=True)
+        )
+        return tuple(weights[parts_of(tag, self._head)[1] or OUTSIDE] for tag in self.tags)
+
+    def _true_tags(self, text: TaggedText) -> list[str]:
+        """Returns the tag of each word in the head's scheme, UNKNOWN where it is not known."""
+        tags = tags_of(text.spans(self.scheme), len(text.words), self._head)
+        return [
+            UNKNOWN if own == UNKNOWN else tag
+            for tag, own in zip(tags, text.tags or tags, strict=True)
+        ]
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text = read_tagged(row).cut()
@@ -141,32 +218,44 @@ class TokenClassification(Task):
             where=row.where,
         )
         return [
-            Features(row.id, {"text": w}, self._targets(text, w), number)
-            for number, w in enumerate(windows)
+            Features(row.id, {"text": window}, targets, number)
+            for number, (window, targets) in enumerate(
+                zip(windows, self._targets(text, windows), strict=True)
+            )
         ]
+
+    def units(self, rows: Sequence[Sequence[Features]]) -> Sequence[Sequence[Features]]:
+        """Returns each window as a row of its own, but for a CRF, which needs the whole text."""
+        return rows if self.crf else [[window] for windows in rows for window in windows]
 
     def _window(self) -> int:
         if self.max_length is None:
             raise SettingsError("[task]", "task.max_length is not settled", "Call within first.")
         return self.max_length
 
-    def _targets(self, text: TaggedText, stream: TokenStream) -> dict[str, np.ndarray]:
-        """Returns the tag of each token, IGNORED where it has none of its own."""
-        if text.marks is None:
-            return {}
-        word_N = word_of(text, stream)
-        known = [span for span in text.spans if span[2] in self.labels]
-        tags = tags_of(known, len(text.words), self.scheme)
+    def _targets(
+        self, text: TaggedText, windows: Sequence[TokenStream]
+    ) -> list[dict[str, np.ndarray]]:
+        """Returns the tag of each token of each window, IGNORED where it has none of its own.
+
+        A word is learned where it is read, so in one window only.
+        """
+        if not text.is_known:
+            return [{} for _ in windows]
         place = {tag: index for index, tag in enumerate(self.tags)}
-        target_N = np.full(len(stream), IGNORED, np.int64)
-        for token, word in enumerate(word_N):
-            if word < 0:
-                continue
-            is_first = token == 0 or word_N[token - 1] != word
-            if is_first or (self.label_all_tokens and not self.crf):
-                tag = tags[word] if is_first else _continued(tags[word])
-                target_N[token] = place.get(tag, IGNORED)
-        return {"tags": target_N}
+        tags = self._true_tags(text)
+        tag_W = np.array([place.get(tag, IGNORED) for tag in tags], np.int64)
+        inner_W = np.array([place.get(continued(t, self._head), IGNORED) for t in tags], np.int64)
+        found = []
+        for window, read_N in zip(windows, read_places(text, windows), strict=True):
+            target_N = np.full(len(window), IGNORED, np.int64)
+            if self.label_all_tokens and not self.crf:
+                word_N = word_of(text, window)
+                inside_N = np.isin(word_N, read_N[read_N >= 0])
+                target_N[inside_N] = inner_W[word_N[inside_N]]
+            target_N[read_N >= 0] = tag_W[read_N[read_N >= 0]]
+            found.append({"tags": target_N})
+        return found
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
@@ -185,11 +274,20 @@ class TokenClassification(Task):
             loaded.model._keys_to_ignore_on_save = [
                 f"crf.{name}" for name in loaded.model.crf.state_dict()
             ]
-        return loaded.model, loaded.notices
+        return loaded.model, (*loaded.notices, *self._told())
+
+    def _told(self) -> tuple[str, ...]:
+        if not self.num_odd:
+            return ()
+        return (
+            f"train: the tags of {counted(self.num_odd, 'row')} break the scheme {self.scheme}, "
+            "such as I- after O. They are read as seqeval's default mode reads them: what goes on "
+            "with nothing begins an entity.",
+        )
 
     def _crf(self, source: Path, kept: Sequence[str]) -> CRF:
         ends = [*self.tags, ""]
-        allowed = [[may_follow(a, b, self.scheme) for b in ends] for a in ends]
+        allowed = [[may_follow(a, b, self._head) for b in ends] for a in ends]
         made = CRF(len(self.tags), torch.tensor(allowed))
         if (source / CRF_FILE).is_file() and tuple(kept) == self.tags:
             made.load_state_dict(load_file(source / CRF_FILE))
@@ -205,9 +303,13 @@ class TokenClassification(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         logits_NC, tag_N = outputs["logits"].float(), batch.targets["tags"]
         if self.crf:
-            return _field_loss(outputs, logits_NC, tag_N, batch.streams["text"].boundaries)
-        loss = functional.cross_entropy(logits_NC, tag_N, ignore_index=IGNORED, reduction="sum")
-        return Loss(loss, float((tag_N != IGNORED).sum()))
+            return _field_loss(outputs, logits_NC, tag_N, batch)
+        weight_C = torch.tensor(self.weights, device=logits_NC.device) if self.weights else None
+        loss = functional.cross_entropy(
+            logits_NC, tag_N, weight_C, ignore_index=IGNORED, reduction="sum"
+        )
+        kept_N = tag_N[tag_N != IGNORED]
+        return Loss(loss, len(kept_N) if weight_C is None else float(weight_C[kept_N].sum()))
 
     def stock_outputs(self, stock: Any, batch: Batch) -> Outputs:
         (logits_NC,) = token_outputs(stock, batch.streams["text"], "logits")
@@ -228,16 +330,14 @@ class TokenClassification(Task):
         logits_WC = torch.zeros(len(text.words), len(self.tags))
         if OUTSIDE in self.tags:  # a word without tokens, such as a control character
             logits_WC[:, self.tags.index(OUTSIDE)] = 1e4
-        depth_W = np.full(len(text.words), -1)
-        for stream, logits_NC, _ in parts:
-            word_N = word_of(text, stream)
-            for token, word in enumerate(word_N):
-                is_first = token == 0 or word_N[token - 1] != word
-                depth = min(token, len(stream) - 1 - token)
-                if word >= 0 and is_first and depth > depth_W[word]:
-                    depth_W[word], logits_WC[word] = depth, logits_NC[token]
-        tag_W, score_W = _tagged(logits_WC, parts[0][2])
+        places = read_places(text, [stream for stream, _, _ in parts])
+        for (_, logits_NC, _), read_N in zip(parts, places, strict=True):
+            logits_WC[read_N[read_N >= 0]] = logits_NC[torch.from_numpy(read_N >= 0)]
+        tag_W, score_W = most_likely(logits_WC, parts[0][2])
         tags = [self.tags[tag] for tag in tag_W]
+        spans = spans_of(tags, self._head)
+        if self.scheme == "IOB1":
+            tags = tags_of(spans, len(tags), "IOB1")
         entities = [
             Entity(
                 text.words[first][0],
@@ -246,45 +346,59 @@ class TokenClassification(Task):
                 float(score_W[first:last].mean()),
                 text.text[text.words[first][0] : text.words[last - 1][1]],
             )
-            for first, last, label in spans_of(tags)
+            for first, last, label in spans
         ]
-        return Entities(tuple(entities), tuple(tags) if text.tokens is not None else None)
+        return Entities(tuple(entities), tuple(tags) if text.has_tokens else None)
 
     def statistics(self, answer: Entities, row: Row) -> Mapping[str, Any]:
         text = read_tagged(row)
-        true, found = text.marks or (), _marks(answer)
-        true_tags = text.tags or tags_of(text.spans, len(text.words), self.scheme)
-        answered = replace(text, marks=found)
-        tags = answer.tags or tags_of(answered.spans, len(text.words), self.scheme)
         if text.tags is None:
-            strict = strict_counts(true, found)
-        else:
-            strict = strict_counts(*(strict_spans_of(t, self.scheme) for t in (true_tags, tags)))
-        right = sum(map(str.__eq__, true_tags, tags))
-        return entity_counts(true, found, self.labels) | {
-            "strict": strict,
-            "tokens": np.array([right, len(tags)]),
-        }
+            return self._text_statistics(answer, text)
+        pairs = zip(text.tags, answer.tags or (), strict=True)
+        known = [pair for pair in pairs if pair[0] != UNKNOWN]
+        true, answered = ([pair[side] for pair in known] for side in (0, 1))
+        default = spans_of(true, self.scheme), spans_of(answered, self.scheme)
+        strict = strict_spans_of(true, self.scheme), strict_spans_of(answered, self.scheme)
+        right = sum(map(str.__eq__, true, answered))
+        return entity_statistics(default, strict, (right, len(true)), self.labels)
+
+    def _text_statistics(self, answer: Entities, text: TaggedText) -> Mapping[str, Any]:
+        """Returns the figures of a row that came as text: places are compared in characters."""
+        spans = list(text.marks or ()), _marks(answer)
+        true, answered = (
+            tags_of(replace(text, marks=marks).spans(self.scheme), len(text.words), self._head)
+            for marks in spans
+        )
+        right = sum(map(str.__eq__, true, answered))
+        return entity_statistics(spans, spans, (right, len(true)), self.labels)
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
-        return entity_metrics(statistics, counts)
+        return EntityReducer.of(statistics)(counts)
+
+    def prepare(self, statistics: Statistics) -> Reducer:
+        return EntityReducer.of(statistics)
 
     def compared(self, answer: Entities, row: Row) -> tuple[str, str]:
         text = read_tagged(row)
-        return text.shown(text.marks or ()), text.shown(_marks(answer))
+        return text.shown(text.places(self.scheme)), text.shown(_marks(answer))
 
     def severity(self, answer: Entities, row: Row) -> float | None:
         """Returns how many entities are missing or too many; None where there are none."""
-        wrong = len(set(read_tagged(row).marks or ()) ^ set(_marks(answer)))
+        wrong = len(set(read_tagged(row).places(self.scheme)) ^ set(_marks(answer)))
         return float(wrong) if wrong else None
 
     def figures(self, statistics: Statistics) -> Sequence[Figure]:
-        rows = [
-            (each.label, each.precision, each.recall, each.f1, each.num_entities)
-            for each in sorted(label_scores(statistics, self.labels), key=lambda each: each.f1)
-        ]
-        header = ("label", "precision", "recall", "F1", "true entities")
-        return [Table("Scores of each label", header, rows, "The hardest first.")]
+        scores = sorted(label_scores(statistics, self.labels), key=lambda each: each.f1)
+        header = ("label", "precision", "recall", "F1", "F1, strict", "true entities")
+        rows = [(e.label, e.precision, e.recall, e.f1, e.f1_strict, e.num_entities) for e in scores]
+        figures = [Table("Scores of each label", header, rows, "The hardest first.")]
+        taken = label_confusions(statistics, self.labels)[:MAX_SHOWN]
+        if taken:
+            note = "Entities whose place is right and whose label is not, the commonest first."
+            lines = [(each.true, each.answered, each.num_entities) for each in taken]
+            shown = ("true label", "answered", "entities")
+            figures.append(Table("Labels taken for one another", shown, lines, note))
+        return figures
 
     def within(self, limit: int) -> Self:
         return replace(self, max_length=fitting_length(self.max_length, limit))
@@ -294,15 +408,20 @@ class TokenClassification(Task):
         if not isinstance(previous, TokenClassification) or previous.scheme != self.scheme:
             return self
         labels = tuple(dict.fromkeys((*previous.labels, *self.labels)))
-        return replace(self, labels=labels, max_length=self.max_length or previous.max_length)
+        whole = replace(self, labels=labels, max_length=self.max_length or previous.max_length)
+        weight = dict(zip(self.tags, self.weights, strict=False))
+        return replace(
+            whole, weights=tuple(weight.get(tag, 1.0) for tag in whole.tags) if weight else ()
+        )
 
 
-def _field_loss(
-    outputs: Outputs, logits_NC: Tensor, tag_N: Tensor, boundaries: Sequence[int]
-) -> Loss:
-    """Returns the loss of a CRF over the tokens that have a tag."""
-    kept_N = tag_N != IGNORED
-    counts = [int(kept_N[a:b].sum()) for a, b in pairwise(boundaries)]
+def _field_loss(outputs: Outputs, logits_NC: Tensor, tag_N: Tensor, batch: Batch) -> Loss:
+    """Returns the loss of a CRF over the words of each text, whose windows stand together."""
+    kept_N, boundaries = tag_N != IGNORED, batch.streams["text"].boundaries
+    counts: list[int] = []
+    placed = zip(batch.row_ids, pairwise(boundaries), strict=True)
+    for _, windows in groupby(placed, key=itemgetter(0)):
+        counts.append(sum(int(kept_N[a:b].sum()) for _, (a, b) in windows))
     filled = [count for count in counts if count]
     if not filled:
         return Loss(logits_NC.sum() * 0, 0)
@@ -310,26 +429,8 @@ def _field_loss(
     found = log_likelihood(
         steps, logits_NC[kept_N], tag_N[kept_N], list(accumulate(filled, initial=0))
     )
-    return Loss(-found, len(filled))
-
-
-def _tagged(logits_WC: Tensor, steps: Steps | None) -> tuple[list[int], np.ndarray]:
-    """Returns the tag of each word and its probability."""
-    if not len(logits_WC):
-        return [], np.zeros(0)
-    if steps is None:
-        probabilities_WC, tag_W = logits_WC.softmax(-1), logits_WC.argmax(-1)
-    else:
-        whole = (0, len(logits_WC))
-        probabilities_WC = marginals(steps, logits_WC, whole)
-        tag_W = best_tags(steps, logits_WC, whole)
-    return tag_W.tolist(), probabilities_WC.gather(1, tag_W[:, None])[:, 0].numpy()
+    return Loss(-found, sum(filled))
 
 
 def _marks(answer: Entities) -> list[Mark]:
     return [(entity.start, entity.end, entity.label) for entity in answer]
-
-
-def _continued(tag: str) -> str:
-    """Returns the tag of a word's later tokens, which go on with what its first one begins."""
-    return f"I-{tag[2:]}" if tag.startswith("B-") else tag

@@ -6,48 +6,72 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
 from tunewright.data.spans import read_spans
-from tunewright.data.tags import TokenSpan, spans_of
+from tunewright.data.tags import OUTSIDE, Scheme, TokenSpan, spans_of
 from tunewright.errors import DataError
 from tunewright.tasks.texts import text_of
 from tunewright.types import Row, TokenStream
 
+# Chinese characters and Japanese ones, of writing without spaces.
+_HAN = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # A word of a text that comes without words: letters and digits together, other signs and Chinese
 # characters one by one.
-_WORD = re.compile(r"[^\W\u3400-\u9fff\uf900-\ufaff]+|[\u3400-\u9fff\uf900-\ufaff]|[^\w\s]")
-_CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
+_WORD = re.compile(rf"[^\W{_HAN}]+|[{_HAN}]|[^\w\s]")
+_CHINESE = re.compile(rf"[{_HAN}\u3000-\u303f\uff00-\uffef]")
 
 
 Mark = tuple[int, int, str]
 """First character, the one after the last, and the label."""
+
+# A tag that is not known, which data write as -100: the word is neither learned nor judged.
+UNKNOWN = ""
+IGNORED = -100
 
 
 @dataclass(frozen=True)
 class TaggedText:
     """A text, the places [start, end) of its words, and what is marked in it.
 
-    `marks` are in characters, None where nothing is known. `tokens` and `tags` are the row's own
-    words and their tags, None where it came as text.
+    A row with words of its own `has_tokens`, and `tags` where these are known; one that comes as
+    text has `marks`, in characters, or None.
     """
 
     text: str
     words: Sequence[tuple[int, int]]
     marks: Sequence[Mark] | None = None
-    tokens: Sequence[str] | None = None
     tags: Sequence[str] | None = None
+    has_tokens: bool = False
 
     @property
-    def spans(self) -> list[TokenSpan]:
-        """The marks in words: those that begin inside a mark."""
+    def is_known(self) -> bool:
+        return self.marks is not None or self.tags is not None
+
+    @property
+    def known_tags(self) -> list[str]:
+        """The row's own tags but for those that are not known."""
+        return [tag for tag in self.tags or () if tag != UNKNOWN]
+
+    def spans(self, scheme: Scheme) -> list[TokenSpan]:
+        """Returns what is marked, in words: those that begin inside a mark."""
+        if self.tags is not None:
+            return spans_of([tag or OUTSIDE for tag in self.tags], scheme)
         found = []
         for start, end, label in self.marks or ():
             inside = [place for place, (begin, _) in enumerate(self.words) if start <= begin < end]
             if inside:
                 found.append((inside[0], inside[-1] + 1, label))
         return found
+
+    def places(self, scheme: Scheme) -> list[Mark]:
+        """Returns what is marked, in characters."""
+        if self.tags is None:
+            return list(self.marks or ())
+        spans = self.spans(scheme)
+        return [(self.words[a][0], self.words[b - 1][1], label) for a, b, label in spans]
 
     def cut(self) -> TaggedText:
         """Returns the text with words cut where a mark begins or ends inside one."""
@@ -81,9 +105,10 @@ def read_tagged(row: Row) -> TaggedText:
         )
     text = text_of(row, "text")
     words = [match.span() for match in _WORD.finditer(text)]
-    if row.values.get("entities") is None:
+    marked = row.values.get("entities", row.values.get("tags"))
+    if marked is None:
         return TaggedText(text, words)
-    spans = read_spans(row.values["entities"], text, row.where)
+    spans = read_spans(marked, text, row.where)
     return TaggedText(text, words, [(span.start, span.end, span.label) for span in spans])
 
 
@@ -94,7 +119,7 @@ def _from_tokens(row: Row) -> TaggedText:
     text, words = joined(tokens)
     tags = row.values.get("tags")
     if tags is None:
-        return TaggedText(text, words, None, tokens)
+        return TaggedText(text, words, has_tokens=True)
     if isinstance(tags, str) or len(tags) != len(tokens):
         raise DataError(
             row.where,
@@ -102,9 +127,13 @@ def _from_tokens(row: Row) -> TaggedText:
             "Each token has one tag.",
             "Correct the row, or remove it.",
         )
-    tags = [str(tag) for tag in tags]
-    marks = [(words[a][0], words[b - 1][1], label) for a, b, label in spans_of(tags)]
-    return TaggedText(text, words, marks, tokens, tags)
+    return TaggedText(text, words, None, [_tag(tag, row) for tag in tags], True)
+
+
+def _tag(value: Any, row: Row) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+        return UNKNOWN if value == IGNORED else str(value)
+    raise DataError(row.where, f"a tag is {value!r:.60}", "A tag is a text or a whole number.")
 
 
 def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
@@ -136,6 +165,27 @@ def word_of(text: TaggedText, stream: TokenStream) -> np.ndarray:
     place_N = np.searchsorted(starts, begins, "right") - 1
     inside_N = (place_N >= 0) & (begins < ends[place_N]) & (stream.text_ids == 0)
     return np.where(inside_N, place_N, -1)
+
+
+def read_places(text: TaggedText, streams: Sequence[TokenStream]) -> list[np.ndarray]:
+    """Returns for each window the word that is read at each token, (N,); -1 where none is.
+
+    A word is read at its first token, in the window where that stands deepest inside.
+    """
+    words = [word_of(text, stream) for stream in streams]
+    depth_W = np.full(len(text.words), -1)
+    window_W = np.full(len(text.words), -1)
+    firsts = [np.flatnonzero((w >= 0) & (w != np.append(-1, w[:-1]))) for w in words]
+    for window, (word_N, first_F) in enumerate(zip(words, firsts, strict=True)):
+        depth_F = np.minimum(first_F, len(word_N) - 1 - first_F)
+        deeper = depth_F > depth_W[word_N[first_F]]
+        depth_W[word_N[first_F[deeper]]] = depth_F[deeper]
+        window_W[word_N[first_F[deeper]]] = window
+    found = [np.full(len(word_N), -1) for word_N in words]
+    for window, (word_N, first_F) in enumerate(zip(words, firsts, strict=True)):
+        own = first_F[window_W[word_N[first_F]] == window]
+        found[window][own] = word_N[own]
+    return found
 
 
 def _begin(text: str, start: int, end: int) -> int:
