@@ -83,6 +83,7 @@ def test_public_names_are_these():
         "audit",
         "compare",
         "load",
+        "pretrain",
         "resume",
         "train",
     ]

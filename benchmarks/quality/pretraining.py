@@ -108,10 +108,8 @@ def measure(case: Case, sides: Mapping[str, str], root: Path) -> dict[str, Any]:
             for side, model in sides.items():
                 run = _train(case, model, seed, root, Path(output) / f"{side}-{seed}")
                 runs[side].append(run)
-                print(
-                    f"{case.name}, seed {seed}: {side} {_figure(case, run, root):.4f}", flush=True
-                )
-        kept_R = _kept(case, root)
+                figure = _reduced(case, run, kept_R.astype(int))
+                print(f"{case.name}, seed {seed}: {side} {figure:.4f}", flush=True)
         figures = {
             side: [_reduced(case, run, kept_R.astype(int)) for run in found]
             for side, found in runs.items()

@@ -39,6 +39,7 @@ _HOMES = {
     "audit": "tunewright.api",
     "compare": "tunewright.api",
     "load": "tunewright.run.loaded",
+    "pretrain": "tunewright.api",
     "resume": "tunewright.api",
     "train": "tunewright.api",
 }
@@ -52,6 +53,7 @@ __all__ = [
     "audit",
     "compare",
     "load",
+    "pretrain",
     "resume",
     "train",
 ]

@@ -1,17 +1,21 @@
-"""The Python face: `train`, `resume`, `audit` and `compare` with plain arguments."""
+"""The Python face: `train`, `pretrain`, `resume`, `audit` and `compare` with plain arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
+from types import MappingProxyType
 from typing import Any
 
 from tunewright.data.audit import Audit
+from tunewright.models.new_tokenizer import TokenizerKind
 from tunewright.run.compare import Comparison, compare_runs
 from tunewright.run.config import RunConfig, compose, set_key, task_keys
 from tunewright.run.finished import FinishedRun
 from tunewright.run.groundwork import audit_only
 from tunewright.run.judge import OwnMetric
+from tunewright.run.pretrain import ADAPTING, NewTokenizer, base_for
+from tunewright.run.pretrain import pretrain as pretrain_run
 from tunewright.run.resume import resume as resume_run
 from tunewright.run.train import Told
 from tunewright.run.train import train as train_run
@@ -45,6 +49,38 @@ def train(
     given = {"train": data, "validation": validation, "test": test}
     config = _config(given, task, model, settings, named)
     return train_run(_sources(given, config), config, metrics, tell)
+
+
+def pretrain(
+    data: Any,
+    *,
+    model: str | PathLike[str] | None = None,
+    tokenizer: TokenizerKind | None = None,
+    vocab_size: int | None = None,
+    lowercase: bool | None = None,
+    validation: Any = None,
+    test: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    tell: Callable[[Told], None] = lambda _: None,
+    **named: Any,
+) -> FinishedRun:
+    """Lets a model learn from plain text, and returns the finished run.
+
+    `data` is a source as for `train`, of texts alone. The model is one to adapt, the starter
+    unless it is named, or `new:SIZE` (tiny, mini, small, medium, base, or LAYERSxWIDTH), which
+    begins from nothing; a new one gets a tokenizer of its own: wordpiece, bpe or unigram, with
+    `vocab_size` tokens (8000). The other arguments are those of `train`; name the run's folder as
+    `model` there to go on to a task.
+
+    Raises UserError for input that cannot be used; its message says what to do.
+    """
+    given = {"train": data, "validation": validation, "test": test}
+    new = {"kind": tokenizer, "vocab_size": vocab_size, "lowercase": lowercase}
+    chosen = {key: value for key, value in new.items() if value is not None}
+    first = _config(given, None, model, settings, named, ADAPTING)
+    config = _config(given, None, model, settings, named, base_for(first.model.name))
+    made = NewTokenizer(**chosen) if chosen else None  # type: ignore[arg-type]
+    return pretrain_run(_sources(given, config), config, made, tell)
 
 
 def resume(
@@ -120,6 +156,7 @@ def _config(
     model: str | PathLike[str] | None,
     settings: Mapping[str, Any] | None,
     named: Mapping[str, Any],
+    base: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunConfig:
     """Puts the arguments of a call into a configuration, columns and settings told apart."""
     chosen: dict[str, Any] = {}
@@ -128,7 +165,7 @@ def _config(
     if model is not None:
         chosen["model"] = {"name": fspath(model)}
     where = "tunewright.train"
-    task_name = compose(settings or {}, chosen, where=where).task.name
+    task_name = compose(base, settings or {}, chosen, where=where).task.name
     roles = {role.name for role in find_task(task_name).roles}
     paths = {k: fspath(v) for k, v in given.items() if isinstance(v, str | PathLike)}
     columns = {name: value for name, value in named.items() if name in roles}
@@ -137,4 +174,4 @@ def _config(
     for name, value in named.items():
         if name not in roles:
             set_key(data, name, value, keys)
-    return compose(settings or {}, chosen, data, where=where)
+    return compose(base, settings or {}, chosen, data, where=where)

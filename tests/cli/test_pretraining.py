@@ -38,8 +38,8 @@ def test_a_model_that_exists_is_adapted(command, corpus, tiny):
     ("words", "message"),
     [
         (["--vocab-size", 500],
-         'tunewright: --vocab-size: the model "starter" has a tokenizer already. Only a new model '
-         "gets a new one. Leave the flag out, or begin from nothing with --model new:mini.\n"),
+         'tunewright: the tokenizer: the model "starter" has one already. Only a new model gets a '
+         "new one. Leave its kind, vocab_size and lowercase out, or name a new model: new:mini.\n"),
         (["--model", "new:smal"],
          'tunewright: model "new:smal": there is no size "smal". There is "tiny", "mini", "small", '
          '"medium", "base", or LAYERSxWIDTH such as 6x384. Did you mean new:small?\n'),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+import tunewright
 from tunewright.errors import SettingsError
 from tunewright.models.architecture import MASKED_LM
 from tunewright.models.folder import find_model
@@ -132,3 +133,22 @@ def test_a_size_that_no_model_has_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(SettingsError, match='there is no size "huge"'):
         pretrain({"train": CORPUS}, config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_call_in_python_makes_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tunewright.pretrain(
+        [{"review": text} for text in CORPUS],
+        text="review",
+        model="new:1x64",
+        tokenizer="bpe",
+        vocab_size=400,
+        name="own",
+        num_train_epochs=1,
+        num_resamples=20,
+        settings={"training": {"precision": "fp32", "track": []}},
+    )
+    assert (run.config.training.learning_rate, run.config.training.dropout) == (1e-3, 0.0)
+    assert 300 < len(AutoTokenizer.from_pretrained(run.folder.model)) <= 400
+    with pytest.raises(SettingsError, match='the model "starter" has one already'):
+        tunewright.pretrain(CORPUS, vocab_size=400)

@@ -10,7 +10,6 @@ from tunewright.cli import show
 from tunewright.cli.training import show_run
 from tunewright.cli.watching import Watcher
 from tunewright.cli.words import config_of, sources_of
-from tunewright.errors import SettingsError
 
 
 def pretrain_and_show(
@@ -26,23 +25,14 @@ def pretrain_and_show(
     """
     show.say("Reading the data ...")
     started = time.monotonic()
-    from tunewright.models.new_model import is_new
-    from tunewright.run.pretrain import ADAPTING, FROM_NOTHING, NewTokenizer, pretrain
+    from tunewright.run.pretrain import ADAPTING, NewTokenizer, base_for, pretrain
 
     config = config_of(words, ADAPTING, columns, named)
-    given = {name: value for name, value in tokenizer.items() if value}
-    if is_new(config.model.name):
-        config = config_of(words, FROM_NOTHING, columns, named)
-    elif given:
-        flags = {"kind": "--tokenizer", "vocab_size": "--vocab-size", "lowercase": "--lowercase"}
-        raise SettingsError(
-            flags[next(iter(given))],
-            f'the model "{config.model.name}" has a tokenizer already',
-            "Only a new model gets a new one.",
-            "Leave the flag out, or begin from nothing with --model new:mini.",
-        )
+    config = config_of(words, base_for(config.model.name), columns, named)
     sources = sources_of(config)
+    given = {name: value for name, value in tokenizer.items() if value}
+    new = NewTokenizer(**given) if given else None
     with Watcher() as watcher:
-        run = pretrain(sources, config, NewTokenizer(**given), tell=watcher.hear)
+        run = pretrain(sources, config, new, tell=watcher.hear)
     seconds = time.monotonic() - started
     show_run(run, seconds, as_json, f"tunewright train DATA --model {run.path}")

@@ -1,7 +1,7 @@
 """Pretraining: a model learns from plain text, one that exists or a new one.
 
-    pretrain({"train": "corpus.txt"}, compose(ADAPTING))                      # adapts the starter
-    pretrain({"train": "corpus.txt"}, compose(FROM_NOTHING), NewTokenizer("wordpiece", 8000))
+    pretrain({"train": "corpus.txt"}, compose(base_for("starter"), settings))
+    pretrain({"train": "corpus.txt"}, compose(base_for("new:mini"), settings), NewTokenizer("bpe"))
 
 It is a run like any other, of the task masked-language-modelling. A new model is written first,
 with its tokenizer, to a folder of its own: the run begins from there, and so does its repetition.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunewright.errors import SettingsError
 from tunewright.models.new_model import Sizes, is_new, save_new_model, sizes_of
 from tunewright.models.new_tokenizer import TokenizerKind, train_tokenizer
 from tunewright.run.config import ModelConfig, RunConfig
@@ -57,22 +58,36 @@ class NewTokenizer:
     lowercase: bool = False
 
 
+def base_for(model: str) -> dict[str, Any]:
+    """Returns the settings that suit a model to adapt, or a new one."""
+    return FROM_NOTHING if is_new(model) else ADAPTING
+
+
 def pretrain(
     sources: Mapping[str, Any],
     config: RunConfig,
-    tokenizer: NewTokenizer = NewTokenizer(),
+    tokenizer: NewTokenizer | None = None,
     tell: Tell = lambda _: None,
 ) -> FinishedRun:
     """Pretrains a model on plain text and returns the finished run; see `train`.
 
-    The model's name is one to adapt, or `new:SIZE`, which begins from nothing with `tokenizer`.
-    The run's `model/` is a masked language model of the library's own, to be trained further for
-    any task. Raises what `train` raises, SettingsError for sizes that no model has.
+    The model's name is one to adapt, or `new:SIZE`, which begins from nothing with a new
+    `tokenizer`. The run's `model/` is a masked language model of the library's own, to be trained
+    further for any task. Raises what `train` raises, and SettingsError for sizes that no model has
+    and for a tokenizer where the model has one.
     """
-    if not is_new(config.model.name):
+    name = config.model.name
+    if not is_new(name):
+        if tokenizer is not None:
+            raise SettingsError(
+                "the tokenizer",
+                f'the model "{name}" has one already',
+                "Only a new model gets a new one.",
+                "Leave its kind, vocab_size and lowercase out, or name a new model: new:mini.",
+            )
         return train(sources, config, tell=tell)
-    sizes = sizes_of(config.model.name)
-    folder, num_tokens = _begin(sources, config, sizes, tokenizer)
+    sizes = sizes_of(name)
+    folder, num_tokens = _begin(sources, config, sizes, tokenizer or NewTokenizer())
     tell(
         Notice(
             f"{folder} holds the new model (layers: {sizes.layers}, width: {sizes.width}) with "
