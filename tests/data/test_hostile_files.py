@@ -200,8 +200,8 @@ def test_a_missing_file_with_no_near_name_gets_what_is_there(folder):
 def test_an_unknown_suffix_gets_those_that_are_read(folder):
     Path("a.xlsx").touch()
     assert refusal("a.xlsx") == (
-        'a.xlsx: the suffix ".xlsx" is not one that is read. CSV, TSV, JSONL, JSON, TXT '
-        "(each also as .gz or .zip), Parquet and Arrow files are read. "
+        'a.xlsx: the suffix ".xlsx" is not one that is read. CSV, TSV, JSONL, JSON, TXT, '
+        "CONLL, BIO, IOB, CONLLU (each also as .gz or .zip), Parquet and Arrow files are read. "
         "Rename the file to say what it holds."
     )
 

@@ -34,6 +34,8 @@ SPLIT_NAMES = {
 }
 # `train-00000-of-00003.parquet`, as the Hub cuts a split into files.
 _SHARD = re.compile(r"^(?P<name>.+)-\d+-of-\d+$")
+# `en_ewt-ud-train.conllu`, as Universal Dependencies name a treebank's files.
+_TREEBANK = re.compile(r"^.+-ud-(?P<name>[a-z]+)$")
 NEEDED = (
     "A folder has to hold files named by split (such as train.csv and test.csv), or one folder "
     "of .txt files per class."
@@ -78,7 +80,7 @@ def _stem(entry: Path) -> str:
 
 
 def _split_word(entry: Path) -> str:
-    match = _SHARD.match(_stem(entry))
+    match = _SHARD.match(_stem(entry)) or _TREEBANK.match(_stem(entry))
     return match["name"] if match else _stem(entry)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tunewright.data.columnar import read_arrow, read_parquet
+from tunewright.data.conll import read_conll, read_conllu
 from tunewright.data.delimited import FLUSH_ROWS, read_delimited
 from tunewright.data.encoding import Lines, check_encoding, find_encoding, too_long_error
 from tunewright.data.folders import (
@@ -41,6 +42,7 @@ from tunewright.data.wording import counted
 from tunewright.errors import DataError, listed
 
 COLUMNAR = {"parquet": read_parquet, "arrow": read_arrow}
+TAGGED = {"conll": read_conll, "conllu": read_conllu}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,9 @@ def _opened(
 def text_batches(
     lines: Lines, kind: str, settings: ReadSettings, notes: list[str]
 ) -> Iterator[Batch]:
-    """Returns the batches of a text stream of the format `kind`: csv, tsv, jsonl, json, lines."""
+    """Returns the batches of a text stream of the format `kind`, one of `TEXT_FORMATS`."""
+    if kind in TAGGED:
+        return TAGGED[kind](lines)
     if kind == "jsonl":
         return read_json_lines(lines, notes)
     if kind == "json":
@@ -248,8 +252,8 @@ def stream_tables(
     """Yields a file's rows as small tables, one after the other: memory does not grow with it.
 
     `source` may be a binary stream, such as standard input, whose format `kind` names (csv, tsv,
-    jsonl, json, lines); it is read as `settings.encoding`, or as UTF-8. A row's line counts from
-    the beginning of the file.
+    jsonl, json, lines, conll, conllu); it is read as `settings.encoding`, or as UTF-8. A row's line
+    counts from the beginning of the file.
 
     Raises: DataError as `read_table` does, when the rows before the fault have been given.
     """

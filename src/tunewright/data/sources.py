@@ -35,6 +35,12 @@ TEXT_FORMATS = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".txt": "lines",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".bioes": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".conllu": "conllu",
 }
 COLUMNAR_FORMATS = {
     ".parquet": "parquet",
@@ -45,7 +51,8 @@ COLUMNAR_FORMATS = {
 }
 FORMATS = TEXT_FORMATS | COLUMNAR_FORMATS
 READABLE = (
-    "CSV, TSV, JSONL, JSON, TXT (each also as .gz or .zip), Parquet and Arrow files are read."
+    "CSV, TSV, JSONL, JSON, TXT, CONLL, BIO, IOB, CONLLU (each also as .gz or .zip), Parquet and "
+    "Arrow files are read."
 )
 
 _KINDS = (
