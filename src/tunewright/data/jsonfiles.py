@@ -16,6 +16,8 @@ import numpy as np
 from tunewright.data.arrays import record_batch
 from tunewright.data.delimited import FLUSH_CHARACTERS, FLUSH_ROWS, empty_file
 from tunewright.data.encoding import Lines
+from tunewright.data.label_studio import Flattener, is_task
+from tunewright.data.squad import is_nested_squad, squad_rows
 from tunewright.data.table import Batch
 from tunewright.errors import DataError
 
@@ -74,7 +76,7 @@ def _line_objects(lines: Lines) -> Iterator[Object]:
 
 def read_json(lines: Lines, notes: list[str]) -> Iterator[Batch]:
     """Yields the rows of a JSON file: a list of objects, `{"data": [...]}`, columns, or JSON Lines
-    under another suffix.
+    under another suffix; also SQuAD's nested file and Label Studio's export.
 
     The text is held in memory while it is parsed, one row's values at a time.
     """
@@ -82,7 +84,18 @@ def read_json(lines: Lines, notes: list[str]) -> Iterator[Batch]:
     start = _skip(text, 0)
     if start == len(text):
         raise empty_file(lines.name)
-    yield from _batches(_document_objects(text, start, lines.name, notes), lines, notes)
+    objects = _document_objects(text, start, lines.name, notes)
+    yield from _batches(_without_tasks(objects, lines.name, notes), lines, notes)
+
+
+def _without_tasks(objects: Iterator[Object], name: str, notes: list[str]) -> Iterator[Object]:
+    """Makes rows of Label Studio's tasks; other objects stay as they are."""
+    flattener, has_tasks = Flattener(), False
+    for line, value in objects:
+        has_tasks = has_tasks or is_task(value)
+        yield line, flattener.row(value) if is_task(value) else value
+    if has_tasks:
+        notes += flattener.notes(name)
 
 
 def _document_objects(text: str, start: int, name: str, notes: list[str]) -> Iterator[Object]:
@@ -95,6 +108,9 @@ def _document_objects(text: str, start: int, name: str, notes: list[str]) -> Ite
     if (end := _skip(text, end)) < len(text):
         notes.append(f"{name}: the file is read as JSON Lines, one object after the other.")
         yield from _object_sequence(text, start, name)
+    elif is_nested_squad(document):
+        notes.append(f"{name}: the file is read as nested SQuAD, one row per question.")
+        yield from ((0, row) for row in squad_rows(document, name))
     elif isinstance(document.get("data"), list):
         for row in document["data"]:
             yield 0, _as_object(row, f'{name}, "data"', LIST_OF_OBJECTS)

@@ -2,6 +2,8 @@
 
 {"text": "Ada met Bo.", "entities": [{"start": 0, "end": 3, "label": "person"}]}
 {"text": "Ada met Bo.", "entities": [[0, 3, "person"]]}
+
+Also doccano's `start_offset` and `end_offset`, and Label Studio's `labels` with one label in it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ NEEDED = 'A span is {"start", "end", "label"} or [start, end, label], in charact
 def read_spans(value: Any, text: str, where: str) -> list[Span]:
     """Returns the spans of a text in their order, checked against it.
 
-    `value` is a list of dicts or of triples (doccano's form); None is no spans. `where` names the
+    `value` is a list of dicts or of triples; None is no spans. `where` names the
     row. Offsets count characters (code points) from 0; `end` is exclusive.
 
     Raises: DataError for another form, for a span that is empty, lies outside the text or cuts a
@@ -44,7 +46,13 @@ def read_spans(value: Any, text: str, where: str) -> list[Span]:
 
 def _span(item: Any, where: str) -> Span:
     if isinstance(item, Mapping):
-        parts = [item.get("start"), item.get("end"), item.get("label")]
+        labels = item.get("labels")
+        only = labels[0] if isinstance(labels, list) and len(labels) == 1 else None
+        parts = [
+            item.get("start", item.get("start_offset")),
+            item.get("end", item.get("end_offset")),
+            item.get("label", only),
+        ]
     elif isinstance(item, Sequence) and len(item) == 3 and not isinstance(item, str):
         parts = list(item)
     else:
