@@ -15,6 +15,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,6 +27,7 @@ STORED_AS_JSON = {b"tunewright.stored_as": b"json"}
 # stops at about 1,000.
 MAX_DEPTH = 100
 
+_TEXT_LISTS = pa.large_list(pa.large_string())
 _PLAIN_TYPES: dict[type, pa.DataType] = {
     str: pa.large_string(),
     bool: pa.bool_(),
@@ -198,7 +200,7 @@ def plain_table(table: pa.Table, name: str) -> pa.Table:
     """Returns a table read from elsewhere in the types that the rest of the package expects.
 
     Dictionaries become their values, text becomes large text, and integers that name a class (the
-    Hub's `ClassLabel`) become that class's name, -1 becoming null.
+    Hub's `ClassLabel`) become that class's name, -1 becoming null; so do lists of them.
 
     Raises: DataError for extension types, which can carry pickled code, and for column names that
     appear twice.
@@ -210,7 +212,7 @@ def plain_table(table: pa.Table, name: str) -> pa.Table:
     fields, columns = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         column = _plain_column(column)
-        if field.name in classes and pa.types.is_integer(column.type):
+        if field.name in classes and _holds_ids(column.type):
             column = _named(column, classes[field.name])
         columns.append(column)
         keep = STORED_AS_JSON if is_stored_as_json(field) else None
@@ -260,20 +262,52 @@ def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _holds_ids(kind: pa.DataType) -> bool:
+    """Says whether a type is that of integers or of lists of them."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_integer(kind))
+
+
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Returns the class names that `datasets` keeps in a schema's metadata, by column."""
+    """Returns the class names that `datasets` keeps in a schema's metadata, by column.
+
+    A column may hold classes or lists of them, such as the tags of tokens.
+    """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            name: list(feature["names"])
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        }
-    except (KeyError, TypeError, ValueError):
+        found = {name: _classes_of(feature) for name, feature in features.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+    return {name: names for name, names in found.items() if names is not None}
+
+
+def _classes_of(feature: Any) -> list[str] | None:
+    """Returns the names of a feature of classes, or of a list of these."""
+    if isinstance(feature, list) and len(feature) == 1:
+        feature = {"_type": "List", "feature": feature[0]}
+    kind = feature.get("_type") if isinstance(feature, dict) else None
+    if kind in ("List", "LargeList", "Sequence"):
+        inner = feature.get("feature")
+        return _classes_of(inner) if "names" in inner else None
+    return list(feature["names"]) if kind == "ClassLabel" else None
 
 
 def _named(column: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
-    known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
-    places = pc.if_else(known, column, pa.scalar(None, column.type))
-    return pa.chunked_array([pa.array(names, pa.large_string()).take(places.combine_chunks())])
+    """Returns class ids, or lists of them, as names; ids outside the names become null."""
+    if pa.types.is_integer(column.type):
+        return pa.chunked_array([_names_of(column.combine_chunks(), names)])
+    return pa.chunked_array([_lists_of_names(chunk, names) for chunk in column.chunks], _TEXT_LISTS)
+
+
+def _lists_of_names(lists: pa.ListArray, names: list[str]) -> pa.LargeListArray:
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    values = _names_of(pc.list_flatten(lists), names)
+    return pa.LargeListArray.from_arrays(starts, values, mask=lists.is_null())
+
+
+def _names_of(ids: pa.Array, names: list[str]) -> pa.Array:
+    known = pc.and_(pc.greater_equal(ids, 0), pc.less(ids, len(names)))
+    places = pc.if_else(known, ids, pa.scalar(None, ids.type))
+    return pa.array(names, pa.large_string()).take(places)

@@ -67,9 +67,14 @@ class CheckedRows:
 
 
 def is_blank(value: object) -> bool:
-    """Says whether a value shows nothing: missing, or text of blanks and invisible characters."""
+    """Says whether a value shows nothing: missing, or text of blanks and invisible characters.
+
+    A list is blank when all that it holds is.
+    """
     if isinstance(value, str):
         return all(map(_is_invisible, value))
+    if isinstance(value, list | tuple):
+        return all(map(is_blank, value))
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -86,15 +91,17 @@ def check_rows(
 ) -> CheckedRows:
     """Checks rows for training: every needed label is there; blank texts are counted.
 
+    Where no text is needed because one of several will do, such as tokens or a text, a row is
+    blank when all of those that are there are.
+
     Raises: DataError when labels are empty and `drop_unlabelled` is off, or no row is left.
     """
     needed = [role for role in roles if role.required and role.name in rows.columns]
     labels = [role.name for role in needed if role.only_training]
-    texts = [role.name for role in needed if not role.only_training]
     unlabelled = _blank_places(rows, labels)
     if unlabelled and not drop_unlabelled:
         raise _empty_labels(rows, labels, sorted(unlabelled))
-    blank = _blank_places(rows, texts) - unlabelled
+    blank = _blank_texts(rows, roles) - unlabelled
     gone = unlabelled | blank if drop_blank else unlabelled
     kept = rows.select(place for place in range(len(rows)) if place not in gone)
     if not kept:
@@ -117,6 +124,15 @@ def _blank_places(rows: TableRows, roles: Iterable[str]) -> set[int]:
     return {
         place for role in roles for place, value in enumerate(rows.values(role)) if is_blank(value)
     }
+
+
+def _blank_texts(rows: TableRows, roles: Sequence[Role]) -> set[int]:
+    """Returns the places of the rows that lack a needed text, or every one that would do."""
+    texts = [role for role in roles if not role.only_training and role.name in rows.columns]
+    needed = [role.name for role in texts if role.required]
+    if needed or not texts:
+        return _blank_places(rows, needed)
+    return set.intersection(*(_blank_places(rows, [role.name]) for role in texts))
 
 
 def _first_lines(rows: TableRows, places: Iterable[int]) -> tuple[int, ...]:

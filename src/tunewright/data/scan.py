@@ -72,10 +72,13 @@ class Scan:
     def read(
         self, text_roles: Sequence[str], label_role: str | None, label_codes: dict[str, int]
     ) -> None:
-        """Walks the rows; `label_codes` numbers labels and gains those that are new."""
+        """Walks the rows; `label_codes` numbers labels and gains those that are new.
+
+        A text may be a list of words, which is the same text as its words with blanks between.
+        """
         for place, row in _spread(self.rows, self.num_scanned):
             code = self._label(place, row, label_role, label_codes)
-            texts = [str(row.values[role]) for role in text_roles if _has(row, role)]
+            texts = [_text_of(row.values[role]) for role in text_roles if _has(row, role)]
             self._lengths.append(sum(len(text) for text in texts))
             if not texts or any(is_blank(text) for text in texts):
                 self.num_blank += 1
@@ -105,6 +108,11 @@ def label_name(value: Any) -> str:
 
 def _has(row: Row, role: str) -> bool:
     return row.values.get(role) is not None
+
+
+def _text_of(value: Any) -> str:
+    """Returns a text as it is, and a list of words or texts as one text."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _spread(rows: Rows, wanted: int) -> Iterator[tuple[int, Row]]:
