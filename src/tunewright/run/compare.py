@@ -63,9 +63,9 @@ def compare_runs(
     statistics = [load_file(folder / "statistics.safetensors") for folder in folders]
     different = [
         {**{key: x[key] for key in x if key in ("row", "source", "line", *task.text_roles, "true")},
-         "a": x["label"], "b": y["label"]}
+         "a": x["answered"], "b": y["answered"]}
         for x, y in zip(*lines, strict=True)
-        if x.get("label") != y.get("label")
+        if x["answered"] != y["answered"]
     ]  # fmt: skip
     return Comparison(
         a,
@@ -103,6 +103,6 @@ def _check_same_rows(a: list[dict[str, Any]], b: list[dict[str, Any]], where: st
 
 
 def _mcnemar(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> McNemar | None:
-    if "predicted" not in a:
+    if "predicted" not in a or a["predicted"].dtype.kind == "f":  # numbers are seldom just right
         return None
     return mcnemar(a["predicted"] == a["true"], b["predicted"] == b["true"])
