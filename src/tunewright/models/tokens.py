@@ -71,7 +71,7 @@ def encode_windows(
     keep = 0 if before is None else min(before.num_tokens, (max_length - special) // 2)
     room = max(max_length - special - keep, 1)
     if content.num_tokens > room and long == "error":
-        raise _too_long(where, content.num_tokens + keep + special, max_length)
+        raise too_long_error(where, content.num_tokens + keep + special, max_length)
     stride = min(stride, room // 2)
     content.encoding.truncate(room, stride=stride)
     pieces = [content.encoding, *(content.encoding.overflowing if long == "window" else ())]
@@ -91,7 +91,8 @@ def encode_windows(
     return [replace(streams[0], num_cut=cut + cut_before), *streams[1:]]
 
 
-def _too_long(where: str, num_tokens: int, max_length: int) -> DataError:
+def too_long_error(where: str, num_tokens: int, max_length: int) -> DataError:
+    """Returns the error for a text of more tokens than are read at once."""
     return DataError(
         where,
         f"it has {num_tokens:,} tokens",

@@ -2,6 +2,8 @@
 
 {"text": "A fine film.", "label": "positive"}
 ->  Label("positive", 0.98)
+
+Shape letters: W windows, R rows, B either (a text that fits is one window), C classes.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
@@ -33,9 +36,9 @@ from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_classifier
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import Long, encode_text, encode_windows, too_long_error
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
-from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.labels import (
     LabelKind,
     Names,
@@ -49,8 +52,15 @@ from tunewright.tasks.labels import (
     value_of,
     weights_of,
 )
-from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.types import Features, Label, LabelValue, Role, Row
+from tunewright.tasks.texts import (
+    DEFAULT_MAX_LENGTH,
+    fitting_length,
+    optional_text_of,
+    text_of,
+)
+from tunewright.types import Features, Label, LabelValue, Role, Row, TokenStream
+
+Pooling = Literal["mean", "max"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -71,8 +81,21 @@ class TextClassification(Task):
 
     max_length: PositiveInt | None = field(
         default=None,
-        metadata={"help": "tokens of a text, special tokens included; longer texts are cut and "
-                          "counted. Off: 256, or the model's limit if that is less"},
+        metadata={"help": "tokens that are read at once, special tokens included. Off: 256, or the "
+                          "model's limit if that is less"},
+    )  # fmt: skip
+    long: Long = field(
+        default="truncate",
+        metadata={"help": "what happens to longer texts: cut and counted, read in windows, or "
+                          "refused"},
+    )  # fmt: skip
+    stride: NonNegativeInt = field(
+        default=64, metadata={"help": "tokens that a window shares with the one before"}
+    )
+    pooling: Pooling = field(
+        default="mean",
+        metadata={"help": "what the logits of a text's windows become: their mean, or the largest "
+                          "of each class"},
     )  # fmt: skip
     class_weights: Weights = field(
         default=None,
@@ -120,6 +143,10 @@ class TextClassification(Task):
                 value = getattr(self, key)
                 raise SettingsError("[task]", f"task.{key} is {value}", f"It must be {needed}.")
 
+    @property
+    def scope(self) -> Scope:
+        return "document" if self.long == "window" else "row"
+
     def learn(self, rows: Iterable[Row]) -> Self:
         values: list[str | int | float] = []
         source = "the training data"
@@ -142,12 +169,33 @@ class TextClassification(Task):
         return replace(self, labels=labels, label_kind=common_kind(kind, labels), weights=weights)
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
-        text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
-        stream = encode_text(processor, text, pair, self.max_length)
         targets = {}
         if row.values.get("label") is not None:
             targets["label"] = self._index(row.values["label"])
-        return [Features(row.id, {"text": stream}, targets)]
+        return [
+            Features(row.id, {"text": stream}, targets, number)
+            for number, stream in enumerate(self._streams(row, processor))
+        ]
+
+    def _streams(self, row: Row, processor: Any) -> list[TokenStream]:
+        """Returns the windows of a row; in a pair, the first text stands before each of them."""
+        text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
+        if self.long == "window":
+            windows = encode_windows(
+                processor,
+                text if pair is None else pair,
+                prefix=None if pair is None else text,
+                max_length=self.max_length or DEFAULT_MAX_LENGTH,
+                stride=self.stride,
+                long=self.long,
+                where=row.where,
+            )
+            # What a classifier does not read would stay in memory for the whole training.
+            return [replace(window, offsets=None, text_ids=None) for window in windows]
+        stream = encode_text(processor, text, pair, self.max_length)
+        if self.long == "error" and stream.num_cut:
+            raise too_long_error(row.where, len(stream) + stream.num_cut, len(stream))
+        return [stream]
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
@@ -166,6 +214,10 @@ class TextClassification(Task):
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         logits_BC, label_B = outputs["logits"].float(), batch.targets["label"]
+        if self.scope == "document":
+            windows = [len(list(group)) for _, group in groupby(batch.row_ids)]
+            logits_BC = _pooled(logits_BC, windows, self.pooling)
+            label_B = torch.stack([label_W[0] for label_W in label_B.split(windows)])
         if bool((label_B < 0).any()):
             raise DataError(
                 "the training data",
@@ -188,6 +240,14 @@ class TextClassification(Task):
             self._label(logits, probabilities)
             for logits, probabilities in zip(logits_BC, probabilities_BC, strict=True)
         ]
+
+    def join(self, parts: Sequence[Label], row: Row) -> Label:
+        """Returns the answer to a text from those to its windows, whose logits are pooled."""
+        if len(parts) == 1:
+            return parts[0]
+        logits_WC = torch.tensor([part.logits for part in parts])
+        (logits_C,) = _pooled(logits_WC, [len(parts)], self.pooling).numpy()
+        return self._label(logits_C, softmax(logits_C / self.temperature))
 
     def calibrate(self, answers: Sequence[Label], rows: Sequence[Row]) -> Self:
         """Returns the task with temperature (Guo et al. 2017) and threshold fitted on `rows`."""
@@ -265,6 +325,14 @@ def _weights(
         total = sum(counts.values())
         return tuple(total / (len(counts) * counts[n]) if n in counts else 1.0 for n in labels)
     return weights_of(choice, labels, "class_weights")
+
+
+def _pooled(logits_WC: Tensor, windows: Sequence[int], pooling: Pooling) -> Tensor:
+    """Returns the logits of rows (R, C) from those of their windows, of which each has so many."""
+    by_row = logits_WC.split(list(windows))
+    return torch.stack(
+        [own_WC.amax(0) if pooling == "max" else own_WC.mean(0) for own_WC in by_row]
+    )
 
 
 def _focus(logits_BC: Tensor, label_B: Tensor, gamma: float) -> Tensor:
