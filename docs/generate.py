@@ -206,6 +206,10 @@ EXAMPLES = {
     "resume": ["tunewright resume runs/reviews num_train_epochs=6"],
     "verify": ["tunewright verify runs/reviews"],
     "verify-resume": ["tunewright verify-resume runs/reviews/run.toml --kills 20"],
+    "pretrain": [
+        "tunewright pretrain reviews.csv --text review --name adapted",
+        "tunewright pretrain reviews.csv --text review --name first --model new:tiny",
+    ],
     "evaluate": [
         "tunewright evaluate runs/reviews",
         "tunewright evaluate runs/reviews test.csv --slice product",
