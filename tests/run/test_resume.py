@@ -277,6 +277,25 @@ def test_checkpoints_of_another_run_are_refused(cut):
         resume(folder)
 
 
+def test_checkpoints_that_nothing_says_they_are_the_runs_own_are_compared_too(cut):
+    folder = cut(after(5))
+    (folder / "begun.json").unlink()
+    with pytest.raises(SettingsError, match="its checkpoints are those of another run"):
+        resume(folder, seed=1)
+    resume(folder)
+
+
+def test_a_log_that_lost_lines_is_not_filled_up(cut):
+    folder = cut(after(7))
+    (folder / "metrics.jsonl").write_text("")
+    assert [line["step"] for line in log(resume(folder)) if line["event"] == "step"] == [
+        5,
+        6,
+        10,
+        12,
+    ]
+
+
 def test_another_machine_is_allowed_said_and_written_down(cut, monkeypatch):
     folder = cut(after(5))
     other = Device("cpu", "cpu", "bf16", 3, "another CPU")

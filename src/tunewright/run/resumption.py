@@ -52,9 +52,7 @@ class Resumption:
         is told of.
         """
         note(*self.notices)
-        before = Begun.read(self.folder)
-        if before is None:
-            return now
+        before = Begun.read(self.folder) or now
         before.check(now, str(self.folder.path))
         self._check_checkpoint(before)
         moved = before.moved(now) if self.checkpoint is not None else []

@@ -114,7 +114,8 @@ class Journal:
         self._file = folder / "metrics.jsonl"
         self._pending = [Step(**values) for values in state["pending"]] if state else []
         if self._file.exists():
-            os.truncate(self._file, state["size_bytes"] if state else 0)
+            written = self._file.stat().st_size
+            os.truncate(self._file, min(written, state["size_bytes"]) if state else 0)
         self._trackers: list[Tracker] = []
         for name in track:
             self._trackers.append(TRACKERS[name](folder, settings, step))

@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -86,7 +85,7 @@ class Loop:
         """
         while self.step < self.schedule.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            for row_indices in islice(self._updates(epoch), done, None):
+            for row_indices in self._updates(epoch)[done:]:
                 if self.step == self.schedule.total_steps:
                     return
                 event = self._update(self.step, epoch, row_indices)
@@ -103,9 +102,11 @@ class Loop:
             rows = sorted({item.row_id for index in row_indices for item in self.rows[index]})
             yield Spike(event.step, event.loss, usual, tuple(rows))
 
-    def _updates(self, epoch: int) -> Iterator[np.ndarray]:
+    def _updates(self, epoch: int) -> list[np.ndarray]:
         order = order_of_epoch(len(self.rows), self.seed, epoch)
-        return self.task.updates(order, self.rows, self.batch_size)
+        updates = list(self.task.updates(order, self.rows, self.batch_size))
+        assert len(updates) == self.steps_per_epoch  # or an epoch would not end where it should
+        return updates
 
     def _update(self, step: int, epoch: int, row_indices: np.ndarray) -> Step:
         started = time.perf_counter()
