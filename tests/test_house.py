@@ -26,6 +26,7 @@ FLOORS = {
     "tasks": 2,
     "prediction": 3,
     "training": 4,
+    "retrieval": 5,
     "reports": 6,
     "run": 7,
     "api": 8,

@@ -1,0 +1,135 @@
+"""The documents of a source: any file, folder or table that `tunewright.data` reads.
+
+    for document in read_documents("articles.csv", id_column="url"): ...
+
+A row is a document. What names it is the column `id` (or what `--id` says), else its file and line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tunewright.data import ReadSettings, Table, is_blank, read_table, resolve_columns
+from tunewright.data import stream_tables as small_tables
+from tunewright.data.readers import DEFAULTS
+from tunewright.errors import DataError, listed, nearest
+from tunewright.tasks.texts import text_of
+from tunewright.types import Role, Row
+
+TEXT = Role(
+    "text",
+    "the text to be read",
+    ("content", "document", "passage", "body", "sentence", "review", "positive"),
+)
+ID = Role("id", "what names a document", ("_id", "docid", "doc_id", "file"), required=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text, what names it, its other columns as plain values, and where it was read."""
+
+    key: str
+    text: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+    def columns_json(self) -> str:
+        """Returns the columns as one line of JSON."""
+        return json.dumps(_plain(self.columns), ensure_ascii=False, default=str)
+
+
+def read_documents(
+    source: Any,
+    *,
+    text: Sequence[str] = (),
+    id_column: str | None = None,
+    settings: ReadSettings = DEFAULTS,
+    kind: str = "jsonl",
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Document]:
+    """Yields the documents of a source as they are read; files are never held whole.
+
+    `source` is a path, a Hub id, a binary stream of the format `kind`, a frame, or a list of texts
+    or dicts. The columns `text` are joined by line ends; without any, the usual names are looked
+    for. `say` hears, once, which columns were found by their names, and what was odd.
+
+    Raises DataError as the readers do, for a column that is not there, and for a text or an id that
+    is none.
+    """
+    said: set[str] = set()
+    for table in _tables(source, settings, kind):
+        given = {"text": text[0]} if text else {}
+        choice = resolve_columns(
+            (TEXT, ID),
+            table.column_names,
+            given | ({"id": id_column} if id_column else {}),
+            training=False,
+            source=table.name,
+        )
+        for sentence in (*table.notes, *choice.notices(table.name)):
+            if sentence not in said:
+                said.add(sentence)
+                say(sentence)
+        _check_columns(table, text)
+        for row in table.rows(choice.mapping):
+            yield _document(row, text[1:])
+
+
+def _tables(source: Any, settings: ReadSettings, kind: str) -> Iterator[Table]:
+    """Yields a file's rows as small tables, and any other source as one."""
+    is_path = isinstance(source, str | os.PathLike)
+    if is_path and Path(source).is_file():
+        yield from small_tables(source, settings)
+    elif hasattr(source, "read"):
+        stream: BinaryIO = source
+        yield from small_tables(stream, settings, kind)
+    else:
+        yield read_table(source, settings)
+
+
+def _check_columns(table: Table, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in table.column_names:
+            near = nearest(name, table.column_names)
+            raise DataError(
+                table.name,
+                f'there is no column "{name}"',
+                f"It has {listed(table.column_names)}.",
+                f'Did you mean "{near}"?' if near else "",
+            )
+
+
+def _document(row: Row, more: Sequence[str]) -> Document:
+    columns = dict(row.extras)
+    others = [Row(row.id, {"text": columns.pop(name)}, row.source, row.line) for name in more]
+    texts = [text_of(each, "text") for each in (row, *others)]
+    body = "\n".join(text for text in texts if not is_blank(text))
+    return Document(_key(row), body, columns, row.where)
+
+
+def _key(row: Row) -> str:
+    """Returns what names a document: its id, or its file and line."""
+    if "id" in row.values:
+        value = row.values["id"]
+        if is_blank(value):
+            raise DataError(
+                row.where, "its id is empty", "An id names one document.",
+                "Fill it in, or name another column with --id.",
+            )  # fmt: skip
+        return str(value)
+    return f"{Path(row.source).name}:{row.line}" if row.line else str(row.id)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value that is JSON: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

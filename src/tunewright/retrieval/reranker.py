@@ -1,0 +1,70 @@
+"""A cross-encoder that reads a query and a text together, and orders what was found anew.
+
+reranker = load_reranker("runs/reranking")
+index.search("a question", reranker=reranker)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+from tunewright.devices import Precision, find_device, settle_allocator
+from tunewright.errors import ModelError
+from tunewright.models.architecture import SEQUENCE_CLASSIFIER, head_names, load_config
+from tunewright.models.folder import check_model_folder, find_model
+from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.models.weights import read_headers
+from tunewright.prediction.predictor import Predictor
+from tunewright.retrieval.hit import Hit
+from tunewright.tasks import find_task
+from tunewright.tasks.base import load_task
+from tunewright.tasks.reranking import Reranking
+from tunewright.types import Row
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """A cross-encoder ready to read."""
+
+    predictor: Predictor
+
+    def reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """Returns the hits in the order of the model's scores, which take the place of theirs."""
+        if not hits:
+            return []
+        row = Row(0, {"query": query, "text": [hit.text for hit in hits]}, "search")
+        ranking = next(self.predictor.answers([row]))
+        return [replace(hits[place], score=ranking.scores[place]) for place in ranking.order]
+
+
+def load_reranker(model: str | PathLike[str], precision: Precision = "auto") -> Reranker:
+    """Loads a cross-encoder: a run of reranking, or any sequence classifier of one output.
+
+    Raises ModelError for another model.
+    """
+    settle_allocator()
+    path = find_model(model)
+    check_model_folder(path, SEQUENCE_CLASSIFIER)
+    config, tokenizer = load_config(path), load_tokenizer(path)
+    task = load_task(path, find_task)
+    if not isinstance(task, Reranking):
+        _check_one_output(path, config)
+        task = Reranking().within(max_length_of(config, tokenizer))
+    library_model, _ = task.build(path, tokenizer, dropout=None, seed=0)
+    task.route(library_model)
+    device = find_device(precision)
+    library_model.to(device.name).eval()
+    return Reranker(Predictor(task, library_model, tokenizer, device))
+
+
+def _check_one_output(path: Path, config: object) -> None:
+    headers = read_headers(path)
+    names = head_names(path, config, SEQUENCE_CLASSIFIER)
+    if not all(name in headers and headers[name].shape[0] == 1 for name in names):
+        raise ModelError(
+            str(path), "it has no trained head of one output", "A reranker gives one score.",
+            "Train one with: tunewright train pairs.csv --task reranking",
+        )  # fmt: skip
