@@ -1,0 +1,99 @@
+"""The same runs with sentence-transformers' own trainers, in bf16 where the machine has it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CoSENTLoss,
+    MultipleNegativesRankingLoss,
+)
+from transformers import set_seed
+
+from tunewright.models.folder import find_model
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+Score = Callable[[str, Sequence[str]], np.ndarray]
+
+
+def train_sentence_transformer(
+    case: Any, rows: Sequence[dict[str, Any]], columns: tuple[str, str], seed: int
+) -> Encode:
+    """Returns the encoder of the starter after one run; scores are read from 0 to 1."""
+    set_seed(seed)
+    model = SentenceTransformer(str(find_model("starter")), device=_device())
+    model.max_seq_length = case.max_length
+    values = {name: [row[name] for row in rows] for name in columns}
+    scored = case.objective == "cosent"
+    if scored:
+        values["score"] = [row["score"] / 5 for row in rows]
+    with tempfile.TemporaryDirectory() as output:
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                **_settings(case, seed, output),
+                batch_sampler="batch_sampler" if scored else "no_duplicates",
+            ),
+            train_dataset=Dataset.from_dict(values),
+            loss=CoSENTLoss(model) if scored else MultipleNegativesRankingLoss(model),
+        )
+        trainer.train()
+    return lambda texts: model.encode(
+        list(texts), normalize_embeddings=True, show_progress_bar=False
+    )
+
+
+def train_cross_encoder(case: Any, rows: Sequence[dict[str, Any]], seed: int) -> Score:
+    """Returns the scores of the starter as a cross-encoder after one run."""
+    set_seed(seed)
+    model = CrossEncoder(
+        str(find_model("starter")), num_labels=1, max_length=case.max_length, device=_device()
+    )
+    values = {name: [row[name] for row in rows] for name in ("query", "text")}
+    values["label"] = [float(row["label"]) for row in rows]
+    with tempfile.TemporaryDirectory() as output:
+        CrossEncoderTrainer(
+            model=model,
+            args=CrossEncoderTrainingArguments(**_settings(case, seed, output)),
+            train_dataset=Dataset.from_dict(values),
+            loss=BinaryCrossEntropyLoss(model),
+        ).train()
+    return lambda query, texts: model.predict(
+        [(query, text) for text in texts], show_progress_bar=False
+    )
+
+
+def _settings(case: Any, seed: int, output: str) -> dict[str, Any]:
+    return {
+        "output_dir": output,
+        "num_train_epochs": case.num_train_epochs,
+        "per_device_train_batch_size": case.batch_size,
+        "learning_rate": case.learning_rate,
+        "warmup_steps": case.warmup_ratio,
+        "weight_decay": case.weight_decay,
+        "bf16": torch.backends.mkldnn.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": seed,
+    }
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
