@@ -157,6 +157,16 @@ def test_a_split_whose_texts_all_fit_says_so():
     assert "train: no text is longer than 1,024 tokens" in sentences(found, "info")
 
 
+def test_texts_that_are_read_in_windows_are_told_of():
+    ledger = TruncationLedger(max_length=128)
+    for row_id, num_tokens in enumerate([90, 128, 129, 700]):
+        ledger.add(row_id, num_tokens, 0)
+    found = audited({"train": distinct("train.csv", 4)}, lengths={"train": ledger})
+    assert sentences(found, "info")[0] == (
+        "train: 50.0 % of the texts are longer than 128 tokens and read in windows (2 of 4)"
+    )
+
+
 def test_repeats_inside_a_split_are_counted_after_the_first():
     repeated = rows("train.csv", *[("same", "a")] * 3, *((f"t{n}", "a") for n in range(5)))
     found = audited({"train": repeated})

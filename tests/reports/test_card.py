@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
@@ -7,8 +8,10 @@ from markdown_it import MarkdownIt
 
 from tests.reports.contents import make_card, make_metrics
 from tunewright.reports import CardContent, model_card
+from tunewright.reports.content import LengthBin, TruncationLedger
 from tunewright.types import Estimate
 
+WINDOWS = TruncationLedger(8, 3, 60, 0, 0, [LengthBin(1, 9, 2), LengthBin(9, 50, 1)])
 HOSTILE = "a|b\n---\n# `c` ```<script>&[x](y)\ud800"
 
 
@@ -103,3 +106,9 @@ def test_long_lists_are_cut_and_counted():
 
 def test_same_content_gives_the_same_card(news_card):
     assert model_card(news_card) == model_card(make_card())
+
+
+def test_texts_that_are_read_in_windows_are_not_said_to_be_cut(news_card):
+    text = model_card(replace(news_card, truncation=WINDOWS))
+    assert "The model reads 8 tokens at once, and longer texts in windows." in text
+    assert "are not read" not in text

@@ -111,6 +111,13 @@ def test_lengths_past_the_limit_have_another_colour():
     assert figure.svg.count('class="bar s2"') == 11
 
 
+def test_texts_that_are_read_in_windows_are_not_marked_as_cut():
+    ledger = TruncationLedger(8, 3, 60, 0, 0, [LengthBin(1, 9, 2), LengthBin(9, 50, 1)])
+    figure = charts.length_histogram(ledger)
+    assert figure.caption == "Texts of more than 8 tokens are read in windows of that length."
+    assert 'class="bar s2"' not in figure.svg
+
+
 def test_a_ledger_without_a_histogram_has_no_picture():
     assert charts.length_histogram(TruncationLedger(8, 0, 0, 0, 0)) is None
     assert charts.length_histogram(TruncationLedger(8, 1, 3, 0, 0, [LengthBin(0, 8, 1)]))

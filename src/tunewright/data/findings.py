@@ -107,8 +107,7 @@ def split_findings(split: SplitAudit) -> Iterator[Finding]:
     if split.lengths is not None and split.lengths.cut_texts:
         yield Finding("warning", cut_sentence(split))
     elif split.lengths is not None and split.lengths.max_length is not None:
-        limit = split.lengths.max_length
-        yield Finding("info", f"{split.name}: no text is longer than {limit:,} tokens")
+        yield Finding("info", whole_sentence(split.name, split.lengths, split.lengths.max_length))
     if split.classes:
         yield Finding("info", classes_sentence(split))
     if split.num_scanned < split.num_rows:
@@ -180,6 +179,17 @@ def cut_sentence(split: SplitAudit) -> str:
         f"({ledger.cut_texts:,} of {ledger.num_texts:,}; "
         f"{_percent(ledger.cut_tokens, ledger.num_tokens)} of all tokens; most: "
         f"{split.cut_rows[0]} loses {worst.num_cut:,} of {worst.num_tokens:,})"
+    )
+
+
+def whole_sentence(name: str, lengths: TruncationLedger, limit: int) -> str:
+    """Says how texts are read of which none is cut."""
+    longer = lengths.num_longer(limit)
+    if not longer:
+        return f"{name}: no text is longer than {limit:,} tokens"
+    return (
+        f"{name}: {_percent(longer, lengths.num_texts)} of the texts are longer than {limit:,} "
+        f"tokens and read in windows ({longer:,} of {lengths.num_texts:,})"
     )
 
 

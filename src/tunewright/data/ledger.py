@@ -79,6 +79,10 @@ class TruncationLedger:
                 return length
         return 0
 
+    def num_longer(self, limit: int) -> int:
+        """Returns how many texts have more than `limit` tokens."""
+        return sum(rows for length, rows in self._rows_of_length.items() if length > limit)
+
     def histogram(self, num_bins: int = NUM_BINS) -> list[LengthBin]:
         """Returns the lengths in at most `num_bins` bins without gaps.
 

@@ -155,7 +155,11 @@ def _data(content: CardContent) -> str:
     if len(files) > MAX_FILES:
         parts.append(f"{MAX_FILES} of {len(files):,} files are shown.")
     ledger = content.truncation
-    if ledger is not None and ledger.num_texts and ledger.num_tokens:
+    if ledger is not None and ledger.has_windows:
+        parts.append(
+            f"The model reads {ledger.max_length:,} tokens at once, and longer texts in windows."
+        )
+    elif ledger is not None and ledger.num_texts and ledger.num_tokens:
         parts.append(
             f"The model reads the first {ledger.max_length:,} tokens of a text. Of the "
             f"{ledger.num_texts:,} texts {ledger.cut_texts:,} "

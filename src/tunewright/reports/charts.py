@@ -277,7 +277,7 @@ def length_histogram(ledger: TruncationLedger) -> Figure | None:
     plot = Plot.of((min(0, bins[0].low), end), counts)
     parts = [plot.axes("tokens", "texts")]
     for each in bins:
-        kind = "s2" if each.low >= limit else "s1"
+        kind = "s2" if each.low >= limit and not ledger.has_windows else "s1"
         words = f"{each.low:,} to {each.high - 1:,} tokens: {each.count:,} texts"
         parts.append(plot.bar((each.low, each.high), each.count, kind, words))
     parts.append(segment(plot.at(limit, 0), plot.at(limit, plot.y.high), "limit"))
@@ -287,6 +287,8 @@ def length_histogram(ledger: TruncationLedger) -> Figure | None:
     parts.append(text(x, 24, f"max_length {limit:,}", anchor, "mark"))
     share = ledger.cut_texts / ledger.num_texts if ledger.num_texts else 0.0
     caption = f"{percent(share)} of the texts are longer than the {limit:,} tokens that are read."
+    if ledger.has_windows:
+        caption = f"Texts of more than {limit:,} tokens are read in windows of that length."
     svg = picture(420, 270, f"Histogram of text lengths. {caption}", *parts)
     return Figure("Length of the texts", svg, caption)
 

@@ -58,6 +58,12 @@ class TruncationLedger:
     histogram: Sequence[LengthBin] = ()
     worst: Sequence[CutText] = ()
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether texts of more than `max_length` tokens were read whole."""
+        longer = (each.count for each in self.histogram if each.low > self.max_length)
+        return not self.cut_texts and any(longer)
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
