@@ -174,3 +174,14 @@ def test_the_mean_counts_lower_is_better_as_negative(task, tiny_folder):
     found = task.reduce(statistics)
     assert (found["topic/accuracy"], found["mood/accuracy"], found["mean"]) == (1.0, 0.0, 0.5)
     assert torch.tensor(found["mean"]).isfinite()
+
+
+def test_windows_of_a_part_stay_together_and_the_card_names_the_part():
+    parts = {name: {**settings, "max_length": 16} for name, settings in PARTS.items()}
+    whole, windows = (
+        MultiTask(parts=parts),
+        MultiTask(parts=parts | {"mood": {**parts["mood"], "long": "window"}}),
+    )
+    assert (whole.scope, windows.scope) == ("row", "document")
+    assert whole.limits() == []
+    assert [sentence.split(" ")[0] for sentence in windows.limits()] == ["mood:"]

@@ -59,6 +59,7 @@ def write_card(folder: RunFolder) -> None:
         temperature=getattr(task, "temperature", None),
         abstain_threshold=getattr(task, "abstain_below", None) or None,
         settings=settings_of(folder, task),
+        limits=task.limits(),
         versions=folder.read_json("run.json")["versions"],
     )
     folder.write_text("model/README.md", reports.model_card(card))

@@ -165,6 +165,10 @@ class Task(ABC):
         """Returns the models to be saved with their tasks, by the folder each gets; "" is here."""
         return {"": (self, model)}
 
+    def limits(self) -> Sequence[str]:
+        """Returns sentences for the model card on what stock libraries answer in another way."""
+        return ()
+
     def extra_files(self, model: Any) -> Mapping[str, str | bytes]:
         """Returns files to be saved beside the model, by name."""
         return {}

@@ -26,7 +26,7 @@ from tunewright.metrics import MetricSpec
 from tunewright.models.batch import Batch
 from tunewright.models.sharing import Models, share_backbone
 from tunewright.tasks import MULTI_TASK_ROLES, find_task
-from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task, build_task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, build_task
 from tunewright.types import Features, Role, Row
 
 MEAN = MetricSpec("mean", help="mean of the first metric of every part")
@@ -97,6 +97,11 @@ class MultiTask(Task):
     def max_length(self) -> int | None:
         """The longest text that any part reads, in tokens."""
         return max(getattr(t, "max_length", None) or 0 for t in self.tasks.values()) or None
+
+    @property
+    def scope(self) -> Scope:
+        scopes = {task.scope for task in self.tasks.values()}
+        return "document" if "document" in scopes else "row"
 
     def learn(self, rows: Iterable[Row]) -> Self:
         kept: dict[str, list[Row]] = {name: [] for name in self.tasks}
@@ -186,6 +191,11 @@ class MultiTask(Task):
 
     def join(self, parts: Sequence[Any], row: Row) -> Any:
         return self.tasks[self._name_of(row)].join(parts, row)
+
+    def limits(self) -> Sequence[str]:
+        return [
+            f"{name}: {sentence}" for name, task in self.tasks.items() for sentence in task.limits()
+        ]
 
     def settle(self, model: Models) -> Self:
         return self._with(lambda name, task: task.settle(model.heads[name]))

@@ -249,6 +249,17 @@ class TextClassification(Task):
         (logits_C,) = _pooled(logits_WC, [len(parts)], self.pooling).numpy()
         return self._label(logits_C, softmax(logits_C / self.temperature))
 
+    def limits(self) -> Sequence[str]:
+        if self.long != "window":
+            return ()
+        pooled = "mean" if self.pooling == "mean" else "largest, class by class,"
+        return (
+            f"Texts of more than {self.max_length} tokens are read in windows of so many, each of "
+            f"which shares {self.stride} with the one before; a text is answered by the {pooled} "
+            "of its windows' logits. Stock `transformers` gives the same logits for a window, and "
+            "does not pool them.",
+        )
+
     def calibrate(self, answers: Sequence[Label], rows: Sequence[Row]) -> Self:
         """Returns the task with temperature (Guo et al. 2017) and threshold fitted on `rows`."""
         true_R = np.array([self._index(row.values["label"]) for row in rows])
