@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.tiny import tiny_model
 from tunewright.models.folder import STARTER_PACKAGE
+from tunewright.models.sentence_folder import SentenceSettings
 
 MAX_LENGTH = 512  # as the starter's, so that the lengths in the pages are allowed
 
@@ -79,6 +80,9 @@ def make_starter(folder: Path) -> None:
     settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings["model_max_length"] = MAX_LENGTH
     (model / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for name, text in SentenceSettings("mean", True).files(32).items():
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text(text, encoding="utf-8")
     (package / "__init__.py").write_text("", encoding="utf-8")
 
 
