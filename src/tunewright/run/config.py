@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from dataclasses import Field as DataclassField
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -237,10 +238,14 @@ def task_keys(task: str) -> list[str]:
 def task_settings(task: str) -> list[tuple[str, Any, str]]:
     """Returns (name, default, description) of each setting of a task that a user may choose."""
     return [
-        (item.name, item.default, item.metadata.get("help", ""))
+        (item.name, _default(item), item.metadata.get("help", ""))
         for item in fields(find_task(task))  # type: ignore[arg-type]
         if not item.metadata.get("fitted")
     ]
+
+
+def _default(item: DataclassField[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def template(task: str) -> str:
