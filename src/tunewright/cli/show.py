@@ -18,6 +18,7 @@ err = Console(stderr=True, highlight=False)
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 HEADLINES = ("accuracy", "f1_macro", "mcc", "roc_auc", "log_loss", "brier",
              "expected_calibration_error")  # fmt: skip
+MAX_METRICS = 12  # of more than these the headlines are shown; metrics.json has all
 
 
 def print_json(value: Any) -> None:
@@ -41,11 +42,12 @@ def findings(found: Iterable[tuple[str, str]]) -> None:
 
 
 def metrics_table(title: str, metrics: Mapping[str, Estimate], names: Iterable[str] = ()) -> Table:
-    """Returns a table of metrics with their intervals; `names` chooses some if it has any."""
+    """Returns a table of metrics with their intervals; of many, those of `names` if any."""
+    chosen = [name for name in names if name in metrics] if len(metrics) > MAX_METRICS else []
     table = Table(title=title, title_justify="left", title_style="bold")
     for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name in [name for name in names if name in metrics] or metrics:
+    for name in chosen or metrics:
         value = metrics[name]
         table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}")
     return table
