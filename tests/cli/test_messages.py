@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import QUICK
+from tunewright.errors import listed
+from tunewright.tasks import TASKS
 
 
 def train(command, file, tiny, *words):
@@ -129,7 +131,7 @@ def test_an_unknown_task_is_named_with_the_nearest(command, reviews):
 
     assert ended.status == 2
     assert last_line(ended) == (
-        'tunewright: task: there is no task "text-clasification". There is "text-classification". '
+        f'tunewright: task: there is no task "text-clasification". There is {listed(TASKS)}. '
         'Did you mean "text-classification"?'
     )
 
