@@ -106,6 +106,14 @@ def test_a_single_sequence_that_does_not_fit_ends_the_run_before_the_update(loop
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(one.model).items())
 
 
+def test_windows_of_a_text_that_do_not_fit_together_end_the_run(loop, monkeypatch):
+    one = loop(Hungry(max_length=8, stride=2, long="window"))
+    assert max(map(len, one.rows)) > 1
+    monkeypatch.setattr(Hungry, "largest", 3)
+    with pytest.raises(OutOfMemory):
+        list(one.run())
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory(loop, monkeypatch):
     one = loop(Hungry())
     monkeypatch.setattr(Hungry, "forward", lambda *_: 1 / 0)

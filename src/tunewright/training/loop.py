@@ -158,12 +158,12 @@ class Loop:
             self._shrink(step, features)  # out here nothing holds what the failed pass had made
 
     def _shrink(self, step: int, features: Sequence[Features]) -> None:
-        """Halves the largest forward pass; raises OutOfMemory when it is a single sequence."""
+        """Halves the largest forward pass; raises OutOfMemory when none can be cut any more."""
         self.optimizer.zero_grad(set_to_none=True)
         release_memory(self.device.kind)
         pieces = self._pieces(features)
         largest = max(sum(item.num_tokens for item in piece) for piece in pieces)
-        if len(pieces) == len(features):
+        if len(pieces) == len(self._pieces(features, max_tokens=1)):
             raise OutOfMemory(
                 "training",
                 f"a single sequence of {largest:,} tokens does not fit into memory",
@@ -187,12 +187,15 @@ class Loop:
             total, count = total + loss.sum.item(), count + loss.count
         return total, count
 
-    def _pieces(self, features: Sequence[Features]) -> list[list[Features]]:
-        """Cuts an update into forward passes."""
+    def _pieces(
+        self, features: Sequence[Features], max_tokens: int | None = None
+    ) -> list[list[Features]]:
+        """Cuts an update into forward passes of `max_tokens`, the loop's own when absent."""
+        size = max_tokens or self.max_tokens
         padded, together = not is_packed(self.model), self.task.scope == "document"
         if padded and not together:
             features = sorted(features, key=lambda item: item.num_tokens)
-        return list(fill(features, max_tokens=self.max_tokens, padded=padded, together=together))
+        return list(fill(features, max_tokens=size, padded=padded, together=together))
 
     def _forward(self, batch: Batch) -> Outputs:
         with self.device.autocast():
