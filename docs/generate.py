@@ -27,6 +27,7 @@ INTRODUCTIONS = {
     "model": "What training starts from.",
     "data": "Where the rows come from, and how they are read. See [data formats](data-formats.md).",
     "data.split": "How validation and test rows are chosen where no file is given.",
+    "generation": "How a model writes, for tasks whose answers are texts of its own.",
     "evaluation": "How the model is judged. See [evaluation](evaluation.md).",
     "audit": "Limits that stop a run before training, with exit status 3. All are off unless set.",
     "output": "Where the run is written.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -390,6 +390,39 @@ class Ranking:
         """Returns the texts' places in the row (`index`) with their scores, the best first."""
         ranking = [{"index": place, "score": self.scores[place]} for place in self.order]
         return {"ranking": ranking}
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The answer of a task that writes: a text.
+
+    `score` in [0, 1] is the geometric mean of the probabilities that the model gives to the text's
+    tokens and its end. `finish_reason` is `stop` where the model ended the text by itself or at a
+    stop sequence, and `length` where it was cut off at `max_new_tokens`, of which `num_tokens`
+    were used. `alternatives` are further texts, the best first, where more than one was asked for.
+    `key` is what transformers' classic pipelines call the text.
+    """
+
+    text: str
+    score: float
+    finish_reason: Literal["stop", "length"] = "stop"
+    num_tokens: int = 0
+    alternatives: tuple[Generated, ...] = ()
+    key: str = "generated_text"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the shape of transformers' classic pipeline, with the score and the rest."""
+        found = {
+            self.key: self.text,
+            "score": self.score,
+            "finish_reason": self.finish_reason,
+            "num_tokens": self.num_tokens,
+        }
+        others = [other.to_json() for other in self.alternatives]
+        return found | ({"alternatives": others} if others else {})
 
 
 class Answer(Protocol):

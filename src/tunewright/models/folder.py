@@ -26,6 +26,7 @@ from tunewright.models.architecture import (
     model_class,
     read_description,
 )
+from tunewright.models.generation import GENERATION_NAMES, Generation
 from tunewright.models.loading import quiet_library
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, seal
 from tunewright.models.tokenizers import TOKENIZER_CONFIG, check_tokenizer
@@ -152,6 +153,18 @@ def check_model_folder(folder: Path, kind: Kind = ENCODER) -> tuple[str, ...]:
     check_sizes(folder, config, tensors, kind)
     check_tokenizer(folder)
     return description.notices
+
+
+def put_generation(model: Any, generation: Generation) -> None:
+    """Makes a library model write as the settings say, wherever its saved folder is read.
+
+    What else its own configuration says of writing, such as its first token, stays.
+    """
+    own = model.generation_config
+    for name in GENERATION_NAMES:
+        setattr(own, name, None)
+    for name, value in generation.to_library().items():
+        setattr(own, name, value)
 
 
 def save_model(

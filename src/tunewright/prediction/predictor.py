@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tunewright.devices import Device
 from tunewright.models.batch import fill, pack
+from tunewright.models.generation import Generation
 from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
@@ -26,7 +27,8 @@ FIRST_WINDOW_ROWS, WINDOW_ROWS, WINDOW_CHARACTERS = 16, 2048, 16_000_000
 class Predictor:
     """A task, a model and a tokenizer, ready to answer.
 
-    `max_tokens` bounds the tokens of one forward pass. Answers do not depend on the neighbours in
+    `max_tokens` bounds the tokens of one forward pass, `generation` is for tasks that write texts.
+    Answers do not depend on the neighbours in
     a batch beyond the rounding of matrix kernels (see `docs/how-it-works.md`).
     """
 
@@ -35,6 +37,7 @@ class Predictor:
     tokenizer: Any
     device: Device
     max_tokens: int = 16_384
+    generation: Generation = field(default_factory=Generation)
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Any]:
         """Yields one answer for each row, in order, reading rows as they are needed."""
@@ -64,7 +67,7 @@ class Predictor:
             for piece in fill(features, max_tokens=self.max_tokens, padded=padded):
                 batch = pack([_without_targets(item) for item in piece], self.device.name)
                 with self.device.autocast():
-                    outputs = self.task.respond(self.model, batch)
+                    outputs = self.task.generate(self.model, batch, self.tokenizer, self.generation)
                 yield from self.task.decode(outputs, piece, self.tokenizer)
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tunewright.data.audit import AuditConfig
 from tunewright.data.config import DataConfig
 from tunewright.errors import SettingsError, listed, nearest
+from tunewright.models.generation import Generation
 from tunewright.tasks import find_task
 from tunewright.training.config import TrainingConfig, several
 
@@ -76,6 +77,7 @@ class RunConfig(BaseModel):
     task: TaskChoice = TaskChoice()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    generation: Generation = Generation()
     evaluation: EvaluationConfig = EvaluationConfig()
     audit: AuditConfig = AuditConfig()
     output: OutputConfig = OutputConfig()

@@ -23,6 +23,7 @@ from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed
 from tunewright.models.architecture import load_config
 from tunewright.models.folder import check_model_folder, find_model
+from tunewright.models.generation import Generation, read_generation
 from tunewright.models.sentence_folder import MODULES
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.predictor import Predictor
@@ -179,7 +180,8 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     model, _ = task.build(path, tokenizer, dropout=None, seed=0)
     task.route(model)
     model.to(device.name).eval()
-    predictor = Predictor(task, model, tokenizer, device)
+    generation = read_generation(path) if task.generates else Generation()
+    predictor = Predictor(task, model, tokenizer, device, generation=generation)
     return TrainedModel(predictor, path, *_remembered(path))
 
 

@@ -14,7 +14,7 @@ from tunewright.data.audit import Audit
 from tunewright.devices import Device, measure_roof
 from tunewright.devices.memory import free_bytes
 from tunewright.errors import ParityRefused
-from tunewright.models.folder import save_model
+from tunewright.models.folder import put_generation, save_model
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.assembly import build_loop, load_model
 from tunewright.run.begun import Begun
@@ -206,7 +206,13 @@ class Training:
 
     @property
     def predictor(self) -> Predictor:
-        return Predictor(self.task, self.model, self.tokenizer, self.device)
+        return Predictor(
+            self.task,
+            self.model,
+            self.tokenizer,
+            self.device,
+            generation=self.config.generation,
+        )
 
     def follow(self, course: Course, found: Audit) -> Finished:
         """Runs the course, handing every event to the journal and the listener."""
@@ -275,6 +281,8 @@ class Training:
         saved = self.folder.path / ".model"
         shutil.rmtree(saved, ignore_errors=True)
         self.task = self.task.settle(self.model)
+        if self.task.generates:
+            put_generation(self.model, self.config.generation)
         models = {place: model for place, (_, model) in self.task.models(self.model).items()}
         save_model(
             models.pop(""),

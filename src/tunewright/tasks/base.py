@@ -2,7 +2,7 @@
 
     training    row --encode--> features --vary--> --pack--> batch --forward--> outputs
                     --loss--> Loss
-    prediction  row --encode--> features --pack--> batch --forward--> outputs
+    prediction  row --encode--> features --pack--> batch --generate--> outputs
                     --decode--> parts --join--> answer
     evaluation  answers, rows --statistics, reduce--> metrics, figures
     saving      model --extra_files--> folder --stock, stock_outputs--> the parity gate
@@ -31,6 +31,7 @@ from tunewright.figures import Figure
 from tunewright.metrics import MetricSpec
 from tunewright.models.architecture import ENCODER, Kind
 from tunewright.models.batch import Batch, PackedStream
+from tunewright.models.generation import Generation
 from tunewright.models.heads import choose_route
 from tunewright.models.loading import load_stock
 from tunewright.types import Answer, Features, Role, Row
@@ -63,7 +64,8 @@ class Task(ABC):
     names the token streams of a batch; `pipeline_tag` is the Hub's name of the task; `own_usage`
     and `stock_usage` are the lines of Python that its model card shows. `scope` says what a loss
     is summed over: rows, documents (the windows of a row are kept in one batch), or a whole update
-    (every row's loss looks at all others).
+    (every row's loss looks at all others). A task that `generates` writes texts, and the settings
+    of `[generation]` are for it.
     """
 
     name: ClassVar[str]
@@ -77,6 +79,7 @@ class Task(ABC):
     stock_usage: ClassVar[str] = ""
     text_roles: ClassVar[tuple[str, ...]] = ("text",)
     label_role: ClassVar[str | None] = None
+    generates: ClassVar[bool] = False
 
     @property
     def scope(self) -> Scope:
@@ -126,8 +129,12 @@ class Task(ABC):
     def forward(self, model: Any, batch: Batch) -> Outputs:
         """Runs the model; the only differentiable call."""
 
-    def respond(self, model: Any, batch: Batch) -> Outputs:
-        """Runs the model to answer; a generating task generates here. Never differentiated."""
+    def generate(self, model: Any, batch: Batch, processor: Any, settings: Generation) -> Outputs:
+        """Runs the model to answer; never differentiated. By default that is `forward`.
+
+        A task that `generates` writes texts here, as the settings say. What it puts out for a row
+        does not depend on the other rows of the batch.
+        """
         return self.forward(model, batch)
 
     def route(self, model: Any) -> str:

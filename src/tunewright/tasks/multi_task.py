@@ -24,6 +24,7 @@ from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure
 from tunewright.metrics import MetricSpec
 from tunewright.models.batch import Batch
+from tunewright.models.generation import Generation
 from tunewright.models.sharing import Models, share_backbone
 from tunewright.tasks import MULTI_TASK_ROLES, find_task
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, build_task
@@ -176,9 +177,12 @@ class MultiTask(Task):
         name, plain = _plain_batch(batch)
         return _prefixed(name, self.tasks[name].forward(model.heads[name], plain))
 
-    def respond(self, model: Models, batch: Batch) -> Outputs:
+    def generate(
+        self, model: Models, batch: Batch, processor: Any, settings: Generation
+    ) -> Outputs:
         name, plain = _plain_batch(batch)
-        return _prefixed(name, self.tasks[name].respond(model.heads[name], plain))
+        found = self.tasks[name].generate(model.heads[name], plain, processor, settings)
+        return _prefixed(name, found)
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         name, plain = _plain_batch(batch)
