@@ -15,7 +15,7 @@ from tunewright.errors import NonFiniteLoss
 from tunewright.models.heads import HEADS
 from tunewright.tasks.base import Loss
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.training.loop import order_of_epoch
+from tunewright.training.order import order_of_epoch
 
 ROWS = rows_of(EXAMPLES["text-classification"])
 

@@ -9,8 +9,9 @@ from tunewright.models.embedding import keep_row_gradients
 from tunewright.run.groundwork import Groundwork
 from tunewright.training.config import TrainingConfig
 from tunewright.training.course import total_steps
-from tunewright.training.loop import EncodedRow, Loop
+from tunewright.training.loop import Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
+from tunewright.training.order import EncodedRow
 from tunewright.training.recompute import recompute_activations
 from tunewright.training.schedule import Schedule
 

@@ -20,7 +20,7 @@ from tunewright.run.prepare import check_column, prepare
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, build_task, load_task
 from tunewright.training.course import check_metric
-from tunewright.training.loop import EncodedRow
+from tunewright.training.order import EncodedRow
 from tunewright.types import Rows
 
 

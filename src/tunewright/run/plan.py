@@ -17,7 +17,8 @@ from tunewright.run.config import RunConfig
 from tunewright.run.groundwork import Groundwork, Notice
 from tunewright.training.events import Step
 from tunewright.training.footprint import footprint
-from tunewright.training.loop import EncodedRow, Loop
+from tunewright.training.loop import Loop
+from tunewright.training.order import EncodedRow
 from tunewright.training.schedule import Schedule
 
 # The probe: so many seconds of updates, after one that warms up, and so many validation rows.

@@ -40,7 +40,8 @@ from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course
 from tunewright.training.events import Event, Finished, NotSaved, Phase, Shrunk
 from tunewright.training.footprint import footprint
-from tunewright.training.loop import EncodedRow, Loop
+from tunewright.training.loop import Loop
+from tunewright.training.order import EncodedRow
 from tunewright.training.saving import Saver
 from tunewright.training.state import frozen_digest
 from tunewright.training.stopping import StopSignals

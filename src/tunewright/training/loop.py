@@ -33,19 +33,18 @@ from tunewright.tasks.base import Outputs, Task
 from tunewright.training.events import Shrunk, Spike, Step
 from tunewright.training.guards import LossWatch, is_out_of_memory
 from tunewright.training.optimizer import MovingAverage, set_factor
+from tunewright.training.order import (
+    STEP,
+    VARY,
+    EncodedRow,
+    OnDemandRows,
+    Picked,
+    blocks_of,
+    generator_of,
+    one_ahead,
+)
 from tunewright.training.schedule import Schedule
 from tunewright.types import Features
-
-EncodedRow = Sequence[Features]
-
-# Streams of random numbers that must not meet: one key for each use of (seed, counter).
-_ORDER, _VARY, _STEP = 1, 2, 3
-
-
-def order_of_epoch(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the rows in an epoch, (num_rows,), from (seed, epoch) alone."""
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((_ORDER, seed, epoch))))
-    return generator.permutation(num_rows)
 
 
 @dataclass
@@ -85,7 +84,7 @@ class Loop:
         """
         while self.step < self.schedule.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            for row_indices in self._updates(epoch)[done:]:
+            for row_indices in self._updates(epoch, done):
                 if self.step == self.schedule.total_steps:
                     return
                 event = self._update(self.step, epoch, row_indices)
@@ -102,10 +101,25 @@ class Loop:
             rows = sorted({item.row_id for index in row_indices for item in self.rows[index]})
             yield Spike(event.step, event.loss, usual, tuple(rows))
 
-    def _updates(self, epoch: int) -> list[np.ndarray]:
-        order = order_of_epoch(len(self.rows), self.seed, epoch)
-        updates = list(self.task.updates(order, self.rows, self.batch_size))
-        assert len(updates) == self.steps_per_epoch  # or an epoch would not end where it should
+    def _updates(self, epoch: int, done: int = 0) -> Iterator[np.ndarray]:
+        """Yields the rows of each update of an epoch but the `done` first ones."""
+        blocks, rows = blocks_of(self.rows), self.rows
+        first, done = divmod(done, blocks.chunk_size(self.batch_size) // self.batch_size)
+        chunks = blocks.chunks(self.seed, epoch, self.batch_size, first)
+        if isinstance(rows, OnDemandRows):
+            chunks = one_ahead(chunks, rows.expect)
+        for chunk in chunks:
+            yield from self._updates_of(chunk)[done:]
+            done = 0
+
+    def _updates_of(self, chunk: np.ndarray) -> list[np.ndarray]:
+        """Cuts a chunk into updates, as the task wishes, by the chunk's rows alone."""
+        own = np.sort(chunk)
+        rows = self.rows if len(own) == len(self.rows) else Picked(self.rows, own)
+        order = np.searchsorted(own, chunk)
+        updates = [own[update] for update in self.task.updates(order, rows, self.batch_size)]
+        # Or an epoch would not end where it should.
+        assert len(updates) == math.ceil(len(chunk) / self.batch_size)
         return updates
 
     def _update(self, step: int, epoch: int, row_indices: np.ndarray) -> Step:
@@ -136,15 +150,13 @@ class Loop:
 
     def _reseed(self, step: int, piece: int = 0) -> None:
         """Starts dropout anew for a forward pass; `piece` counts those of a cached gradient."""
-        key = (_STEP, self.seed, step, piece) if piece else (_STEP, self.seed, step)
+        key = (STEP, self.seed, step, piece) if piece else (STEP, self.seed, step)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         if self.dropout is not None:
             self.dropout.reseed(*key)
 
     def _varied(self, index: int, epoch: int) -> list[Features]:
-        rng = np.random.Generator(
-            np.random.Philox(np.random.SeedSequence((_VARY, self.seed, epoch, index)))
-        )
+        rng = generator_of(VARY, self.seed, epoch, index)
         return [self.task.vary(item, rng) for item in self.rows[index]]
 
     def _fitted(self, step: int, features: Sequence[Features]) -> tuple[float, float]:
