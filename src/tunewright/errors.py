@@ -11,6 +11,7 @@
     └── RunError                    exit status 1: the run itself failed
         ├── NonFiniteLoss
         ├── OutOfMemory
+        ├── ProcessLost
         └── Stopped                 exit status 143: SIGTERM, after the run was saved
             └── Interrupted         exit status 130: SIGINT, the same
 
@@ -84,6 +85,10 @@ class NonFiniteLoss(RunError):
 
 class OutOfMemory(RunError):
     """A single sequence does not fit into memory; the update was not applied."""
+
+
+class ProcessLost(RunError):
+    """Another process of the run ended, or did not answer in time."""
 
 
 class Stopped(RunError):

@@ -2,15 +2,80 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from tunewright.models.batch import pack
 from tunewright.models.dropout import Dropout, DropoutSource, replace_dropout
+from tunewright.types import Features, TokenStream
+
+WIDTH = 8
+
+
+def batch_of(rows):
+    """Returns a batch of sequences: pairs of a row's id and its length."""
+    return pack([Features(row, {"text": TokenStream([7] * length)}) for row, length in rows])
+
+
+def begun(rows, seed=(0, 0)):
+    source = DropoutSource()
+    source.begin(seed, batch_of(rows))
+    return source
 
 
 def dropped(p=0.1, seed=(0, 0), size=100_000):
+    return Dropout(p, begun([(0, size)], seed))(torch.ones(size, 1)).flatten()
+
+
+def masks_of_rows(rows, num_masks, seed=(3, 4), fillers=0):
+    """Returns the masks that each row sees in a packed pass: by row, (masks, length, WIDTH)."""
+    source, lengths = begun(rows, seed), [length for _, length in rows]
+    shape = torch.Size([1, sum(lengths) + fillers, WIDTH])
+    masks = torch.stack([source.keep_mask(shape, 128)[0] for _ in range(num_masks)])
+    parts = masks[:, : sum(lengths)].split(lengths, 1)
+    return {row: part for (row, _), part in zip(rows, parts, strict=True)}
+
+
+row_lengths = st.dictionaries(st.integers(0, 2**31), st.integers(1, 12), min_size=2, max_size=8)
+
+
+@given(row_lengths, st.integers(1, 9), st.integers(0, 63), st.data())
+def test_a_row_sees_the_same_masks_whatever_shares_its_pass(lengths, num_masks, fillers, data):
+    rows = list(lengths.items())
+    cut = data.draw(st.integers(1, len(rows) - 1))
+    together = masks_of_rows(data.draw(st.permutations(rows)), num_masks, fillers=fillers)
+    apart = masks_of_rows(rows[:cut], num_masks) | masks_of_rows(rows[cut:], num_masks)
+    assert together.keys() == apart.keys()
+    for row in together:
+        assert torch.equal(together[row], apart[row])
+
+
+def test_rows_windows_and_calls_have_masks_of_their_own():
+    rows = masks_of_rows([(0, 64), (1, 64)], 2)
+    assert not torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0][0], rows[0][1])
+    windows = [Features(5, {"text": TokenStream([7] * 64)}, {}, window) for window in (0, 1)]
     source = DropoutSource()
-    source.reseed(*seed)
-    return Dropout(p, source)(torch.ones(size))
+    source.begin((0,), pack(windows))
+    first, second = source.keep_mask(torch.Size([128, WIDTH]), 128).split(64)
+    assert not torch.equal(first, second)
+
+
+def test_padded_rows_and_single_vectors_see_masks_of_their_row():
+    rows = [(3, 5), (9, 2), (4, 4)]
+    source, alone = begun(rows), begun(rows[1:2])
+    padded = source.keep_mask(torch.Size([3, 5, WIDTH]), 128)
+    assert padded[1, 2:].all()  # padding is kept
+    assert torch.equal(padded[1, :2], alone.keep_mask(torch.Size([1, 2, WIDTH]), 128)[0])
+    vectors = source.keep_mask(torch.Size([3, WIDTH]), 128)
+    assert torch.equal(vectors[1:2], alone.keep_mask(torch.Size([1, WIDTH]), 128))
+
+
+def test_another_shape_draws_from_what_the_whole_pass_shares():
+    masks = [begun([(3, 5), (9, 2)]).keep_mask(torch.Size([333, 4]), 128) for _ in range(2)]
+    assert torch.equal(*masks)
+    assert not masks[0].all() and masks[0].any()
 
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])

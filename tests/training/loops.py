@@ -73,8 +73,7 @@ def gradients(loop: Loop) -> dict[str, Any]:
     loop.model.train()
     loop._reseed(0)
     (indices, *_) = loop._updates(0)
-    features = [item for index in indices for item in loop._varied(int(index), 0)]
-    _, count = loop._accumulate(0, features)
-    loop._scale_gradients(count, features)
+    _, count = loop._accumulate(0, loop._shared(indices, 0))
+    loop._scale_gradients(count, indices)
     named = loop.model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}

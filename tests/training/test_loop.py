@@ -261,13 +261,24 @@ def test_both_passes_of_a_cached_gradient_see_the_same_dropout(loop, dropout, mo
     seen = []
     forward = one._forward
     monkeypatch.setattr(
-        one, "_forward", lambda batch: seen.append(forward(batch)["logits"]) or {"logits": seen[-1]}
+        one,
+        "_forward",
+        lambda *given: seen.append(forward(*given)["logits"]) or {"logits": seen[-1]},
     )
-    one._accumulate(0, [item for row in one.rows for item in row])
+    one._accumulate(0, [[item for row in one.rows for item in row]])
     half = len(seen) // 2
     assert half > 1
     for first, second in zip(seen[:half], seen[half:], strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_dropout_is_the_same_however_an_update_is_cut(loop, architecture):
+    whole, cut = (
+        gradients(loop(architecture, dropout=0.3, max_tokens=tokens)) for tokens in (8192, 20)
+    )
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4])

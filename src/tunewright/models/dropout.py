@@ -1,16 +1,28 @@
-"""Dropout that costs almost nothing on a CPU and is the same for any number of threads.
+"""Dropout that costs almost nothing on a CPU, and is a row's own.
 
 `aten::bernoulli_` is serial on the CPU and took a third of a training step; here the mask is made
-from raw random bytes of NumPy's SFC64, one byte an element.
+from raw random bytes of NumPy's SFC64, one byte an element. Each sequence of a batch has bytes of
+its own, made from (seed, update, row): so a mask depends neither on threads, nor on which rows
+share a forward pass, nor on how many processes share an update.
+
+Shape letters: N tokens, B sequences, D hidden width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from tunewright.models.batch import TOKEN_QUANTUM, Batch
+
+
+# Masks of one shape that are drawn together: a model has many, and each draw costs some 10 µs.
+MASKS_AT_ONCE = 4
 
 
 class _Masked(torch.autograd.Function):
@@ -31,22 +43,71 @@ class _Masked(torch.autograd.Function):
 class DropoutSource:
     """The random bytes behind every dropout of one model.
 
-    `reseed(seed, step)` is called before each update, so a mask depends on the seed, the update
-    and the order of calls within it, and never on threads or on what ran before.
+    `begin` is called before each forward pass of training. A mask over all tokens (N, D), over one
+    vector a sequence (B, D), or over padded rows (B, longest, D) is put together from the bytes of
+    its sequences; one of any other shape, such as that of chosen tokens, or of the attention
+    probabilities of a model that pads, is the whole pass's own.
     """
 
     def __init__(self) -> None:
-        self._bits = np.random.SFC64(0)
+        self._counters: tuple[int, ...] = (0,)
+        self._lengths: list[list[int]] = []
+        self._keys: list[tuple[int, ...]] = [()]
+        self._forget()
 
-    def reseed(self, *counters: int) -> None:
-        self._bits = np.random.SFC64(np.random.SeedSequence(counters))
+    def begin(self, counters: tuple[int, ...], batch: Batch) -> None:
+        """Starts anew for a forward pass over `batch`; `counters` are the seed and the update."""
+        windows = batch.windows or (0,) * batch.num_sequences
+        self._counters, self._keys = counters, list(zip(batch.row_ids, windows, strict=True))
+        self._lengths = [stream.lengths for stream in batch.streams.values()]
+        self._forget()
+
+    def _forget(self) -> None:
+        self._bits: list[np.random.SFC64] = []
+        self._shared: np.random.SFC64 | None = None
+        self._drawn: dict[torch.Size, list[np.ndarray]] = {}
 
     def keep_mask(self, shape: torch.Size, drop_bytes: int) -> Tensor:
         """Returns booleans, true with probability 1 - drop_bytes / 256."""
-        count = shape.numel()
-        words = self._bits.random_raw((count + 7) // 8)
-        raw = torch.from_numpy(words.view(np.uint8)[:count]).view(shape)
-        return raw >= drop_bytes
+        drawn = self._drawn.setdefault(shape, [])
+        if not drawn:
+            drawn.extend(self._masks(shape))
+        return torch.from_numpy(drawn.pop()).view(shape) >= drop_bytes
+
+    def _masks(self, shape: torch.Size) -> np.ndarray:
+        """Draws the bytes of the next masks of a shape at once, (masks, elements)."""
+        places, count, width = self._places(shape), shape.numel(), shape[-1]
+        if places is None:
+            self._shared = self._shared or self._made(*(n for key in self._keys for n in key))
+            return _random_bytes(self._shared, count)[None]
+        self._bits = self._bits or [self._made(*key) for key in self._keys]
+        raw = np.full((MASKS_AT_ONCE, count), 255, np.uint8)  # what no sequence has is kept
+        for bits, (first, number) in zip(self._bits, places, strict=True):
+            start, size = first * width, number * width
+            drawn = _random_bytes(bits, MASKS_AT_ONCE * size)
+            raw[:, start : start + size] = drawn.reshape(MASKS_AT_ONCE, size)
+        return raw
+
+    def _places(self, shape: torch.Size) -> Sequence[tuple[int, int]] | None:
+        """Returns where each sequence lies in a tensor, as (first, number) of its vectors."""
+        num_vectors, size = shape[:-1].numel(), len(self._keys)
+        if num_vectors == size and self._lengths:
+            return [(place, 1) for place in range(size)]
+        for lengths in self._lengths:
+            longest = max(lengths)
+            if len(shape) == 3 and shape[:2] == (size, longest):
+                return [(place * longest, length) for place, length in enumerate(lengths)]
+            total = sum(lengths)
+            if total <= num_vectors < total + TOKEN_QUANTUM:  # a filler may follow
+                return list(zip(accumulate(lengths, initial=0), lengths, strict=False))
+        return None
+
+    def _made(self, *key: int) -> np.random.SFC64:
+        return np.random.SFC64(np.random.SeedSequence((*self._counters, *key)))
+
+
+def _random_bytes(bits: np.random.SFC64, count: int) -> np.ndarray:
+    return bits.random_raw((count + 7) // 8).view(np.uint8)[:count]
 
 
 class Dropout(nn.Module):

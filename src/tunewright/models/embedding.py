@@ -73,6 +73,18 @@ class RowEmbedding(nn.Embedding):
         return self._block
 
 
+    def rows_read(self) -> Tensor:
+        """Returns the rows that the gradient was added to, (U,) int64, in order."""
+        self._cleared()
+        none = torch.empty(0, dtype=torch.long)
+        return torch.cat([none, *self._written]).unique()
+
+    def put_rows(self, rows_U: Tensor, gradient_UD: Tensor) -> None:
+        """Makes this the gradient of these rows, whether they were read or not."""
+        self._cleared()[rows_U] = gradient_UD
+        self._written.append(rows_U)
+
+
 def keep_row_gradients(model: Any) -> None:
     """Gives a model's large word embeddings on a CPU a gradient by rows.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunewright.models.attention import PACKED, register
-from tunewright.models.batch import PackedStream, filled, padded
+from tunewright.models.batch import TOKEN_QUANTUM, PackedStream, filled, padded
 from tunewright.models.tokenizers import POSITIONS_AFTER_PADDING
 
 Head = Callable[[Any, Tensor, PackedStream], Tensor]
@@ -30,9 +30,6 @@ class NoPackedHead(LookupError):
 # Two ways to the same logits may sum in another order: fp32 rounding is about 1e-6 of the largest
 # logit. Differences up to this share of it (of 1, where all are smaller) are no differences.
 TOLERANCE = 1e-4
-
-# On a CPU a new shape costs about 3 ms for each matrix product, a filler token about 0.1 ms.
-TOKEN_QUANTUM = 64
 
 # Their head reads whatever stands at the last position, so padding has to stand before the text.
 SUMMED_UP_AT_END = frozenset({"xlnet"})

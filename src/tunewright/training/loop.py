@@ -5,10 +5,11 @@
 
 It goes on from `step`, the number of updates that the model has had.
 
-An update is `batch_size` rows. Its rows are cut into forward passes of at most `max_tokens`
-tokens; the loss of each is a sum, and the gradient is divided once by the count of all, so that
-any cut gives the gradient of one large batch. Order, dropout and augmentation come from the
-counters (seed, epoch, row) and (seed, step), never from global state.
+An update is `batch_size` rows. They are shared among the processes, where there are several, and
+each cuts its share into forward passes of at most `max_tokens` tokens; the loss of each is a sum,
+and the gradient is divided once by the count of all, so that any cut and any number of processes
+gives the gradient of one large batch. Order, dropout and augmentation come from the counters (seed,
+epoch, row) and (seed, step, row), never from global state.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from tunewright.devices import Device, release_memory
+from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import NonFiniteLoss, OutOfMemory, listed
 from tunewright.models.batch import Batch, fill, pack
 from tunewright.models.dropout import DropoutSource
@@ -31,6 +33,7 @@ from tunewright.models.flop import FlopCount
 from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Outputs, Task
 from tunewright.training.events import Shrunk, Spike, Step
+from tunewright.training.gradients import add_up_gradients
 from tunewright.training.guards import LossWatch, is_out_of_memory
 from tunewright.training.optimizer import MovingAverage, set_factor
 from tunewright.training.order import (
@@ -44,6 +47,7 @@ from tunewright.training.order import (
     one_ahead,
 )
 from tunewright.training.schedule import Schedule
+from tunewright.training.shares import shares
 from tunewright.types import Features
 
 
@@ -64,6 +68,7 @@ class Loop:
     l1: float = 0.0
     dropout: DropoutSource | None = None
     average: MovingAverage | None = None
+    processes: Processes = ALONE
     step: int = 0
     watch: LossWatch = field(default_factory=LossWatch)
     flop: FlopCount = field(init=False)
@@ -98,8 +103,7 @@ class Loop:
             self._shrunk = None
         usual = self.watch.observe(event.loss)
         if usual is not None:
-            rows = sorted({item.row_id for index in row_indices for item in self.rows[index]})
-            yield Spike(event.step, event.loss, usual, tuple(rows))
+            yield Spike(event.step, event.loss, usual, tuple(self._row_ids(row_indices)))
 
     def _updates(self, epoch: int, done: int = 0) -> Iterator[np.ndarray]:
         """Yields the rows of each update of an epoch but the `done` first ones."""
@@ -128,9 +132,12 @@ class Loop:
         self.model.train()
         factor = self.schedule.factor(step)
         set_factor(self.optimizer, factor)
-        features = [item for index in row_indices for item in self._varied(int(index), epoch)]
-        total, count = self._fitted(step, features)
-        norm = self._scale_gradients(count, features)
+        parts = self._shared(row_indices, epoch)
+        own = parts[self.processes.rank]
+        total, count = self._fitted(step, parts)
+        work = sum(item.num_tokens for item in own), self.flop.training(_lengths(own))
+        total, count, num_tokens, flop = self._added_up(total, count, *work)
+        norm = self._scale_gradients(count, row_indices)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -143,31 +150,45 @@ class Loop:
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             gradient_norm=norm,
             num_rows=len(row_indices),
-            num_tokens=sum(item.num_tokens for item in features),
-            flop=self.flop.training(_lengths(features)),
+            num_tokens=int(num_tokens),
+            flop=flop,
             seconds=time.perf_counter() - started,
         )
 
     def _reseed(self, step: int, piece: int = 0) -> None:
-        """Starts dropout anew for a forward pass; `piece` counts those of a cached gradient."""
-        key = (STEP, self.seed, step, piece) if piece else (STEP, self.seed, step)
+        """Starts torch's own random state anew; `piece` counts the passes of a cached gradient."""
+        key = (STEP, self.seed, step, piece, self.processes.rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        if self.dropout is not None:
-            self.dropout.reseed(*key)
+
+    def _shared(self, row_indices: np.ndarray, epoch: int) -> list[list[Features]]:
+        """Returns the features of each process's rows, as training sees them.
+
+        Those of others are left out where a row's loss does not look at them.
+        """
+        sizes = [sum(item.num_tokens for item in self.rows[index]) for index in row_indices]
+        parts = shares(sizes, self.processes.size)
+        wanted = range(len(parts)) if self.task.scope == "batch" else [self.processes.rank]
+        return [
+            [item for p in part for item in self._varied(int(row_indices[p]), epoch)]
+            if rank in wanted
+            else []
+            for rank, part in enumerate(parts)
+        ]
 
     def _varied(self, index: int, epoch: int) -> list[Features]:
         rng = generator_of(VARY, self.seed, epoch, index)
         return [self.task.vary(item, rng) for item in self.rows[index]]
 
-    def _fitted(self, step: int, features: Sequence[Features]) -> tuple[float, float]:
+    def _fitted(self, step: int, parts: Sequence[Sequence[Features]]) -> tuple[float, float]:
         """Accumulates, in ever smaller forward passes until they fit into memory."""
         while True:
             try:
-                return self._accumulate(step, features)
+                return self._accumulate(step, parts)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._shrink(step, features)  # out here nothing holds what the failed pass had made
+            # out here nothing holds what the failed pass had made
+            self._shrink(step, parts[self.processes.rank])
 
     def _shrink(self, step: int, features: Sequence[Features]) -> None:
         """Halves the largest forward pass; raises OutOfMemory when none can be cut any more."""
@@ -175,6 +196,13 @@ class Loop:
         release_memory(self.device.kind)
         pieces = self._pieces(features)
         largest = max(sum(item.num_tokens for item in piece) for piece in pieces)
+        if self.task.scope == "batch" and not self.processes.is_alone:
+            raise OutOfMemory(
+                "training",
+                f"a forward pass of {largest:,} tokens does not fit into memory",
+                "Several processes cannot repeat an update whose rows look at one another.",
+                f"Set a smaller training.max_tokens than {self.max_tokens:,}.",
+            )
         if len(pieces) == len(self._pieces(features, max_tokens=1)):
             raise OutOfMemory(
                 "training",
@@ -186,15 +214,20 @@ class Loop:
         self._shrunk = Shrunk(step + 1, self.max_tokens)
         self._reseed(step)
 
-    def _accumulate(self, step: int, features: Sequence[Features]) -> tuple[float, float]:
-        """Adds up the gradient of the summed loss; returns its sum and count."""
-        pieces = self._pieces(features)
-        if self.task.scope == "batch" and len(pieces) > 1:
-            return self._accumulate_cached(step, pieces)
+    def _accumulate(
+        self, step: int, parts: Sequence[Sequence[Features]]
+    ) -> tuple[float, float]:
+        """Adds up the gradient of the summed loss; returns its sum and count.
+
+        Those of a loss over a whole update are returned by the process that leads, once.
+        """
+        pieces = self._pieces(parts[self.processes.rank])
+        if self.task.scope == "batch" and (len(pieces) > 1 or not self.processes.is_alone):
+            return self._accumulate_cached(step, parts, pieces)
         total, count = 0.0, 0.0
         for piece in pieces:
             batch = pack(piece, self.device.name)
-            loss = self.task.loss(self._forward(batch), batch)
+            loss = self.task.loss(self._forward(step, batch), batch)
             loss.sum.backward()
             total, count = total + loss.sum.item(), count + loss.count
         return total, count
@@ -205,46 +238,86 @@ class Loop:
         """Cuts an update into forward passes of `max_tokens`, the loop's own when absent."""
         size = max_tokens or self.max_tokens
         padded, together = not is_packed(self.model), self.task.scope == "document"
-        if padded and not together:
-            features = sorted(features, key=lambda item: item.num_tokens)
-        return list(fill(features, max_tokens=size, padded=padded, together=together))
+        return list(fill(self._lined_up(features), max_tokens=size, padded=padded,
+                         together=together))  # fmt: skip
 
-    def _forward(self, batch: Batch) -> Outputs:
+    def _lined_up(self, features: Sequence[Features]) -> Sequence[Features]:
+        """Returns features in the order in which they go through the model."""
+        if is_packed(self.model) or self.task.scope == "document":
+            return features
+        return sorted(features, key=lambda item: item.num_tokens)
+
+    def _forward(self, step: int, batch: Batch) -> Outputs:
+        if self.dropout is not None:
+            self.dropout.begin((STEP, self.seed, step), batch)
         with self.device.autocast():
             return self.task.forward(self.model, batch)
 
     def _accumulate_cached(
-        self, step: int, pieces: Sequence[Sequence[Features]]
+        self,
+        step: int,
+        parts: Sequence[Sequence[Features]],
+        pieces: Sequence[Sequence[Features]],
     ) -> tuple[float, float]:
         """The same for a loss over a whole update, in the memory of one piece.
 
         Gradient caching (Gao et al. 2021): all outputs are made without gradients, the loss gives
-        the gradient of each, and each piece runs again, with the same dropout, to hand it on.
+        the gradient of each, and each piece runs again, with the same dropout, to hand it on. Every
+        process makes the outputs of its own `pieces`, and the loss of all.
         """
-        whole = pack([item for piece in pieces for item in piece], self.device.name)
+        ordered = [item for part in parts for item in self._lined_up(part)]
+        whole = pack(ordered, self.device.name)
         found: list[Outputs] = []
         with torch.no_grad():
             for index, piece in enumerate(pieces):
                 self._reseed(step, index + 1)
-                found.append(self._forward(pack(piece, self.device.name)))
-        joined = {
-            name: torch.cat([outputs[name] for outputs in found]).requires_grad_()
-            for name in found[0]
-        }
+                found.append(self._forward(step, pack(piece, self.device.name)))
+            if not pieces:  # nothing of it is this process's, but it needs the outputs' shapes
+                outputs = self._forward(step, pack(ordered[:1], self.device.name))
+                found.append({name: values[:0] for name, values in outputs.items()})
+        joined, start = self._joined(found)
         loss = self.task.loss(joined, whole)
         gradients = torch.autograd.grad(loss.sum, list(joined.values()))
-        start = dict.fromkeys(joined, 0)
         for index, piece in enumerate(pieces):
             self._reseed(step, index + 1)
-            outputs = self._forward(pack(piece, self.device.name))
+            outputs = self._forward(step, pack(piece, self.device.name))
             own = []
             for name, gradient in zip(joined, gradients, strict=True):
                 own.append(gradient[start[name] : start[name] + len(outputs[name])])
                 start[name] += len(outputs[name])
             torch.autograd.backward([outputs[name] for name in joined], own)
-        return loss.sum.item(), loss.count
+        return (loss.sum.item(), loss.count) if self.processes.leads else (0.0, 0.0)
 
-    def _scale_gradients(self, count: float, features: Sequence[Features]) -> float:
+    def _joined(self, found: Sequence[Outputs]) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Returns the outputs of all processes, and where those of this one begin in each."""
+        joined, start = {}, {}
+        for name in found[0]:
+            every = self.processes.gather(torch.cat([outputs[name] for outputs in found]))
+            joined[name] = torch.cat(every).requires_grad_()
+            start[name] = sum(len(part) for part in every[: self.processes.rank])
+        return joined, start
+
+    def _added_up(self, *own: float) -> list[float]:
+        """Adds up gradients, and the numbers given, over all processes.
+
+        A parameter that got no gradient here gets that of the others.
+        """
+        if self.processes.is_alone:
+            return list(own)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        told = self.processes.gather_numbers(
+            [*own, -self.max_tokens, *(p.grad is not None for p in learning)]
+        )
+        smallest = -int(told[:, len(own)].max())
+        if smallest < self.max_tokens:
+            self.max_tokens = smallest
+            self._shrunk = Shrunk(self.step + 1, smallest)
+        has_gradient = told[:, len(own) + 1 :].any(0)
+        used = [p for p, has in zip(learning, has_gradient, strict=True) if has]
+        add_up_gradients(self.model, used, self.processes)
+        return [float(number) for number in told[:, : len(own)].sum(0)]
+
+    def _scale_gradients(self, count: float, row_indices: np.ndarray) -> float:
         """Divides by `count`, clips, adds L1; returns the norm before clipping.
 
         Raises NonFiniteLoss, before anything is changed, when the norm is not finite.
@@ -254,11 +327,11 @@ class Loop:
         count = count or 1.0  # an update without anything to learn leaves only decay and L1
         norm = float(torch.nn.utils.get_total_norm(gradients)) / count
         if not math.isfinite(norm):
-            rows = listed(sorted({item.row_id for item in features}))
             raise NonFiniteLoss(
                 "training",
                 "the loss or its gradient is not finite",
-                f"It happened in an update of the rows {rows}; nothing was changed.",
+                f"It happened in an update of the rows {listed(self._row_ids(row_indices))}; "
+                "nothing was changed.",
                 "Try a smaller training.learning_rate, or training.precision=fp32.",
             )
         limit = self.max_grad_norm
@@ -269,6 +342,9 @@ class Loop:
                 if parameter.ndim > 1:  # biases and norms are spared, as by weight decay
                     gradient.add_(parameter.detach().sign(), alpha=self.l1)
         return norm
+
+    def _row_ids(self, row_indices: np.ndarray) -> list[int]:
+        return sorted({item.row_id for index in row_indices for item in self.rows[index]})
 
 
 def _lengths(features: Sequence[Features]) -> list[int]:

@@ -1,0 +1,84 @@
+"""Several processes train as one does: the same rows, losses and weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.training.processes import cases, started, told_by
+from tunewright.tasks import TASKS
+
+NAMES = [name for name, _ in cases()]
+
+
+@pytest.fixture(scope="module")
+def told(tiny_folder):
+    """What one process and two say of the same trainings."""
+    return {size: told_by(size, tiny_folder("bert")) for size in (1, 2)}
+
+
+def test_every_task_is_trained(told):
+    assert len(NAMES) == len(TASKS) + 5
+    assert all(list(found) == NAMES for found in told.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_give_the_loss_curve_of_one(told, name):
+    one, two = told[1][name], told[2][name]
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-6, rel=1e-6)
+    assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
+    assert two["sizes"] == [pytest.approx(sizes) for sizes in one["sizes"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_processes_hold_the_same_weights_to_the_bit(told, name):
+    digests = told[2][name]["digests"]
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
+
+
+LEFT_ALONE = """
+from tunewright.devices.processes import join_processes
+processes = join_processes()
+processes.wait()
+if processes.rank == 1:
+    import os, signal
+    os.kill(os.getpid(), signal.{signal})
+processes.wait()
+"""
+
+
+def test_a_process_that_is_killed_is_noticed_by_the_others():
+    first, second = started(2, "-c", LEFT_ALONE.format(signal="SIGKILL"))
+    _, said = first.communicate(timeout=60)
+    second.communicate()
+    assert second.returncode == -9
+    assert first.returncode == 1
+    assert "ProcessLost: processes: another process of this run has ended" in said
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_is_noticed_in_time(monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_TIMEOUT", "5")
+    first, second = started(2, "-c", LEFT_ALONE.format(signal="SIGSTOP"))
+    _, said = first.communicate(timeout=60)
+    second.kill()
+    second.communicate()
+    assert first.returncode == 1
+    assert "does not answer" in said
+
+
+def test_what_is_missing_in_the_environment_is_named(monkeypatch):
+    from tunewright.devices import processes
+    from tunewright.errors import SettingsError
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in processes.VARIABLES:
+        if name != "WORLD_SIZE":
+            monkeypatch.delenv(name, raising=False)
+    processes.join_processes.cache_clear()
+    with pytest.raises(SettingsError) as caught:
+        processes.join_processes()
+    assert str(caught.value) == (
+        "WORLD_SIZE: it is 2, and RANK, MASTER_ADDR, MASTER_PORT is not set. Several processes "
+        "need to know one another. Start them with tunewright launch, or with torchrun."
+    )
