@@ -78,7 +78,7 @@ def main(folder: Path) -> None:
         task_name = name.split()[0]
         rows = rows_of(EXAMPLES[task_name])
         task = find_task(task_name)(**SETTINGS.get(task_name, {})).within(128).learn(rows)
-        settings = {"steps": 12, "batch_size": 3, "learning_rate": 2e-5, **case}
+        settings = {"steps": 8, "batch_size": 3, "learning_rate": 2e-5, **case}
         loop = build_loop(folder, task, rows, **settings)
         loop.processes = processes
         events = list(loop.run())
