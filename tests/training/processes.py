@@ -29,6 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
     "clipped": {"max_grad_norm": 0.1, "l1": 1e-4, "weight_decay": 0.1, "ema_decay": 0.9},
     "fewer rows than processes": {"batch_size": 1},
 }
+
+
 def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((name, {"dropout": 0.2, "max_tokens": 40}) for name in TASKS)
     yield from ((f"text-classification {name}", case) for name, case in CASES.items())

@@ -72,7 +72,6 @@ class RowEmbedding(nn.Embedding):
             self.weight.grad = self._block
         return self._block
 
-
     def rows_read(self) -> Tensor:
         """Returns the rows that the gradient was added to, (U,) int64, in order."""
         self._cleared()

@@ -214,9 +214,7 @@ class Loop:
         self._shrunk = Shrunk(step + 1, self.max_tokens)
         self._reseed(step)
 
-    def _accumulate(
-        self, step: int, parts: Sequence[Sequence[Features]]
-    ) -> tuple[float, float]:
+    def _accumulate(self, step: int, parts: Sequence[Sequence[Features]]) -> tuple[float, float]:
         """Adds up the gradient of the summed loss; returns its sum and count.
 
         Those of a loss over a whole update are returned by the process that leads, once.
