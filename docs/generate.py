@@ -225,6 +225,18 @@ EXAMPLES = {
         "tunewright predict runs/reviews < texts.txt",
         "tunewright predict runs/reviews --format csv < new.csv > answers.jsonl",
     ],
+    "embed": [
+        "tunewright embed reviews.csv --text review --out vectors.parquet",
+        "tunewright embed reviews.csv --text review --out vectors.npy --map map.png",
+    ],
+    "index": [
+        "tunewright index reviews.csv --text review --out index",
+        "tunewright index more.csv --text review --out index --add",
+    ],
+    "search": [
+        'tunewright search index "a slow plot" --where product=film',
+        "tunewright search index --queries questions.jsonl --out found.jsonl",
+    ],
 }
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tunewright.api import audit, compare, resume, train
     from tunewright.errors import TunewrightError
     from tunewright.estimator import TextClassifier
+    from tunewright.retrieval.embedding import embed
+    from tunewright.retrieval.making import index
+    from tunewright.retrieval.search_index import load_index
     from tunewright.run.finished import FinishedRun
     from tunewright.run.loaded import load
     from tunewright.types import Estimate, Label
@@ -38,7 +41,10 @@ _HOMES = {
     "TunewrightError": "tunewright.errors",
     "audit": "tunewright.api",
     "compare": "tunewright.api",
+    "embed": "tunewright.retrieval.embedding",
+    "index": "tunewright.retrieval.making",
     "load": "tunewright.run.loaded",
+    "load_index": "tunewright.retrieval.search_index",
     "pretrain": "tunewright.api",
     "resume": "tunewright.api",
     "train": "tunewright.api",
@@ -52,7 +58,10 @@ __all__ = [
     "TunewrightError",
     "audit",
     "compare",
+    "embed",
+    "index",
     "load",
+    "load_index",
     "pretrain",
     "resume",
     "train",

@@ -45,6 +45,9 @@ def make_files(folder: Path) -> None:
     (folder / "评论.csv").write_bytes(chinese.encode("gb18030"))
     lines = (json.dumps({"text": row["review"], "label": row["stars"]}) for row in rows)
     (folder / "reviews.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    asked = [{"question": "a slow plot"}, {"question": "great acting"}]
+    write_lines(folder / "questions.jsonl", asked)
+    write_judged(folder / "beir", [row["review"] for row in rows[:20]])
     for label in ("1", "5"):
         (folder / "articles" / label).mkdir(parents=True)
         for number, row in enumerate(row for row in rows if row["stars"] == label):
@@ -71,6 +74,20 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_judged(folder: Path, texts: list[str]) -> None:
+    """Writes a corpus, queries and judgements in the form of BEIR."""
+    (folder / "qrels").mkdir(parents=True)
+    write_lines(folder / "corpus.jsonl", [{"_id": f"d{n}", "text": t} for n, t in enumerate(texts)])
+    queries = [{"_id": f"q{n}", "text": t.split(",")[0]} for n, t in enumerate(texts[:5])]
+    write_lines(folder / "queries.jsonl", queries)
+    judged = "".join(f"q{n}\td{n}\t1\n" for n in range(5))
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
 
 
 def make_starter(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tunewright import __version__
+from tunewright.cli.search_verbs import embed, index, search
 from tunewright.errors import SettingsError
 from tunewright.tasks import TASKS
 
@@ -364,3 +365,7 @@ def predict(
 
     columns: Columns = {"text": text, "text_pair": text_pair}
     predict_and_write(model, files or ["-"], output, kind, columns, precision)
+
+
+for verb in (embed, index, search):
+    app.command(rich_help_panel=USE)(verb)

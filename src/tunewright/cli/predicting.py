@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunewright.cli import show
-from tunewright.cli.words import chosen
+from tunewright.cli.words import chosen, reading_of
 from tunewright.data import write_rows
 from tunewright.errors import SettingsError
-from tunewright.run.config import compose, overrides
 from tunewright.run.record import finite
 
 KINDS = ("lines", "jsonl", "csv", "tsv")
@@ -41,7 +40,7 @@ def predict_and_write(
     files = [word for word in files if word not in pairs] or ["-"]
     model = load(folder, precision)  # type: ignore[arg-type]
     given = chosen(columns)
-    settings = replace(model.reading, **_reading(pairs))
+    settings = replace(model.reading, **reading_of(pairs))
 
     def answers() -> Iterator[dict[str, Any]]:
         for file in files:
@@ -54,13 +53,6 @@ def predict_and_write(
                 yield finite(place | cells | _beside(answer.to_json(), cells))
 
     write_rows(answers(), output)
-
-
-def _reading(pairs: Sequence[str]) -> dict[str, Any]:
-    """Returns the settings of `[data]` that were given as key=value and say how to read."""
-    given = overrides(pairs).get("data", {})
-    read = asdict(compose({"data": given}, where="command line").data.reading())
-    return {name: value for name, value in read.items() if name in given}
 
 
 def _kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def config_of(
 def chosen(columns: Mapping[str, str | None]) -> dict[str, str]:
     """Returns the columns that were named."""
     return {role: name for role, name in columns.items() if name is not None}
+
+
+def reading_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """Returns the settings of `[data]` that were given as key=value and say how to read."""
+    given = overrides(pairs).get("data", {})
+    read = asdict(compose({"data": given}, where="command line").data.reading())
+    return {name: value for name, value in read.items() if name in given}
 
 
 def _flags(

@@ -2,6 +2,7 @@
 
 reviews/train.csv, reviews/test.csv             two splits
 bbc/business/001.txt, bbc/tech/001.txt          one text per file, the folder is its label
+notes/monday.txt, notes/tuesday.txt             the same, of one label
 imdb/train/pos/0.txt, imdb/test/neg/0.txt       both
 saved/dataset_info.json, saved/state.json       what `datasets` saved to disk
 """
@@ -85,8 +86,9 @@ def _split_word(entry: Path) -> str:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """Returns the folders in `folder` that hold .txt files, one folder per class."""
-    return [entry for entry in visible(folder) if entry.is_dir() and any(entry.glob("*.txt"))]
+    """Returns the folders that hold .txt files, one folder per class: those in `folder`, or it."""
+    inner = [entry for entry in visible(folder) if entry.is_dir() and any(entry.glob("*.txt"))]
+    return inner or ([folder] if any(folder.glob("*.txt")) else [])
 
 
 def read_class_folders(folder: Path, encoding: str | None, max_text_bytes: int) -> Table:

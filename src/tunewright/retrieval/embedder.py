@@ -28,7 +28,7 @@ PROBES = (
     "What are the first signs of a vitamin B12 deficiency, and how is it treated? " * 8,
 )
 # The same model in bf16 and in fp32 is nearer to itself than this; a model trained further is not.
-LEAST_COSINE = 0.995
+LEAST_COSINE = 0.999
 
 WORDS_OF_A_PASSAGE = 200
 """Where a model does not say how much it reads: about 256 tokens of English."""
@@ -55,6 +55,11 @@ def encoded(embedder: Embedder, texts: Sequence[str], purpose: Purpose) -> Float
         )
     if not np.isfinite(vectors_BD).all():
         raise ModelError(type(embedder).__name__, "it gave a vector that is not finite")
+    return of_unit_length(vectors_BD)
+
+
+def of_unit_length(vectors_BD: Floats) -> Floats:
+    """Returns the vectors with length 1; one of zeros stays so."""
     length_B1 = np.linalg.norm(vectors_BD, axis=1, keepdims=True)
     return (vectors_BD / np.where(length_B1 == 0, 1, length_B1)).astype(np.float32)
 

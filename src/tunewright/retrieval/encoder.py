@@ -14,7 +14,7 @@ from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, fields, replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from tunewright.devices import Precision, find_device, settle_allocator
-from tunewright.errors import SettingsError
+from tunewright.errors import ModelError, SettingsError, listed
 from tunewright.models.architecture import load_config
 from tunewright.models.batch import Batch
 from tunewright.models.folder import check_model_folder, find_model
@@ -41,8 +41,10 @@ from tunewright.types import Features, Row
 Floats = npt.NDArray[np.float32]
 Kind = TypeVar("Kind", bound="LayerEmbedding")
 
-# Texts whose tokens are in memory at a time, whichever comes first.
+# Texts whose tokens are in memory at a time, whichever comes first. Where each token gets a vector
+# they are fewer: 256 tokens of 384 numbers are 400 kB.
 WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 8_000_000
+TOKEN_WINDOW_TEXTS = 128
 # A passage cut out of its text may have some more tokens than there: words at its ends.
 SPARE_TOKENS = 4
 
@@ -51,6 +53,7 @@ SPARE_TOKENS = 4
 class LayerEmbedding(SentenceEmbedding):
     """Sentence embedding after any layer of the encoder: -1 is the last, 0 the word embeddings."""
 
+    window_texts: ClassVar[int] = WINDOW_TEXTS
     layer: int = field(default=-1, metadata={"help": "the layer whose hidden states are pooled"})
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
@@ -75,6 +78,8 @@ class TokenVectors:
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TokenEmbedding(LayerEmbedding):
     """A vector for each token of a text; special tokens are left out of the answers."""
+
+    window_texts: ClassVar[int] = TOKEN_WINDOW_TEXTS
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text = str(row.values["anchor"])
@@ -118,11 +123,14 @@ class Encoder:
         return self.encode_document(texts)
 
     def encode_document(self, texts: Iterable[str]) -> Floats:
-        return np.stack([answer.values for answer in self.stream(texts, "document")])
+        return self._stacked(texts, "document")
 
     def encode_query(self, texts: Iterable[str]) -> Floats:
         """Returns the vectors of queries, before which some models want a prompt."""
-        return np.stack([answer.values for answer in self.stream(texts, "query")])
+        return self._stacked(texts, "query")
+
+    def _stacked(self, texts: Iterable[str], purpose: Purpose) -> Floats:
+        return np.array([answer.values for answer in self.stream(texts, purpose)], np.float32)
 
     def stream(
         self,
@@ -133,9 +141,11 @@ class Encoder:
         """Yields a Vector (or TokenVectors) for each text; memory does not grow with their number.
 
         `cut` hears, for every text that is longer than the model reads, how many tokens were cut.
+        Raises ModelError for numbers that are not finite.
         """
-        task, tokenizer = self.predictor.task, self.predictor.tokenizer
-        for window in _windows(texts):
+        task: Any = self.predictor.task
+        tokenizer = self.predictor.tokenizer
+        for window in _windows(texts, task.window_texts):
             rows = [
                 Row(place, {"anchor": text, "prompt_name": purpose}, "texts")
                 for place, text in enumerate(window)
@@ -144,7 +154,16 @@ class Encoder:
             for (features,) in encoded:
                 if features.num_cut:
                     cut(features.num_cut)
-            yield from self.predictor.answer_encoded(rows, encoded)
+            for answer in self.predictor.answer_encoded(rows, encoded):
+                self._check_finite(answer)
+                yield answer
+
+    def _check_finite(self, answer: Any) -> None:
+        values = answer.vectors_ND if isinstance(answer, TokenVectors) else answer.values
+        if not np.isfinite(values).all():
+            raise ModelError(
+                self.name, "it gave a vector that is not finite", "", "Try --precision fp32."
+            )
 
     def token_places(self, text: str) -> Places:
         """Returns where the tokens of a text stand in it, in characters, (N, 2)."""
@@ -164,13 +183,13 @@ class Encoder:
         return {"name": self.name, "settings": dict(self.settings)}
 
 
-def _windows(texts: Iterable[str]) -> Iterator[list[str]]:
+def _windows(texts: Iterable[str], most: int) -> Iterator[list[str]]:
     window: list[str] = []
     characters = 0
     for text in texts:
         window.append(text)
         characters += len(text)
-        if len(window) == WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+        if len(window) == most or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters = [], 0
     if window:
@@ -214,6 +233,8 @@ def load_token_encoder(
 def _loaded(
     kind: type[Kind], model: str | PathLike[str], given: Mapping[str, Any], precision: Precision
 ) -> Encoder:
+    check_choice("precision", precision, get_args(Precision))
+    check_choice("pooling", given.get("pooling") or "mean", get_args(Pooling))
     settle_allocator()
     path = find_model(model)
     check_model_folder(path)
@@ -229,6 +250,12 @@ def _loaded(
     library_model.to(device.name).eval()
     name = str(path.absolute()) if Path(model).expanduser().is_dir() else fspath(model)
     return Encoder(Predictor(task, library_model, tokenizer, device), name, chosen)
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Raises SettingsError for a value that is not one of those known."""
+    if value not in known:
+        raise SettingsError(name, f'it is "{value}"', f"It is one of {listed(known)}.")
 
 
 def _task_of(kind: type[Kind], path: Path) -> Kind:

@@ -1,6 +1,7 @@
 """Makes an index of documents and keeps it up to date.
 
     update_index(Path("index"), read_documents("articles.csv"), embedder)
+    remove_documents(Path("index"), ["an-id", "another"])
 
 The documents are read once and compared with what the index holds. New passages are embedded, a
 batch at a time; then everything changes in one transaction. A run that is killed has changed
@@ -9,7 +10,7 @@ nothing, and the next one finds the vectors that it had made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from tunewright.retrieval.store import (
     digest_of,
     faults_named,
     make_tables,
+    opened,
     opened_to_write,
 )
 from tunewright.retrieval.words import indexed
@@ -115,6 +117,52 @@ def update_index(
         return change
 
 
+def remove_documents(folder: Path, keys: Sequence[str]) -> IndexChange:
+    """Removes documents from an index by their ids; nothing is embedded.
+
+    Raises DataError when there is no index, or an id is not in it: then nothing is removed.
+    """
+    with opened(folder):
+        pass  # there is a finished one
+    with _locked(folder), opened_to_write(folder) as store:
+        change = _removed(store, list(dict.fromkeys(keys)))
+        write_clusters(store)
+        return change
+
+
+def _removed(store: Store, keys: Sequence[str]) -> IndexChange:
+    before = store.num_documents
+    find = "select id from documents where key = ?"
+    with store.transaction():
+        numbers = {key: store.one(find, (key,)) for key in keys}
+        unknown = [key for key, number in numbers.items() if number is None]
+        if unknown:
+            raise DataError(
+                str(store.path), f'no document has the id "{unknown[0]}"', "Nothing was removed."
+            )
+        _take_out(store, list(numbers.values()))
+        _drop_unused_vectors(store)
+        store.set(generation=store.generation + 1)
+    return IndexChange(0, 0, len(keys), before - len(keys), 0, store.num_passages, 0)
+
+
+def _take_out(store: Store, documents: Iterable[int]) -> None:
+    """Removes documents; the full-text index wants to be told the words that it forgets."""
+    for document in documents:
+        body = store.one("select body from documents where id = ?", (document,))
+        places = store.rows("select id, start, stop from passages where document = ?", (document,))
+        store.run_many(
+            "insert into words (words, rowid, body) values ('delete', ?, ?)",
+            [(number, indexed(body[start:stop])) for number, start, stop in places],
+        )
+        store.run("delete from passages where document = ?", (document,))
+        store.run("delete from documents where id = ?", (document,))
+
+
+def _drop_unused_vectors(store: Store) -> None:
+    store.run("delete from vectors where id not in (select vector from passages)")
+
+
 def _check_folder(folder: Path) -> None:
     """Raises SettingsError for a folder that holds other things than an index."""
     if folder.is_dir() and not (folder / FILE).exists():
@@ -130,14 +178,19 @@ def _check_folder(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK, blocking=False)
+    with faults_named(folder):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SettingsError(
+                str(folder), "another process is indexing into it", "",
+                "Wait until it ends, or stop it first.",
+            ) from None  # fmt: skip
     try:
-        with faults_named(folder), FileLock(folder / LOCK, blocking=False):
-            yield
-    except Timeout:
-        raise SettingsError(
-            str(folder), "another process is indexing into it", "",
-            "Wait until it ends, or stop it first.",
-        ) from None  # fmt: skip
+        yield
+    finally:
+        lock.release()
 
 
 def _settled(
@@ -281,9 +334,9 @@ class _Update:
         if stale or new:
             self.tell(Progress("write", 0, len(stale) + new))
             with self.store.transaction():
-                self._remove(stale)
+                _take_out(self.store, stale)
                 self._insert()
-                self.store.run("delete from vectors where id not in (select vector from passages)")
+                _drop_unused_vectors(self.store)
                 self.store.set(generation=self.store.generation + 1)
         removed = len(stale) - changed
         return IndexChange(
@@ -295,20 +348,6 @@ class _Update:
             num_passages=self.store.num_passages,
             num_embedded=self.num_embedded,
         )
-
-    def _remove(self, documents: Iterable[int]) -> None:
-        """Removes documents; the full-text index wants to be told the words that it forgets."""
-        for document in documents:
-            body = self.store.one("select body from documents where id = ?", (document,))
-            places = self.store.rows(
-                "select id, start, stop from passages where document = ?", (document,)
-            )
-            self.store.run_many(
-                "insert into words (words, rowid, body) values ('delete', ?, ?)",
-                [(number, indexed(body[start:stop])) for number, start, stop in places],
-            )
-            self.store.run("delete from passages where document = ?", (document,))
-            self.store.run("delete from documents where id = ?", (document,))
 
     def _insert(self) -> None:
         self.store.run(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.data import read_number, read_table, resolve_columns
+from tunewright.data.wording import counted
 from tunewright.errors import DataError
 from tunewright.metrics.bootstrap import bootstrap
 from tunewright.metrics.ranking import DEPTH, RANKING_METRICS, ranking_figures, ranking_metrics
@@ -88,10 +89,9 @@ class SearchQuality:
         """Whole sentences on what is odd."""
         if not self.num_missing:
             return ()
-        return (
-            f"{self.num_missing:,} relevant documents are not in the index, and count as not "
-            "found.",
-        )
+        are, count = ("is", "counts") if self.num_missing == 1 else ("are", "count")
+        found = counted(self.num_missing, "relevant document")
+        return (f"{found} {are} not in the index, and {count} as not found.",)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -36,6 +36,7 @@ EXACT_AMONG = 20_000
 CLUSTERS = "clusters"
 LEAST_RECALL = 0.98  # of the true 10 nearest, over sampled passages
 NUM_SAMPLED, NUM_TRUE = 200, 10
+SAME_SCORE = 1e-6  # what the order of additions changes in a cosine
 VECTORS_PER_CLUSTER = 64  # that the clusters are found from
 READ_AT_ONCE = 50_000
 
@@ -194,12 +195,16 @@ def _built(store: Store) -> Any:
 def _probes(store: Store, clusters: Any) -> tuple[int, float]:
     """Returns how many clusters a query has to look into, and the recall that gives."""
     queries_QD = _sampled(store)
-    true = _truly_nearest(store, queries_QD)
+    farthest_Q = _farthest(store, queries_QD)
     num_probes = 8
     while True:
         neighbours = ClusteredNeighbours(store, clusters, num_probes)
-        found = [{n for n, _ in neighbours.nearest(q, NUM_TRUE)} for q in queries_QD]
-        recall = float(np.mean([len(a & b) / len(b) for a, b in zip(found, true, strict=True)]))
+        found = [neighbours.nearest(query_D, NUM_TRUE) for query_D in queries_QD]
+        hits = [
+            sum(score >= least - SAME_SCORE for _, score in near)
+            for near, least in zip(found, farthest_Q, strict=True)
+        ]
+        recall = float(np.mean(hits)) / min(NUM_TRUE, store.num_passages)
         if recall >= LEAST_RECALL or num_probes >= clusters.nlist:
             return num_probes, recall
         num_probes *= 2
@@ -211,12 +216,15 @@ def _sampled(store: Store) -> npt.NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def _truly_nearest(store: Store, queries_QD: Floats) -> list[set[int]]:
-    """Returns the passages nearest to each query, comparing all."""
-    best: list[list[Neighbour]] = [[] for _ in queries_QD]
+def _farthest(store: Store, queries_QD: Floats) -> list[float]:
+    """Returns the cosine of the last of each query's 10 nearest, comparing all.
+
+    What is as near as that is found rightly, whichever of equals it is.
+    """
+    best: list[list[float]] = [[] for _ in queries_QD]
     for part in _read(store):
         exact = ExactNeighbours(*part)
         for place, query_D in enumerate(queries_QD):
-            joined = [*best[place], *exact.nearest(query_D, NUM_TRUE)]
-            best[place] = sorted(joined, key=lambda found: (-found[1], found[0]))[:NUM_TRUE]
-    return [{passage for passage, _ in found} for found in best]
+            near = [score for _, score in exact.nearest(query_D, NUM_TRUE)]
+            best[place] = sorted([*best[place], *near], reverse=True)[:NUM_TRUE]
+    return [scores[-1] for scores in best]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import get_args
 
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import ModelError
@@ -18,6 +19,7 @@ from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.models.weights import read_headers
 from tunewright.prediction.predictor import Predictor
+from tunewright.retrieval.encoder import check_choice
 from tunewright.retrieval.hit import Hit
 from tunewright.tasks import find_task
 from tunewright.tasks.base import load_task
@@ -45,6 +47,7 @@ def load_reranker(model: str | PathLike[str], precision: Precision = "auto") -> 
 
     Raises ModelError for another model.
     """
+    check_choice("precision", precision, get_args(Precision))
     settle_allocator()
     path = find_model(model)
     check_model_folder(path, SEQUENCE_CLASSIFIER)

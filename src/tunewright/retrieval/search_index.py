@@ -20,6 +20,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 
 from tunewright.data import is_blank
+from tunewright.devices import Precision
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.metrics.ranking import DEPTH as JUDGED_DEPTH
 from tunewright.retrieval.conditions import Condition
@@ -48,13 +49,19 @@ DENSE_WEIGHT = 0.8
 0.9 are within each other's intervals."""
 
 
-def load_index(folder: str | PathLike[str], *, embedder: Embedder | None = None) -> SearchIndex:
+def load_index(
+    folder: str | PathLike[str],
+    *,
+    embedder: Embedder | None = None,
+    precision: Precision = "auto",
+) -> SearchIndex:
     """Opens an index to search it, as it was last finished.
 
     `embedder` is needed where the index was made by one of your own; else the model is found by the
-    name that the index keeps. Raises DataError when there is no finished index.
+    name that the index keeps, and runs at `precision`. Raises DataError when there is no finished
+    index.
     """
-    return SearchIndex(open_to_read(Path(folder)), embedder)
+    return SearchIndex(open_to_read(Path(folder)), embedder, precision)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class SearchIndex:
 
     store: Store
     own_embedder: Embedder | None = None
+    precision: Precision = "auto"
 
     def __len__(self) -> int:
         return self.store.num_documents
@@ -160,7 +168,7 @@ class SearchIndex:
                     str(self.store.path), "it was made by an embedder of your own", "",
                     "Give it: load_index(folder, embedder=...)",
                 )  # fmt: skip
-            found = load_encoder(about["name"], **about["settings"])
+            found = load_encoder(about["name"], **about["settings"], precision=self.precision)
         check_model(self.store, probe(found))
         return found
 

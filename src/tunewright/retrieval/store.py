@@ -196,13 +196,17 @@ def open_to_read(folder: Path) -> Store:
         )  # fmt: skip
     with faults_named(path):
         store = Store(path, _connected(path, _uri(path)))
+    try:
         store.run("begin")  # what is written from now on is not seen
         if store.generation == 0:
             raise DataError(
                 str(folder), "no indexing has been finished here yet", "",
                 "Run tunewright index again: it goes on where it stopped.",
             )  # fmt: skip
-    check_format(store)
+        check_format(store)
+    except BaseException:
+        store.connection.close()
+        raise
     return store
 
 
@@ -222,14 +226,14 @@ def opened_to_write(folder: Path) -> Iterator[Store]:
     with faults_named(path):
         folder.mkdir(parents=True, exist_ok=True)
         store = Store(path, _connected(path, f"file:{quote(str(path.absolute()))}"))
-        try:
-            store.run("pragma journal_mode = wal")
-            store.run("pragma synchronous = full")
-            store.run(f"pragma cache_size = -{CACHE_KIB}")
-            yield store
-            store.run("pragma wal_checkpoint(truncate)")
-        finally:
-            store.connection.close()
+    try:
+        store.run("pragma journal_mode = wal")
+        store.run("pragma synchronous = full")
+        store.run(f"pragma cache_size = -{CACHE_KIB}")
+        yield store
+        store.run("pragma wal_checkpoint(passive)")
+    finally:
+        store.connection.close()
 
 
 def make_tables(store: Store, settings: Mapping[str, Any]) -> None:

@@ -30,10 +30,7 @@ def indexed(text: str) -> str:
 
 
 def query_words(query: str) -> list[str]:
-    """Returns the distinct words of a query, at most 64, in their order.
-
-    One that ends with `*` stands for every word that begins so.
-    """
+    """Returns the distinct words of a query, at most 64, in their order."""
     found: dict[str, None] = {}
     for word in _WORD.findall(_RUN.sub(_query_run, _folded(query)).lower()):
         found[word] = None

@@ -1,0 +1,305 @@
+"""`embed`, `index` and `search`: texts become vectors, an index, and what is found in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.markup import escape
+
+from tunewright.cli import show
+from tunewright.cli.words import reading_of
+from tunewright.data import ReadSettings, is_blank, resolve_columns, stream_tables, write_rows
+from tunewright.data.readers import DEFAULTS
+from tunewright.data.wording import counted
+from tunewright.errors import SettingsError
+from tunewright.types import Role
+
+QUERY = Role("query", "what is looked for", ("text", "question", "anchor"))
+QUERIES_AT_ONCE = 32
+SHOWN_CHARACTERS, OF_CLUSTERS = 300, 100
+TOKENS = "none"  # the pooling that leaves a vector for each token
+TABLE = ("ndcg@10", "mrr@10", "recall@1", "recall@5", "recall@10", "map@100")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The map that is asked for: where, of how many clusters, on which axes."""
+
+    picture: Path | None
+    clusters: int | None
+    axes: str
+
+    def check(self, tokens: bool) -> None:
+        from tunewright.retrieval.mapping import check_axes, check_picture
+
+        check_axes(self.axes)
+        if self.picture is None:
+            if self.clusters is not None:
+                raise SettingsError(
+                    "--clusters", "no map is asked for", "", "Name its file: --map map.png"
+                )
+            return
+        check_picture(self.picture)
+        if tokens:
+            raise SettingsError("--map", "tokens were asked for", "A map is drawn of whole texts.")
+
+
+@dataclass
+class Oddities:
+    """What is odd about the texts that went by."""
+
+    num_blank: int = 0
+    cut: list[int] = field(default_factory=list)
+
+    def watch(self, documents: Iterable[Any]) -> Iterator[Any]:
+        for document in documents:
+            self.num_blank += is_blank(document.text)
+            yield document
+
+    def say(self) -> None:
+        if self.num_blank:
+            show.say(f"  {counted(self.num_blank, 'text')} of no words got a vector, too.")
+        if self.cut:
+            show.say(
+                f"  {counted(len(self.cut), 'text')} longer than the model reads: "
+                f"{counted(sum(self.cut), 'token')} cut."
+            )
+
+    def to_json(self) -> dict[str, int]:
+        return {
+            "blank_texts": self.num_blank,
+            "cut_texts": len(self.cut),
+            "cut_tokens": sum(self.cut),
+        }
+
+
+def embed_and_write(
+    words: Sequence[str], output: str, text: Sequence[str], settings: Mapping[str, Any],
+    drawing: Drawing, as_json: bool,
+) -> None:  # fmt: skip
+    """Embeds every text of a source, and draws the map where one is asked for."""
+    from tunewright.retrieval import embedding, mapping
+    from tunewright.retrieval.documents import read_documents
+
+    source, reading = _source(words, "embed")
+    tokens = settings.get("pooling") == TOKENS
+    if output != "-":
+        embedding.check_target(Path(output), tokens)
+    drawing.check(tokens)
+    encoder = _encoder(settings)
+    odd = Oddities()
+    with _counting("texts") as count:
+        documents = odd.watch(read_documents(source, text=text, settings=reading, say=show.say))
+        rows = count(embedding.embedded(documents, encoder, odd.cut.append))
+        sample = mapping.Sample()
+        rows = sample.watch(rows) if drawing.picture else rows
+        if output == "-":
+            rows = embedding.at_least_one(rows)
+            num_texts = write_rows(({"id": d.key, **a.to_json()} for d, a in rows), "-")
+        else:
+            num_texts = embedding.write_vectors(rows, Path(output))
+    odd.say()
+    about = {"texts": num_texts, **odd.to_json(), "output": output}
+    if drawing.picture is not None:
+        about |= _draw(sample, drawing)
+    if as_json and output != "-":
+        show.print_json(about)
+    else:
+        show.say(f"Embedded {counted(num_texts, 'text')}.")
+
+
+def _encoder(settings: Mapping[str, Any]) -> Any:
+    """Returns a model of whole texts, or of tokens where they are not pooled."""
+    from tunewright.models.pooling import Pooling
+    from tunewright.retrieval.encoder import check_choice, load_encoder, load_token_encoder
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    check_choice("--pooling", given.get("pooling", TOKENS), (*get_args(Pooling), TOKENS))
+    if given.get("pooling") == TOKENS:
+        del given["pooling"]
+        return load_token_encoder(**given)
+    return load_encoder(**given)
+
+
+def _draw(sample: Any, drawing: Drawing) -> dict[str, Any]:
+    """Draws the map and shows a typical text of each cluster."""
+    import numpy as np
+
+    from tunewright.retrieval.mapping import map_of, write_map
+
+    documents = [document for document, _ in sample.rows]
+    vectors_RD = np.stack([answer.values for _, answer in sample.rows])
+    found = map_of(documents, vectors_RD, drawing.clusters, drawing.axes)  # type: ignore[arg-type]
+    picture = drawing.picture
+    assert picture is not None
+    points = write_map(found, picture)
+    if sample.num_seen > len(documents):
+        show.say(f"  The map shows {len(documents):,} of {sample.num_seen:,} texts, by chance.")
+    for cluster, (size, place) in enumerate(zip(found.sizes, found.typical, strict=True)):
+        of = counted(size, "text")
+        show.say(f"  cluster {cluster}, {of}: {_shown(documents[place].text, OF_CLUSTERS)}")
+    show.say(f"The map is {picture}, its points are in {points}.")
+    return {
+        "map": str(picture),
+        "axes": found.method,
+        "points": str(points),
+        "clusters": found.sizes,
+    }
+
+
+def index_and_show(
+    words: Sequence[str], folder: str, model: str, precision: str, as_json: bool,
+    **named: Any,
+) -> None:  # fmt: skip
+    """Brings an index up to date and says what changed."""
+    source, reading = _source(words, "index")
+    from tunewright.retrieval.encoder import load_encoder
+    from tunewright.retrieval.making import make_index
+
+    encoder = load_encoder(model, precision=precision)  # type: ignore[arg-type]
+    with show.err.status("Reading ...") as status:
+
+        def tell(progress: Any) -> None:
+            of = f" of {progress.total:,}" if progress.total else ""
+            status.update(f"{progress.phase}: {progress.done:,}{of} documents")
+
+        change = make_index(
+            source, Path(folder), encoder, settings=reading, say=show.say, tell=tell, **named
+        )
+    _show_change(folder, change, as_json)
+
+
+def remove_and_show(words: Sequence[str], folder: str, keys: Sequence[str], as_json: bool) -> None:
+    """Removes documents by their ids and says what the index holds now."""
+    if words:
+        raise SettingsError(
+            "--remove", f'the source "{words[0]}" is named, too', "One of them is needed."
+        )
+    from tunewright.retrieval.indexing import remove_documents
+
+    _show_change(folder, remove_documents(Path(folder), keys), as_json)
+
+
+def _show_change(folder: str, change: Any, as_json: bool) -> None:
+    if as_json:
+        show.print_json({"index": folder, **change.to_json()})
+        return
+    show.out.print(
+        f"{folder}: {counted(change.num_added, 'document')} added, {change.num_changed:,} changed, "
+        f"{change.num_removed:,} removed, {change.num_unchanged:,} as they were; "
+        f"{counted(change.num_passages, 'passage')}, {change.num_embedded:,} embedded now.",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if change.num_blank:
+        show.out.print(f"Left out: {counted(change.num_blank, 'row')} without a text.")
+    show.out.print(f'Next: tunewright search {folder} "a question"', markup=False, soft_wrap=True)
+
+
+def search_and_show(
+    folder: str, query: str | None, queries: str | None, judge: str | None, output: str,
+    asked: Mapping[str, Any], rerank: str | None, precision: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Answers one query, or many as they come, or measures the search on judged ones."""
+    if sum(given is not None for given in (query, queries, judge)) != 1:
+        raise SettingsError(
+            "search", "it needs one of a query, --queries and --judge", "",
+            'Write, for example: tunewright search index "a question"',
+        )  # fmt: skip
+    from tunewright.retrieval.reranker import load_reranker
+    from tunewright.retrieval.search_index import Question, load_index
+
+    question = Question(**asked)
+    with load_index(folder, precision=precision) as index:  # type: ignore[arg-type]
+        reranker = load_reranker(rerank, precision) if rerank else None  # type: ignore[arg-type]
+        question = replace(question, reranker=reranker)
+        if judge is not None:
+            _show_quality(index.evaluate(judge, question), as_json)
+        elif queries is not None:
+            write_rows(_answered(index, queries, question), output)
+        elif query is not None:
+            _show_hits(query, index.answers([query], question)[0], output, as_json)
+
+
+def _answered(index: Any, file: str, question: Any) -> Iterator[dict[str, Any]]:
+    """Yields the queries of a file or of standard input with their hits, as they come."""
+    rows = _queries(sys.stdin.buffer if file == "-" else file)
+    while part := list(islice(rows, QUERIES_AT_ONCE)):
+        found = index.answers([query for query, _ in part], question)
+        for (_, cells), hits in zip(part, found, strict=True):
+            yield {**cells, "hits": [hit.to_json() for hit in hits]}
+
+
+def _queries(source: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for table in stream_tables(source):
+        choice = resolve_columns(
+            (QUERY,), table.column_names, {}, training=False, source=table.name
+        )
+        for row in table.rows(choice.mapping):
+            query = str(row.values["query"] or "")
+            yield query, {choice.mapping["query"]: query, **row.extras}
+
+
+def _show_hits(query: str, hits: Sequence[Any], output: str, as_json: bool) -> None:
+    found = {"query": query, "hits": [hit.to_json() for hit in hits]}
+    if output != "-":
+        write_rows([found], output)
+        return
+    if as_json:
+        show.print_json(found)
+        return
+    if not hits:
+        show.out.print("Nothing was found.")
+    for place, hit in enumerate(hits, 1):
+        head = f"{place}. {hit.id}"
+        show.out.print(f"[bold]{escape(head)}[/]  {hit.score:.3f}", soft_wrap=True)
+        show.out.print(f"   {_shown(hit.text)}", markup=False, soft_wrap=True)
+
+
+def _show_quality(quality: Any, as_json: bool) -> None:
+    for notice in quality.notices:
+        show.say(f"  {notice}")
+    if as_json:
+        show.print_json(quality.to_json())
+        return
+    show.out.print(show.metrics_table(f"{quality.num_queries:,} queries", quality.metrics, TABLE))
+
+
+def _shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
+    """Returns the beginning of a text on one line."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else f"{flat[:most]} ..."
+
+
+def _source(words: Sequence[str], verb: str) -> tuple[Any, ReadSettings]:
+    """Returns the source that a command names, and how it is read."""
+    plain = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(plain) != 1:
+        raise SettingsError(
+            "command line", f"{len(plain)} sources are named", "One is needed.",
+            f"Write, for example: tunewright {verb} articles.csv",
+        )  # fmt: skip
+    reading = reading_of([word for word in words if word not in plain])
+    return (
+        sys.stdin.buffer if plain[0] == "-" else plain[0],
+        replace(DEFAULTS, **reading),
+    )
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[Iterator[Any]], Iterator[Any]]]:
+    """Shows, on a terminal, how many have passed."""
+    with show.err.status("Reading ...") as status:
+
+        def count(rows: Iterator[Any]) -> Iterator[Any]:
+            for number, row in enumerate(rows, 1):
+                if number % 100 == 0:
+                    status.update(f"{number:,} {what}")
+                yield row
+
+        yield count

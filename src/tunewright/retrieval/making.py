@@ -1,0 +1,72 @@
+"""An index in one call: a source of texts and a model in, an index that can be searched out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tunewright.data import ReadSettings
+from tunewright.data.readers import DEFAULTS
+from tunewright.devices import Precision
+from tunewright.retrieval.documents import read_documents
+from tunewright.retrieval.embedder import Embedder
+from tunewright.retrieval.encoder import Encoder, load_encoder
+from tunewright.retrieval.indexing import IndexChange, Progress, update_index
+from tunewright.retrieval.search_index import SearchIndex, load_index
+
+
+def index(
+    source: Any,
+    folder: str | PathLike[str],
+    *,
+    model: str | PathLike[str] = "starter",
+    embedder: Embedder | None = None,
+    text: str | Sequence[str] = (),
+    id_column: str | None = None,
+    passage_tokens: int | None = None,
+    stride: int | None = None,
+    add: bool = False,
+    precision: Precision = "auto",
+    tell: Callable[[Progress], None] = lambda _: None,
+) -> SearchIndex:
+    """Makes `folder` an index of the texts of `source`, or brings it up to date; returns it.
+
+    `source` is a path, a frame, or a list of texts or dicts; `text` names the column, or columns
+    that are joined, and `id_column` what names a document. All other columns are kept. Only what is
+    new or has changed is embedded; what does not come again is removed, unless `add`. Long texts
+    become passages of at most `passage_tokens` (as many as the model reads) that share `stride`
+    (32). `embedder` takes the place of `model`: anything with `encode(texts) -> float32 (B, D)`.
+
+    Raises DataError for texts and ids that cannot be read, ModelError when the index was made by
+    another model.
+    """
+    found = load_encoder(model, precision=precision) if embedder is None else embedder
+    make_index(
+        source, Path(folder), found, text=[text] if isinstance(text, str) else text,
+        id_column=id_column, passage_tokens=passage_tokens, stride=stride, add=add, tell=tell,
+    )  # fmt: skip
+    return load_index(folder, embedder=found)
+
+
+def make_index(
+    source: Any,
+    folder: Path,
+    embedder: Embedder,
+    *,
+    text: Sequence[str] = (),
+    id_column: str | None = None,
+    passage_tokens: int | None = None,
+    stride: int | None = None,
+    add: bool = False,
+    settings: ReadSettings = DEFAULTS,
+    say: Callable[[str], None] = lambda _: None,
+    tell: Callable[[Progress], None] = lambda _: None,
+) -> IndexChange:
+    """Reads a source into an index; returns what changed in it. See `index` and `update_index`."""
+    documents = read_documents(source, text=text, id_column=id_column, settings=settings, say=say)
+    return update_index(
+        folder, documents, embedder, passage_tokens=passage_tokens, stride=stride, add=add,
+        model=embedder.reference if isinstance(embedder, Encoder) else None, tell=tell,
+    )  # fmt: skip
