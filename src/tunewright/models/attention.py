@@ -26,6 +26,10 @@ from tunewright.models.blocks import Block, blocks_of
 PACKED = "packed"
 
 
+class PaddedOnly(LookupError):
+    """Why a model cannot run packed."""
+
+
 class _PackedAttention(torch.autograd.Function):
     """softmax(Q Kᵀ · scale) V inside each sequence, with the gradient written out.
 

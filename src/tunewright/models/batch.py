@@ -57,6 +57,16 @@ class PackedStream:
         """Returns the offset of the first token of each sequence."""
         return torch.tensor(self.boundaries[:-1], device=self.token_ids_N.device)
 
+    def each(self) -> Iterator[PackedStream]:
+        """Yields every sequence as a stream of its own."""
+        for start, end in pairwise(self.boundaries):
+            yield PackedStream(
+                self.token_ids_N[start:end],
+                self.position_ids_N[start:end],
+                (0, end - start),
+                None if self.type_ids_N is None else self.type_ids_N[start:end],
+            )
+
     @property
     def last_B(self) -> Tensor:
         """Returns the offset of the last token of each sequence."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ModelError, RunError, nearest
+from tunewright.models.adapters import adapters_of, head_headers
 from tunewright.models.architecture import (
     ENCODER,
     Kind,
@@ -26,6 +27,7 @@ from tunewright.models.architecture import (
     model_class,
     read_description,
 )
+from tunewright.models.bases import BASE, find_base, is_adapter_folder
 from tunewright.models.generation import GENERATION_NAMES, Generation
 from tunewright.models.loading import quiet_library
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, seal
@@ -146,7 +148,9 @@ def check_model_folder(folder: Path, kind: Kind = ENCODER) -> tuple[str, ...]:
     """
     if (folder / MANIFEST).is_file():
         check_manifest(folder)
-    tensors = read_headers(folder)
+    tensors = read_headers(find_base(folder))
+    if is_adapter_folder(folder):
+        tensors |= head_headers(folder)
     description = read_description(folder)
     config = build_config(folder, description)
     model_class(folder, config, kind)
@@ -232,9 +236,17 @@ def _not_saved(folder: Path, error: Exception) -> RunError:
 
 
 def _write_model(model: Any, folder: Path) -> None:
-    """Saves configuration and weights; the attention that we ran on is no part of the model."""
+    """Saves configuration and weights; the attention that we ran on is no part of the model.
+
+    Of a model with adapters these and the head are saved, and what their base is.
+    """
+    adapters = adapters_of(model)
     with quiet_library():
-        model.save_pretrained(folder)
+        (model if adapters is None else model.config).save_pretrained(folder)
+    if adapters is not None:
+        adapters.save(folder)
+        if adapters.base is not None:
+            (folder / BASE).write_text(adapters.base.to_json_text(), encoding="utf-8")
     path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     private = [key for key in values if key.startswith("_") or key == "attn_implementation"]

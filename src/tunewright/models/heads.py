@@ -15,16 +15,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tunewright.models.attention import PACKED, register
+from tunewright.models.adapters import stirred
+from tunewright.models.attention import PACKED, PaddedOnly, register
 from tunewright.models.batch import TOKEN_QUANTUM, PackedStream, filled, padded
+from tunewright.models.prompts import is_causal
 from tunewright.models.tokenizers import POSITIONS_AFTER_PADDING
 
 Head = Callable[[Any, Tensor, PackedStream], Tensor]
 Forward = Callable[[Any, PackedStream], Tensor]
 
 
-class NoPackedHead(LookupError):
-    """An architecture whose head is not known here; the model runs padded."""
+class NoPackedHead(PaddedOnly):
+    """An architecture whose head is not known here."""
 
 
 # Two ways to the same logits may sum in another order: fp32 rounding is about 1e-6 of the largest
@@ -176,7 +178,18 @@ def classify(model: Any, stream: PackedStream) -> Tensor:
     """Returns the logits of each sequence, (B, C), by the route that the model has."""
     if is_packed(model):
         return _packed_head(model, stream, HEADS)
+    if _looks_at_the_end(model):
+        alone = (model(**_padded_inputs(model, each)).logits for each in stream.each())
+        return torch.cat(list(alone))
     return model(**_padded_inputs(model, stream)).logits
+
+
+def _looks_at_the_end(model: Any) -> bool:
+    """Says whether a head takes whatever stands last, padding too: a decoder's in peft's hands,
+    which gives it a prompt and no token ids.
+    """
+    prompts = getattr(model, "prompt_encoder", None)
+    return prompts is not None and is_causal(model.base_model)
 
 
 def choice_logits(model: Any, stream: PackedStream) -> Tensor:
@@ -215,7 +228,12 @@ def token_outputs(model: Any, stream: PackedStream, *names: str) -> tuple[Tensor
         return tuple(outputs[name][0, : stream.num_tokens] for name in names)
     inputs = _padded_inputs(model, stream)
     outputs, real = model(**inputs), inputs["attention_mask"].bool()
-    return tuple(outputs[name][real] for name in names)
+    return tuple(_of_texts(outputs[name], real)[real] for name in names)
+
+
+def _of_texts(values: Tensor, real: Tensor) -> Tensor:
+    """Returns the outputs of a padded batch without those of a prompt before each text."""
+    return values[:, values.shape[1] - real.shape[1] :]
 
 
 def hidden_states(model: Any, stream: PackedStream, layer: int = -1) -> Tensor:
@@ -228,8 +246,12 @@ def hidden_states(model: Any, stream: PackedStream, layer: int = -1) -> Tensor:
         inputs = _packed_inputs(model, filled(stream, TOKEN_QUANTUM))
         return _layer(model.base_model(**inputs, **every), layer)[0, : stream.num_tokens]
     inputs = _padded_inputs(model, stream)
-    found = _layer(model.base_model(**inputs, **every), layer)
-    return found[inputs["attention_mask"].bool()]
+    real = inputs["attention_mask"].bool()
+    backbone = model.base_model
+    if hasattr(model, "prompt_encoder"):  # peft's own forward, which knows no segments here
+        backbone, _ = model, inputs.pop("token_type_ids", None)
+    found = _layer(backbone(**inputs, **every), layer)
+    return _of_texts(found, real)[real]
 
 
 def _layer(outputs: Any, layer: int) -> Tensor:
@@ -239,9 +261,15 @@ def _layer(outputs: Any, layer: int) -> Tensor:
 def choose_route(model: Any, forward: Forward = classify) -> str:
     """Puts the model on the packed route if `forward` gives the padded route's figures there.
 
-    A few random sequences of mixed lengths go through both, without dropout and in fp32. Returns
-    `packed`, or `padded: ` and the reason. The model's random state and mode are left as found.
+    A few random sequences of mixed lengths go through both, without dropout and in fp32, and with
+    random numbers in adapters, which change nothing while they are new. Returns `packed`, or
+    `padded: ` and the reason. The model's weights and mode are left as found.
     """
+    with stirred(model):
+        return _probed_route(model, forward)
+
+
+def _probed_route(model: Any, forward: Forward) -> str:
     config = model.config
     if not model._can_set_attn_implementation():
         return f"padded: {config.model_type} does not follow the attention interface"
@@ -254,7 +282,7 @@ def choose_route(model: Any, forward: Forward = classify) -> str:
             expected = forward(model, probe)
             model.set_attn_implementation(PACKED)
             found = forward(model, probe)
-    except NoPackedHead as error:
+    except PaddedOnly as error:
         model.set_attn_implementation(stock)
         return f"padded: {error}"
     except Exception as error:  # any failure of a stranger's forward means: not this route

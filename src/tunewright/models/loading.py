@@ -6,6 +6,7 @@ cleaned values: transformers itself never opens a file of the folder.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as library_logging
 
 from tunewright.errors import ModelError, listed
+from tunewright.models.adapters import head_headers, head_tensors, load_adapter
 from tunewright.models.architecture import (
     SEQUENCE_CLASSIFIER,
     Kind,
@@ -29,6 +31,7 @@ from tunewright.models.architecture import (
     other_heads,
     read_description,
 )
+from tunewright.models.bases import PEFT_CONFIG, find_base, is_adapter_folder
 from tunewright.models.weights import read_headers, read_tensors
 
 SINGLE_LABEL = "single_label_classification"
@@ -72,16 +75,19 @@ def load_library_model(
     `seed` (torch's global random state is left as found). `dropout` (0 to 1) takes the place of
     every dropout that the configuration has; None keeps them. `attention` is an implementation
     known to transformers; a model that has only its own keeps that. `pad_token_id` is the
-    tokenizer's, for a configuration that names none.
+    tokenizer's, for a configuration that names none. A folder of an adapter is read as its base
+    with the adapter's head, and the adapter put into it.
 
     Raises ModelError when the folder fails its checks (`check_model_folder`), when a weight of
     the pretrained part is missing, or when a weight is NaN or infinite.
     """
     description = read_description(folder)
     config = build_config(folder, description)
-    headers = read_headers(folder)
+    base = find_base(folder)
+    headers, tensors = read_headers(base), read_tensors(base)
+    if is_adapter_folder(folder):
+        headers, tensors = headers | head_headers(folder), tensors | head_tensors(folder)
     check_sizes(folder, config, headers, kind)
-    tensors = read_tensors(folder)
     for name in other_heads(folder, config, headers, kind):
         del tensors[name]
     heads = head_names(folder, config, kind)
@@ -93,16 +99,44 @@ def load_library_model(
     model, loading = _load(folder, config, kind, tensors, seed, attention)
     _check_missing(folder, model, loading["missing_keys"], tensors)
     kept = _keep_rows(model, old_rows, old or (), labels)
+    if is_adapter_folder(folder):
+        load_adapter(model, folder, kind)
     told = _told(folder, kind, loading, heads, kept, labels)
     return LoadedModel(model, (*description.notices, *told), kept)
 
 
 def load_stock(folder: Path, kind: Kind) -> Any:
-    """Returns what stock transformers reads from a saved folder, in fp32 and evaluation mode."""
+    """Returns what stock transformers reads from a saved folder, in fp32 and evaluation mode.
+
+    An adapter's folder is read by stock peft, onto what transformers reads from its base; one that
+    peft has not is read by us.
+    """
+    if is_adapter_folder(folder):
+        if (folder / PEFT_CONFIG).is_file():
+            return _load_stock_adapter(folder, kind)
+        return load_library_model(folder, kind, read_description(folder).labels or ()).model
     with quiet_library():
         return kind.auto.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
+
+
+def _load_stock_adapter(folder: Path, kind: Kind) -> Any:
+    from peft import PeftModel
+    from transformers import AutoConfig
+
+    with quiet_library():
+        model = kind.auto.from_pretrained(
+            find_base(folder),
+            config=AutoConfig.from_pretrained(folder, local_files_only=True),
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # the base may have another head
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft uses names that transformers has changed
+            return PeftModel.from_pretrained(model, folder).eval()
 
 
 def _take_head(

@@ -50,7 +50,7 @@ def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     files = {
         path.relative_to(folder).as_posix(): {
             "size_bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": digest_of(path),
         }
         for path in _within(folder)
         if path.is_file() and path.name not in {MANIFEST, CARD}
@@ -108,12 +108,13 @@ def _difference(path: Path, stated: Any) -> str:
     size = path.stat().st_size
     if size != expected.get("size_bytes"):
         return f"has {size:,} bytes, and the manifest says {expected.get('size_bytes')}"
-    if _sha256(path) != expected.get("sha256"):
+    if digest_of(path) != expected.get("sha256"):
         return "is damaged: its SHA-256 is not the manifest's"
     return ""
 
 
-def _sha256(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Returns the SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from tunewright.models.adapter_config import AdapterConfig
+from tunewright.models.adapters import attach
+from tunewright.models.architecture import Kind
+from tunewright.models.bases import Base
 
 
 class Models(nn.Module):
@@ -49,6 +54,28 @@ def share_backbone(model: Any, other: Any) -> None:
     for name, parameter in shared.items():
         *path, last = name.split(".")
         setattr(model.base_model.get_submodule(".".join(path)), last, parameter)
+
+
+def attach_to_all(
+    models: Sequence[tuple[Kind, Any]], config: AdapterConfig, seed: int, base: Base
+) -> None:
+    """Puts one new adapter into models of one backbone, each with a head of its own kind.
+
+    Layers that are frozen get none. `base` says whose weights they go with.
+    """
+    learning = [p for _, model in models for p in model.parameters() if p.requires_grad]
+    attached = []
+    for kind, model in models:
+        for parameter in learning:  # the model before, which shares them, froze them
+            parameter.requires_grad_(True)
+        attached.append(attach(model, config, kind, seed))
+        attached[-1].base = base
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    for _, model in models[1:]:
+        share_backbone(model, models[0][1])
+    for adapters in attached:
+        adapters.let_learn()
 
 
 def _backbone(model: Any) -> list[tuple[str, nn.Parameter]]:

@@ -282,17 +282,22 @@ def read_tensors(folder: Path) -> dict[str, Any]:
     They are copies: the file may change or vanish afterwards. Raises ModelError when a value is
     NaN or infinite; the tensor is named.
     """
-    from safetensors import SafetensorError, safe_open
-
     tensors: dict[str, Any] = {}
     for path in find_weights(folder):
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                here = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise _damaged(path, f"cannot be read ({error})", "") from error
-        check_finite(path, here)
-        tensors.update(here)
+        tensors.update(read_tensor_file(path))
+    return tensors
+
+
+def read_tensor_file(path: Path) -> dict[str, Any]:
+    """Returns the tensors of one safetensors file, as `read_tensors` does."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, f"cannot be read ({error})", "") from error
+    check_finite(path, tensors)
     return tensors
 
 

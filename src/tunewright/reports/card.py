@@ -26,6 +26,7 @@ from tunewright.reports.wording import (
     readable,
 )
 
+OURS = "tunewright"  # the library of a folder that no other one reads
 MAX_LABELS = 100
 MAX_FILES = 50
 MAX_SETTINGS = 300
@@ -115,8 +116,11 @@ def _usage(content: CardContent) -> str:
         f'model = pipeline("{content.pipeline_tag}", model="path/to/this/folder")\n'
         f"model({example})"
     )
+    used = f"## Use\n\n{_block('python', ours)}"
+    if content.library == OURS:
+        return used
     return (
-        f"## Use\n\n{_block('python', ours)}\n\n"
+        f"{used}\n\n"
         f"The folder also loads in stock `{content.library}`, without Tunewright:\n\n"
         f"{_block('python', stock)}"
     )

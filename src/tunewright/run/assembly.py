@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunewright.errors import SettingsError, listed
+from tunewright.models.adapters import adapters_of
+from tunewright.models.architecture import (
+    ENCODER,
+    Kind,
+    backbone_prefix,
+    is_backbone,
+    stored_name,
+)
+from tunewright.models.bases import Base
 from tunewright.models.dropout import DropoutSource, replace_dropout
 from tunewright.models.embedding import keep_row_gradients
+from tunewright.models.peft_config import NEW_HEADS
+from tunewright.models.sharing import attach_to_all
+from tunewright.models.weights import read_headers
 from tunewright.run.groundwork import Groundwork
+from tunewright.training.budget import keep_budget
 from tunewright.training.config import TrainingConfig
 from tunewright.training.course import total_steps
 from tunewright.training.loop import Loop
@@ -26,24 +40,78 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
         ground.source, ground.tokenizer, dropout=settings.dropout, seed=settings.seed
     )
     ground.note(*notices)
+    _merge_what_it_has(ground, model)
+    freeze(model, settings.freeze_layers)
+    _attach(ground, model)
     route = ground.task.route(model)
     model.to(ground.device.name)
     if route != "packed":
         ground.note(f"{ground.config.model.name} runs in padded batches ({route}).")
     elif any(getattr(model.config, name, 0) for name in ATTENTION_DROPOUT):
         ground.note("Attention dropout is off: packed attention has none.")
-    freeze(model, settings.freeze_layers)
     keep_row_gradients(model)
     return model, route
+
+
+def _merge_what_it_has(ground: Groundwork, model: Any) -> None:
+    """Makes an adapter that the starting model comes with part of its weights."""
+    parts = [part for _, part in ground.task.models(model).values()]
+    adapters = [found for part in parts if (found := adapters_of(part)) is not None]
+    if not adapters:
+        return
+    if ground.config.adapter.name is not None or len(parts) > 1:
+        raise SettingsError(
+            "model.name",
+            f"{ground.config.model.name} holds an adapter, {adapters[0].name}",
+            "A new adapter, or several heads, need a model that is whole.",
+            "Merge the adapter into its model first, and name the merged folder.",
+        )
+    adapters[0].merge()
+    ground.note(f"The adapter of {ground.config.model.name} was merged into its model.")
+
+
+def _attach(ground: Groundwork, model: Any) -> None:
+    """Puts the run's adapter, where it has one, into every model that the run will save."""
+    config = ground.config.adapter
+    if config.name is None:
+        return
+    parts = [(task.kind, part) for task, part in ground.task.models(model).values()]
+    for kind, part in parts:
+        _check_head(ground, kind, part)
+    num_before = sum(p.numel() for p in model.parameters())
+    base = Base.of(ground.config.model.name, ground.source)
+    attach_to_all(parts, config, ground.config.training.seed, base)
+    num_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    ground.note(
+        f"The adapter {config.name} and the head learn, {num_learning:,} numbers; the model has "
+        f"{num_before:,}, and they stay as they are."
+    )
+
+
+def _check_head(ground: Groundwork, kind: Kind, model: Any) -> None:
+    """Raises SettingsError where a head that is not saved with an adapter is not in the base."""
+    if kind in NEW_HEADS or kind is ENCODER:
+        return
+    prefix, stored = backbone_prefix(model), read_headers(ground.source)
+    names = [name for name, _ in model.named_parameters() if not is_backbone(name, prefix)]
+    lost = [name for name in names if stored_name(name, model, stored) is None]
+    if lost:
+        raise SettingsError(
+            "[adapter]",
+            f"{ground.config.model.name} lacks {listed(lost, 2)} of a {kind.purpose}",
+            "Such a head is as large as the vocabulary, and is not learned beside an adapter.",
+            "Start from a model that has it, or leave the adapter off.",
+        )
 
 
 def build_loop(ground: Groundwork, model: Any, rows: list[EncodedRow]) -> Loop:
     """Returns the loop that trains the model on the rows, with the run's settings."""
     settings, units = ground.config.training, ground.task.units(rows)
+    schedule = _schedule(ground, len(units))
     average = None
     if settings.ema_decay is not None:
         average = MovingAverage(model.parameters(), settings.ema_decay)
-    return Loop(
+    loop = Loop(
         model=model,
         task=ground.task,
         rows=units,
@@ -56,7 +124,7 @@ def build_loop(ground: Groundwork, model: Any, rows: list[EncodedRow]) -> Loop:
             betas=(settings.adam_beta1, settings.adam_beta2),
             epsilon=settings.adam_epsilon,
         ),
-        schedule=_schedule(ground, len(units)),
+        schedule=schedule,
         device=ground.device,
         batch_size=settings.batch_size,
         max_tokens=settings.max_tokens,
@@ -66,6 +134,8 @@ def build_loop(ground: Groundwork, model: Any, rows: list[EncodedRow]) -> Loop:
         dropout=_prepare_activations(model, settings),
         average=average,
     )
+    keep_budget(model, loop.optimizer, schedule.total_steps)
+    return loop
 
 
 def _schedule(ground: Groundwork, num_rows: int) -> Schedule:

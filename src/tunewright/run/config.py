@@ -7,18 +7,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from dataclasses import Field as DataclassField
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import tomlkit
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tunewright.data.audit import AuditConfig
 from tunewright.data.config import DataConfig
 from tunewright.errors import SettingsError, listed, nearest
+from tunewright.models.adapter_config import LEARNING_RATES, AdapterConfig
 from tunewright.models.generation import Generation
 from tunewright.tasks import find_task
 from tunewright.training.config import TrainingConfig, several
+
+# Their short key is the section's, so that `name` is left to the output.
+NAMED_BY_SECTION = ("task.name", "model.name", "adapter.name")
 
 
 class TaskChoice(BaseModel):
@@ -76,11 +80,22 @@ class RunConfig(BaseModel):
     training: TrainingConfig = TrainingConfig()
     task: TaskChoice = TaskChoice()
     model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
     data: DataConfig = DataConfig()
     generation: Generation = Generation()
     evaluation: EvaluationConfig = EvaluationConfig()
     audit: AuditConfig = AuditConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _with_the_adapters_rate(self) -> Self:
+        """Lets an adapter learn at a rate of its own where none is given."""
+        name = self.adapter.name
+        if name is None or "learning_rate" in self.training.model_fields_set:
+            return self
+        rate = {"learning_rate": LEARNING_RATES[name]}
+        object.__setattr__(self, "training", self.training.model_copy(update=rate))
+        return self
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -202,11 +217,11 @@ def _full_path(key: str, task_keys: frozenset[str]) -> list[str]:
     first = key.split(".")[0]
     if first in sections and "." in key:
         return key.split(".")
-    if key in ("task", "model"):
+    if key in ("task", "model", "adapter"):
         return [key, "name"]
     known = known_keys()
     for path in known:
-        if path.endswith(f".{key}") and path not in ("task.name", "model.name"):
+        if path.endswith(f".{key}") and path not in NAMED_BY_SECTION:
             return path.split(".")
     if key in task_keys:
         return ["task", key]

@@ -10,6 +10,7 @@ from typing import Any
 from tunewright.data.audit import Audit, audit
 from tunewright.data.ledger import TruncationLedger
 from tunewright.devices import find_device, settle_allocator
+from tunewright.models.adapter_config import prompt_length
 from tunewright.models.architecture import load_config
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
@@ -104,7 +105,8 @@ class Groundwork:
         previous = load_task(self.source, find_task)
         if previous is not None:
             learned = learned.continued(previous)
-        return learned.within(max_length_of(load_config(self.source), self.tokenizer))
+        limit = max_length_of(load_config(self.source), self.tokenizer)
+        return learned.within(limit - prompt_length(self.config.adapter))
 
     def look(self) -> tuple[dict[str, list[EncodedRow]], Audit]:
         """Encodes every split, counting what is cut, and audits the data.

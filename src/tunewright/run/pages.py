@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,9 @@ from tunewright.metrics.curves import (
     roc_curve,
     thinned,
 )
+from tunewright.models.bases import PEFT_CONFIG, is_adapter_folder, read_base
 from tunewright.reports import content
+from tunewright.reports.card import OURS
 from tunewright.run.config import read_config
 from tunewright.run.judge import EvaluationResult, lines_of
 from tunewright.run.record import RunFolder
@@ -41,13 +44,17 @@ def write_card(folder: RunFolder) -> None:
     task, result = _task(folder), EvaluationResult.read(folder.evaluation)
     started_from = read_config(folder.config)["model"]["name"]
     known = {"starter": "sentence-transformers/all-MiniLM-L6-v2"}
+    library, stock_usage, limits = task.library, task.stock_usage, [*task.limits()]
+    if is_adapter_folder(folder.model):
+        library, stock_usage, told = _adapter_card(folder, task)
+        limits += told
     card = content.CardContent(
         name=folder.path.name,
         task=task.name,
         pipeline_tag=task.pipeline_tag,
-        library=task.library,
+        library=library,
         own_usage=task.own_usage,
-        stock_usage=task.stock_usage,
+        stock_usage=stock_usage,
         metrics=result.metrics if result else {},
         labels=getattr(task, "labels", ()),
         base_model=known.get(started_from),
@@ -59,10 +66,32 @@ def write_card(folder: RunFolder) -> None:
         temperature=getattr(task, "temperature", None),
         abstain_threshold=getattr(task, "abstain_below", None) or None,
         settings=settings_of(folder, task),
-        limits=task.limits(),
+        limits=limits,
         versions=folder.read_json("run.json")["versions"],
     )
     folder.write_text("model/README.md", reports.model_card(card))
+
+
+def _adapter_card(folder: RunFolder, task: Task) -> tuple[str, str, list[str]]:
+    """Returns the library that reads an adapter's folder, how, and what it does not know."""
+    base = read_base(folder.model)
+    if not (folder.model / PEFT_CONFIG).is_file():
+        return OURS, "", [
+            f"The weights are those of a bottleneck adapter and its head; the model itself is "
+            f"{base.name}. No other library knows this adapter."
+        ]  # fmt: skip
+    kind = task.kind.auto.__name__
+    usage = (
+        f"from peft import PeftModel\nfrom transformers import AutoConfig, {kind}\n\n"
+        'folder = "path/to/this/folder"\n'
+        f"base = {kind}.from_pretrained(\n"
+        f"    {json.dumps(base.folder)}, config=AutoConfig.from_pretrained(folder)\n)\n"
+        "model = PeftModel.from_pretrained(base, folder)"
+    )
+    return "peft", usage, [
+        "The weights are those of an adapter and its head; the model itself is needed beside it, "
+        f"unchanged: {base.name}."
+    ]  # fmt: skip
 
 
 def _content(folder: RunFolder, task: Task) -> content.ReportContent:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import ParityRefused
+from tunewright.models.adapters import adapters_of
 from tunewright.models.batch import pack
 from tunewright.models.heads import TOLERANCE
 from tunewright.tasks.base import Task
@@ -74,8 +75,17 @@ def compare_with_stock(
     missing = theirs.keys() - ours.keys()
     if missing or not theirs:
         raise ValueError(f"{task.name} has no outputs {sorted(missing)} to compare")
-    each = [compare_logits(f"stock {task.library}", ours[name], theirs[name]) for name in theirs]
+    each = [compare_logits(_against(task, model), ours[name], theirs[name]) for name in theirs]
     return max(each, key=lambda parity: parity.largest_difference / parity.tolerance)
+
+
+def _against(task: Task, model: Any) -> str:
+    """Says who reads the saved folder: peft an adapter's, and we what peft has not."""
+    _, first = next(iter(task.models(model).values()))
+    adapters = adapters_of(first)
+    if adapters is None:
+        return f"stock {task.library}"
+    return "its folder, read again" if adapters.peft is None else "stock peft"
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from tunewright.errors import DataError
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.ranking import RANKING_METRICS, ranking_metrics
 from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
+from tunewright.models.bases import is_adapter_folder
 from tunewright.models.batch import Batch, padded
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_library_model, quiet_library
@@ -217,7 +218,7 @@ class Reranking(Task):
 
     def stock(self, folder: Path) -> Any:
         """Returns sentence-transformers' model, or transformers' where that is not installed."""
-        if find_spec("sentence_transformers") is None:
+        if find_spec("sentence_transformers") is None or is_adapter_folder(folder):
             return super().stock(folder)
         from sentence_transformers import CrossEncoder
 

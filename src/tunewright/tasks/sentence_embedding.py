@@ -25,6 +25,7 @@ from tunewright.metrics import MetricSpec
 from tunewright.metrics.ranking import RANKING_METRICS, ranking_metrics
 from tunewright.metrics.regression import REGRESSION_METRICS, RegressionReducer
 from tunewright.models.architecture import ENCODER, Kind
+from tunewright.models.bases import is_adapter_folder
 from tunewright.models.batch import Batch, padded
 from tunewright.models.heads import hidden_states
 from tunewright.models.loading import load_library_model, quiet_library
@@ -342,7 +343,7 @@ class SentenceEmbedding(Task):
 
     def stock(self, folder: Path) -> Any:
         """Returns sentence-transformers' model; where that is not installed, the bare encoder."""
-        if find_spec("sentence_transformers") is None:
+        if find_spec("sentence_transformers") is None or is_adapter_folder(folder):
             return super().stock(folder)
         from sentence_transformers import SentenceTransformer
 

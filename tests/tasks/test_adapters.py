@@ -1,0 +1,142 @@
+"""Every task with every adapter: it learns, it is saved with its head, and it answers the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
+from tests.training.loops import CPU
+from tunewright.errors import SettingsError
+from tunewright.models.adapter_config import ADAPTERS, PROMPTS, AdapterConfig
+from tunewright.models.adapters import adapters_of, is_adapter
+from tunewright.models.bases import Base
+from tunewright.models.batch import pack
+from tunewright.models.dropout import replace_dropout
+from tunewright.models.folder import check_model_folder, save_model
+from tunewright.models.sharing import attach_to_all
+from tunewright.models.tokenizers import load_tokenizer
+from tunewright.run.parity import compare_with_stock, task_outputs
+from tunewright.tasks import TASKS, find_task
+from tunewright.training.budget import keep_budget
+from tunewright.training.loop import Loop
+from tunewright.training.optimizer import build_optimizer
+from tunewright.training.schedule import Schedule
+
+# peft has no prompts for these kinds of models.
+WITHOUT_PROMPTS = ("multiple-choice", "masked-language-modelling")
+PAIRS = [
+    (task, name)
+    for task in sorted(TASKS)
+    for name in ADAPTERS
+    if not (task in WITHOUT_PROMPTS and name in PROMPTS)
+]
+
+
+def test_every_task_meets_every_adapter_that_it_can_have():
+    assert len(PAIRS) >= 10 * 8 - 2 * 3
+
+
+@pytest.fixture(scope="session")
+def masked_folder(tiny_folder, tmp_path_factory):
+    """A tiny model with a head for hidden words; a new one is not learned beside an adapter."""
+    source, folder = tiny_folder("bert"), tmp_path_factory.mktemp("masked") / "bert"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def source(request, tiny_folder):
+    """Returns a function (name of a task) -> folder of the model that it starts from."""
+
+    def choose(task):
+        if task == "masked-language-modelling":
+            return request.getfixturevalue("masked_folder")
+        return tiny_folder("bert")
+
+    return choose
+
+
+def adapted(name, adapter, folder):
+    """The task, its tokenizer, and its model with the adapter, on its route."""
+    task = find_task(name)(**SETTINGS.get(name, {})).within(64).learn(rows_of(EXAMPLES[name]))
+    tokenizer = load_tokenizer(folder)
+    model, _ = task.build(folder, tokenizer, dropout=0.0, seed=0)
+    parts = [(own.kind, part) for own, part in task.models(model).values()]
+    config = AdapterConfig(name=adapter, num_virtual_tokens=4)
+    attach_to_all(parts, config, 0, Base.of(str(folder), folder))
+    task.route(model)
+    return task, tokenizer, model
+
+
+def trained(task, tokenizer, model, rows, steps=12):
+    """Trains the adapter on eight rows; returns the losses."""
+    encoded = task.units([task.encode(row, tokenizer) for row in rows])
+    optimizer = build_optimizer(model, learning_rate=0.02)
+    keep_budget(model, optimizer, steps)
+    schedule, dropout = Schedule("constant", steps, 0), replace_dropout(model)
+    loop = Loop(model, task, encoded, optimizer, schedule, CPU, len(encoded), 4096, 0, 1.0,
+                dropout=dropout)  # fmt: skip
+    return [event.loss for event in loop.run()]
+
+
+@pytest.mark.parametrize(("name", "adapter"), PAIRS)
+def test_it_learns_and_its_folder_answers_as_it_does(name, adapter, source, tmp_path):
+    rows, base = rows_of(EXAMPLES[name]), source(name)
+    task, tokenizer, model = adapted(name, adapter, base)
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    losses = trained(task, tokenizer, model, rows)
+    assert min(losses[-3:]) < losses[0]
+    assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
+
+    task, folder = task.settle(model), tmp_path / "model"
+    parts = {place: part for place, (_, part) in task.models(model).items()}
+    files = {
+        f"{place}/{file}".lstrip("/"): content
+        for place, (own, part) in task.models(model).items()
+        for file, content in own.extra_files(part).items()
+    }
+    save_model(parts.pop(""), tokenizer, folder, parts=parts, extra_files=files)
+    check_model_folder(folder, task.kind)
+    probe = [item for row in rows for item in task.encode(row, tokenizer)]
+    parity = compare_with_stock(task, model, folder, probe)
+    parity.check(str(folder))
+    assert parity.against == ("its folder, read again" if adapter == "bottleneck" else "stock peft")
+
+    again, _ = task.build(folder, load_tokenizer(folder), dropout=None, seed=1)
+    assert task.route(again) == task.route(model)
+    ours, theirs = (task_outputs(task, each, probe) for each in (model, again))
+    assert ours.keys() == theirs.keys()
+    for key, values in ours.items():
+        torch.testing.assert_close(
+            torch.tensor(theirs[key]), torch.tensor(values), atol=1e-5, rtol=1e-5, msg=key
+        )
+
+
+@pytest.mark.parametrize("name", WITHOUT_PROMPTS)
+@pytest.mark.parametrize("adapter", sorted(PROMPTS))
+def test_prompts_that_peft_has_not_are_refused(name, adapter, source):
+    with pytest.raises(SettingsError, match=f"adapter {adapter}: peft has none for a m"):
+        adapted(name, adapter, source(name))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "roberta", "xlnet"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_answers_do_not_depend_on_the_batch(architecture, adapter, tiny_folder):
+    if (architecture, adapter) == ("xlnet", "prefix"):
+        pytest.skip("its attention takes no keys from outside")
+    task, tokenizer, model = adapted("text-classification", adapter, tiny_folder(architecture))
+    model.eval()
+    with torch.no_grad():
+        for parameter in adapters_of(model).parameters:
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        items = [i for row in rows_of(EXAMPLES[task.name]) for i in task.encode(row, tokenizer)]
+        together = task.forward(model, pack(items))["logits"]
+        alone = torch.cat([task.forward(model, pack([item]))["logits"] for item in items])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    assert any(is_adapter(n) for n, _ in model.named_parameters())
