@@ -1,0 +1,161 @@
+"""What each adapter costs and gives: parameters, peak memory, tokens a second, accuracy.
+
+    TUNEWRIGHT_BENCHMARK_DATA=DATA python -m benchmarks.adapters [method ...]
+
+BANKING77 with the starter model. The step size of each method is the better of two on 1,000
+validation rows after 60 updates (that of all weights is the one of the quality table); then each
+trains for the same two epochs on the 9,003 other rows and is measured on test. Every run is a
+process of its own, so that peak memory (ru_maxrss) is its own; speed is the median of its updates.
+Results go to `benchmarks/adapters.json`, one run at a time; what stands there is not run again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_suffix(".json")
+DATA = "classification/banking77"
+RATES: dict[str, tuple[float, ...]] = {
+    "full": (3e-4,),
+    "lora": (1e-3, 3e-3),
+    "dora": (1e-3, 3e-3),
+    "adalora": (3e-3, 1e-2),
+    "ia3": (1e-2, 3e-2),
+    "bottleneck": (1e-3, 3e-3),
+    "prefix": (1e-2, 3e-2),
+    "prompt": (1e-2, 3e-2),
+    "p-tuning": (3e-3, 1e-2),
+}
+SETTINGS = {"batch_size": 64, "max_length": 128, "seed": 1, "track": (), "save_total_limit": 0}
+EPOCHS, CHOOSING_STEPS = 2, 60
+
+
+def main() -> None:
+    root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
+    if not root or not Path(root).is_dir():
+        sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the data sets.")
+    if sys.argv[1:2] == ["--alone"]:
+        print(json.dumps(measure(Path(root) / DATA, *json.loads(sys.argv[2]))))
+        return
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for method in sys.argv[1:] or RATES:
+        found = {}
+        for rate in RATES[method] if len(RATES[method]) > 1 else ():
+            key = f"{method} {rate:g}"
+            _take(results, key, method, rate, False)
+            found[rate] = results[key]["validation"]
+        best = max(found, key=lambda rate: found[rate]) if found else RATES[method][0]
+        _take(results, method, method, best, True)
+    print(table(results))
+
+
+def _take(results: dict[str, Any], key: str, method: str, rate: float, is_final: bool) -> None:
+    if key in results:
+        return
+    given = json.dumps([method, rate, is_final])
+    command = [sys.executable, "-m", __spec__.name, "--alone", given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    results[key] = json.loads(done.stdout.splitlines()[-1])
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(key, results[key], flush=True)
+
+
+def measure(data: Path, method: str, rate: float, is_final: bool) -> dict[str, Any]:
+    """Trains once, in this process; returns the figures of the run."""
+    import tunewright as tw  # it must not be loaded in the process that only waits
+
+    rows = _rows(data / "train.jsonl.gz")
+    random.Random(0).shuffle(rows)
+    held, train = rows[:1000], rows[1000:]
+    test = _rows(data / "test.jsonl.gz")
+    events: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = tw.train(
+            train,
+            validation=held,
+            test=test if is_final else held,
+            adapter=None if method == "full" else method,
+            learning_rate=rate,
+            num_train_epochs=EPOCHS,
+            max_steps=None if is_final else CHOOSING_STEPS,
+            num_resamples=1000 if is_final else 0,
+            load_best_model_at_end=False,
+            folder=folder,
+            tell=events.append,
+            **SETTINGS,
+        )
+        steps = [e for e in events if type(e).__name__ == "Step"]
+        accuracy = run.metrics["accuracy"]
+        files = list(run.folder.model.glob("*model.safetensors"))
+        return {
+            "learning_rate": rate,
+            "accuracy": accuracy.value,
+            "low": accuracy.low,
+            "high": accuracy.high,
+            "validation": [e.metrics["accuracy"] for e in events
+                           if type(e).__name__ == "Evaluation"][-1],
+            "learning": _num_learning(run),
+            "file_bytes": sum(file.stat().st_size for file in files),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "tokens_per_second": statistics.median(s.num_tokens / s.seconds for s in steps),
+            "device": json.loads((run.path / "run.json").read_text())["device"]["description"],
+            "route": json.loads((run.path / "run.json").read_text())["route"].split(":")[0],
+        }  # fmt: skip
+
+
+def _num_learning(run: Any) -> int:
+    from safetensors import safe_open
+
+    total = 0
+    for file in run.folder.model.glob("*model.safetensors"):
+        with safe_open(file, framework="np") as tensors:
+            total += sum(
+                math.prod(tensors.get_slice(name).get_shape())
+                for name in tensors.keys()  # noqa: SIM118
+            )
+    return total
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def table(results: dict[str, Any]) -> str:
+    """Returns the table of the finished runs, as Markdown."""
+    head = ["method", "learning rate", "numbers saved", "MB on disk", "peak memory, MB", "tokens/s",
+            "route", "test accuracy", "95 % interval"]  # fmt: skip
+    lines = [head, ["---", *["---:"] * 5, "---", "---:", "---:"]]
+    for method in RATES:
+        if method not in results:
+            continue
+        found = results[method]
+        lines.append([
+            f"`{method}`" if method != "full" else "all weights",
+            f"{found['learning_rate']:g}",
+            f"{found['learning']:,}",
+            f"{found['file_bytes'] / 1e6:.2f}",
+            f"{found['peak_bytes'] / 1e6:,.0f}",
+            f"{found['tokens_per_second']:,.0f}",
+            found["route"],
+            f"{100 * found['accuracy']:.2f}",
+            f"{100 * found['low']:.2f} to {100 * found['high']:.2f}",
+        ])  # fmt: skip
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    main()
