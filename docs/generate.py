@@ -221,6 +221,10 @@ EXAMPLES = {
         "tunewright compare runs/reviews runs/second test.csv",
     ],
     "report": ["tunewright report runs/reviews"],
+    "export": [
+        "tunewright train reviews.csv --text review --label stars --name lora adapter=lora",
+        "tunewright export runs/lora merged",
+    ],
     "predict": [
         "tunewright predict runs/reviews new.csv --output answers.csv",
         "tunewright predict runs/reviews < texts.txt",

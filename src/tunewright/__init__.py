@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from tunewright.retrieval.embedding import embed
     from tunewright.retrieval.making import index
     from tunewright.retrieval.search_index import load_index
+    from tunewright.run.export import export
     from tunewright.run.finished import FinishedRun
-    from tunewright.run.loaded import load
+    from tunewright.run.loaded import load, load_adapters
     from tunewright.types import Estimate, Label
 
 __version__ = "0.1.0"
@@ -43,7 +44,9 @@ _HOMES = {
     "compare": "tunewright.api",
     "embed": "tunewright.retrieval.embedding",
     "index": "tunewright.retrieval.making",
+    "export": "tunewright.run.export",
     "load": "tunewright.run.loaded",
+    "load_adapters": "tunewright.run.loaded",
     "load_index": "tunewright.retrieval.search_index",
     "pretrain": "tunewright.api",
     "resume": "tunewright.api",
@@ -59,8 +62,10 @@ __all__ = [
     "audit",
     "compare",
     "embed",
+    "export",
     "index",
     "load",
+    "load_adapters",
     "load_index",
     "pretrain",
     "resume",

@@ -260,6 +260,18 @@ def test_verify_says_what_is_whole_and_what_is_damaged(command, trained):
     assert checkpoint["damage"] == ""
 
 
+def test_export_merges_an_adapter_and_says_how_alike_they_answer(command, reviews, tiny):
+    ended = command("train", reviews, "--model", tiny, "--text", "review", "--label", "stars",
+                    "--name", "lora", "adapter=lora", "r=4", *QUICK)  # fmt: skip
+    assert ended.status == 0, ended.err
+    told = command("export", "runs/lora", "merged")
+    assert told.status == 0, told.err
+    assert told.out.startswith("merged stands alone. Stock libraries answer from it as the model")
+    again = command("export", "runs/lora", "merged", "--json")
+    assert again.status == 2
+    assert "merged: exists already." in again.json["error"]
+
+
 def test_verify_needs_a_folder_that_was_saved(command, tmp_path):
     ended = command("verify", tmp_path)
 

@@ -15,6 +15,7 @@ FLAGS = {
     "embed": ["axes", "clusters", "json", "layer", "map", "model", "normalize", "output", "pooling",
               "text"],
     "evaluate": ["json", "label", "slice", "text", "text-pair"],
+    "export": ["json"],
     "index": ["add", "id", "json", "model", "output", "passage-tokens", "precision", "remove",
               "stride", "text"],
     "init": ["json", "task"],

@@ -11,9 +11,12 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import tunewright as tw
-from tunewright.errors import ModelError, SettingsError
+from tunewright.errors import ModelError, ParityRefused, SettingsError
 from tunewright.models.adapter_config import ADAPTERS, LEARNING_RATES
+from tunewright.models.adapters import adapters_of
+from tunewright.run import export as export_module
 from tunewright.run.config import compose
+from tunewright.run.parity import task_outputs
 from tunewright.training.events import Step
 
 TEXTS = [
@@ -216,3 +219,102 @@ def test_a_new_adapter_on_an_adapter_is_refused(train):
         "heads, need a model that is whole. Merge the adapter into its model first, and name the "
         "merged folder."
     )
+
+
+def figures(answers):
+    return torch.tensor([answer.logits for answer in answers])
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "adalora", "ia3"])
+def test_an_exported_folder_stands_alone_and_answers_the_same(train, tmp_path, adapter):
+    run = train(adapter)
+    expected = figures(tw.load(run.path, "fp32").predict(ASKED))
+    parity = tw.export(run.path, tmp_path / "merged")
+    assert parity.largest_difference <= parity.tolerance
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "merged")(
+        ASKED, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(stock(**tokens).logits, expected, atol=1e-4, rtol=0)
+    again = figures(tw.load(tmp_path / "merged", "fp32").predict(ASKED))
+    torch.testing.assert_close(again, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "what"), [("prompt", "tokens"), ("prefix", "tokens"), ("bottleneck", "layers")]
+)
+def test_what_cannot_be_merged_says_so(train, tmp_path, adapter, what):
+    run = train(adapter, max_steps=2)
+    with pytest.raises(SettingsError) as caught:
+        tw.export(run.path, tmp_path / "merged")
+    assert str(caught.value) == (
+        f'adapter {adapter}: it cannot be merged. "adalora", "dora", "ia3", "lora" change '
+        f"weights; it adds {what}. Use the adapter's folder as it is."
+    )
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_model_without_an_adapter_is_not_exported(train, tmp_path):
+    run = train(None, max_steps=2)
+    with pytest.raises(SettingsError) as caught:
+        tw.export(run.path, tmp_path / "merged")
+    assert str(caught.value) == (
+        f"{run.folder.model}: it holds no adapter. Its folder stands alone already. Use it as it "
+        "is."
+    )
+
+
+def test_a_merged_folder_that_answers_otherwise_is_refused_and_removed(
+    train, tmp_path, monkeypatch
+):
+    run = train("lora", max_steps=2)
+    probe = export_module._probe
+
+    def other(task, model):
+        found = probe(task, model)
+        with torch.no_grad():  # as if merging had lost something
+            next(p for n, p in model.named_parameters() if "query.base_layer.bias" in n).add_(1)
+        monkeypatch.setattr(export_module, "task_outputs", lambda *_: before)
+        return found
+
+    task = run.task
+    loaded = tw.load(run.path, "fp32").predictor
+    before = task_outputs(task, loaded.model, probe(task, loaded.model))
+    monkeypatch.setattr(export_module, "_probe", other)
+    with pytest.raises(ParityRefused, match="its outputs differ from the model with its adapter"):
+        tw.export(run.path, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_several_adapters_share_one_model_and_answer_as_each_alone(train, tiny_folder):
+    runs = {name: train(name, name, max_steps=4) for name in ("lora", "prompt", "bottleneck")}
+    alone = {name: figures(tw.load(run.path, "fp32").predict(ASKED)) for name, run in runs.items()}
+    together = tw.load_adapters({name: run.path for name, run in runs.items()}, "fp32")
+    for name in (*runs, *reversed(runs)):  # asking one changes nothing for the others
+        assert torch.equal(figures(together[name].predict(ASKED)), alone[name])
+    models = [each.predictor.model for each in together.values()]
+    words = {model.bert.embeddings.word_embeddings.weight.data_ptr() for model in models}
+    assert len(words) == 1
+    sizes = {p.data_ptr(): p.numel() for model in models for p in model.parameters()}
+    whole = sum(p.numel() for p in models[0].parameters())
+    adapters = sum(p.numel() for m in models for p in adapters_of(m).parameters)
+    assert sum(sizes.values()) < 1.2 * whole + adapters
+
+
+def test_adapters_of_unlike_models_do_not_share(train, tiny_folder, tmp_path):
+    first = train("lora", "first", max_steps=2)
+    second = train("lora", "second", max_steps=2, model=tiny_folder("distilbert"))
+    with pytest.raises(SettingsError) as caught:
+        tw.load_adapters({"a": first.path, "b": second.path})
+    assert str(caught.value) == (
+        'adapter "b": it stands on another model than "a". Adapters that share a model have to be '
+        "trained on the same weights. Load it by itself."
+    )
+
+
+def test_a_model_of_its_own_is_no_adapter_to_share(train):
+    run = train(None, max_steps=2)
+    with pytest.raises(SettingsError, match=r"holds no adapter\. It is a model of its own\."):
+        tw.load_adapters({"a": run.path})

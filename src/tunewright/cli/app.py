@@ -14,6 +14,7 @@ from tunewright.errors import SettingsError
 from tunewright.tasks import TASKS
 
 FIRST, DATA, TRAIN, JUDGE, USE = "First steps", "Data", "Train", "Judge", "Use"
+SHIP = "Ship"
 
 app = typer.Typer(
     name="tunewright",
@@ -369,3 +370,17 @@ def predict(
 
 for verb in (embed, index, search):
     app.command(rich_help_panel=USE)(verb)
+
+
+@app.command(rich_help_panel=SHIP)
+def export(
+    run: Run,
+    folder: Annotated[
+        str, typer.Argument(help="The folder to write; it must not exist.", metavar="FOLDER")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write a model with an adapter as one plain folder: the adapter becomes part of it."""
+    from tunewright.cli.exporting import export_and_show
+
+    export_and_show(run, folder, as_json)

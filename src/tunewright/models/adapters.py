@@ -174,9 +174,26 @@ class Adapters:
                 + ("tokens." if self.is_prompt else "layers."),
                 "Use the adapter's folder as it is.",
             )
-        merged = self.peft.merge_and_unload()
-        delattr(merged, ATTRIBUTE)
-        return merged.eval()
+        self.peft.base_model.merge_adapter()
+        _unwrap(self.model)
+        delattr(self.model, ATTRIBUTE)
+        return self.model.eval()
+
+
+def _unwrap(model: Any) -> None:
+    """Puts the model's own layers, merged, and the trained head in the place of peft's wrappers.
+
+    peft's own way stumbles over a head of several layers (IA3, version 0.21).
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        path, _, last = name.rpartition(".")
+        if isinstance(module, BaseTunerLayer):
+            setattr(model.get_submodule(path), last, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            setattr(model.get_submodule(path), last, module.modules_to_save[ADAPTER])
 
 
 def _plain(value: Any) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from tunewright.models.adapter_config import AdapterConfig
-from tunewright.models.adapters import attach
-from tunewright.models.architecture import Kind
+from tunewright.models.adapters import attach, is_adapter
+from tunewright.models.architecture import Kind, backbone_prefix, is_backbone
 from tunewright.models.bases import Base
 
 
@@ -54,6 +54,21 @@ def share_backbone(model: Any, other: Any) -> None:
     for name, parameter in shared.items():
         *path, last = name.split(".")
         setattr(model.base_model.get_submodule(".".join(path)), last, parameter)
+
+
+def share_frozen(models: Iterable[Any]) -> None:
+    """Lets models hold once what several of their backbones have alike, whatever their adapters."""
+    pool: dict[str, nn.Parameter] = {}
+    for model in models:
+        prefix = backbone_prefix(model)
+        for name, parameter in list(model.named_parameters()):
+            plain = name.replace(".base_layer.", ".")  # what an adapter is put around
+            if is_adapter(name) or not is_backbone(name, prefix):
+                continue
+            kept = pool.setdefault(plain.removeprefix(prefix), parameter)
+            if kept is not parameter and torch.equal(kept, parameter):
+                path, _, last = name.rpartition(".")
+                setattr(model.get_submodule(path), last, kept)
 
 
 def attach_to_all(

@@ -22,9 +22,11 @@ from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed
 from tunewright.models.architecture import load_config
+from tunewright.models.bases import is_adapter_folder, read_base
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.generation import Generation, read_generation
 from tunewright.models.sentence_folder import MODULES
+from tunewright.models.sharing import share_frozen
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.judge import EvaluationResult, Judge
@@ -183,6 +185,40 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     generation = read_generation(path) if task.generates else Generation()
     predictor = Predictor(task, model, tokenizer, device, generation=generation)
     return TrainedModel(predictor, path, *_remembered(path))
+
+
+def load_adapters(
+    folders: Mapping[str, str | PathLike[str]], precision: Precision = "auto"
+) -> dict[str, TrainedModel]:
+    """Loads several adapters of one model, which is in memory once; returns them by their names.
+
+    `folders` are runs or model folders by names of yours. The adapters may be of any method, task
+    and labels: each has its own head, and asking one changes nothing for the others. Raises
+    ModelError as `load` does, SettingsError where a folder holds no adapter or one of another
+    model.
+    """
+    loaded = {name: load(folder, precision) for name, folder in folders.items()}
+    bases = {name: _weights_of_base(name, model.folder) for name, model in loaded.items()}
+    first = next(iter(bases), "")
+    for name, weights in bases.items():
+        if weights != bases[first]:
+            raise SettingsError(
+                f'adapter "{name}"',
+                f'it stands on another model than "{first}"',
+                "Adapters that share a model have to be trained on the same weights.",
+                "Load it by itself.",
+            )
+    share_frozen([model.predictor.model for model in loaded.values()])
+    return loaded
+
+
+def _weights_of_base(name: str, folder: Path) -> Mapping[str, str]:
+    if not is_adapter_folder(folder):
+        raise SettingsError(
+            f'adapter "{name}"', f"{folder} holds no adapter", "It is a model of its own.",
+            "Load it by itself.",
+        )  # fmt: skip
+    return read_base(folder).sha256
 
 
 def _embedding(folder: Path, tokenizer: Any) -> Task | None:

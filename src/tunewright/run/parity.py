@@ -72,10 +72,17 @@ def compare_with_stock(
     """Measures a trained model against what the library that users know reads from its folder."""
     stock = task.stock(folder).to(model.device)
     ours, theirs = task_outputs(task, model, features), stock_outputs(task, stock, features)
+    return compare_outputs(_against(task, model), ours, theirs)
+
+
+def compare_outputs(
+    against: str, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> Parity:
+    """Returns the worst of what each of `theirs` is away from ours of the same name."""
     missing = theirs.keys() - ours.keys()
     if missing or not theirs:
-        raise ValueError(f"{task.name} has no outputs {sorted(missing)} to compare")
-    each = [compare_logits(_against(task, model), ours[name], theirs[name]) for name in theirs]
+        raise ValueError(f"there are no outputs {sorted(missing)} to compare")
+    each = [compare_logits(against, ours[name], theirs[name]) for name in theirs]
     return max(each, key=lambda parity: parity.largest_difference / parity.tolerance)
 
 
