@@ -201,16 +201,19 @@ def audit(
     label_role: str | None,
     lengths: Mapping[str, TruncationLedger] | None,
     config: AuditConfig,
+    num_rows: Mapping[str, int] | None = None,
 ) -> Audit:
     """Reads every split once and returns what is wrong with it, alone and beside the others.
 
     `splits` come in order, training first; overlaps are looked for between each split and those
     before it. `lengths` are the ledgers of the splits that were tokenised, by the same names. Two
-    texts are the same when they differ only in Unicode composition or in white space. Never raises
-    for what it finds: `Audit.check_gates` does.
+    texts are the same when they differ only in Unicode composition or in white space. `num_rows`
+    says how many rows a split has of which a sample is given. Never raises for what it finds:
+    `Audit.check_gates` does.
     """
     codes: dict[str, int] = {}
-    scans = {name: Scan(rows, config.max_rows) for name, rows in splits.items()}
+    totals = num_rows or {}
+    scans = {name: Scan(rows, config.max_rows, totals.get(name)) for name, rows in splits.items()}
     for scan in scans.values():
         scan.read(text_roles, label_role, codes)
     texts = _numbered_texts(list(scans.values()))

@@ -13,7 +13,7 @@ from typing import Any
 from tunewright.data.table import TableRows
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, listed
-from tunewright.types import LabelValue, Role
+from tunewright.types import LabelValue, Role, Row
 
 # A column with more classes than this, more of them than half the rows, is no label.
 MIN_ID_CLASSES = 100
@@ -117,6 +117,19 @@ def check_rows(
         _first_lines(rows, blank) if drop_blank else (),
     )
     return CheckedRows(kept, dropped, 0 if drop_blank else len(blank))
+
+
+def check_row(row: Row, roles: Sequence[Role]) -> None:
+    """Raises DataError when a row that is read on demand lacks a label it needs to train."""
+    for role in roles:
+        is_needed = role.required and role.only_training and role.name in row.values
+        if is_needed and is_blank(row.values[role.name]):
+            raise DataError(
+                row.where,
+                f'the value of "{role.name}" is empty',
+                "Every row needs one to train.",
+                "Remove the row, or fill it in.",
+            )
 
 
 def _blank_places(rows: TableRows, roles: Iterable[str]) -> set[int]:

@@ -28,10 +28,10 @@ def read_parquet(path: Path) -> Iterator[Batch]:
     """
     try:
         with pa.parquet.ParquetFile(path) as file:
-            _check_schema(file.schema_arrow, path)
+            check_schema(file.schema_arrow, path)
             yield from _numbered(file.iter_batches(BATCH_ROWS), file.schema_arrow, path)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, "Parquet", error) from None
+        raise damaged(path, "Parquet", error) from None
 
 
 def read_arrow(path: Path) -> Iterator[Batch]:
@@ -46,13 +46,14 @@ def read_arrow(path: Path) -> Iterator[Batch]:
             else:
                 file = pa.ipc.open_stream(stream)
                 batches = iter(file)
-            _check_schema(file.schema, path)
+            check_schema(file.schema, path)
             yield from _numbered(batches, file.schema, path)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, "Arrow", error) from None
+        raise damaged(path, "Arrow", error) from None
 
 
-def _check_schema(schema: pa.Schema, path: Path) -> None:
+def check_schema(schema: pa.Schema, path: Path) -> None:
+    """Raises DataError for columns of an extension type, or of one name."""
     plain_table(schema.empty_table(), str(path))
 
 
@@ -69,7 +70,8 @@ def _numbered(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) 
             num_rows += part.num_rows
 
 
-def _damaged(path: Path, kind: str, error: Exception) -> DataError:
+def damaged(path: Path, kind: str, error: Exception) -> DataError:
+    """Returns the error for a file that pyarrow cannot read."""
     words = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return DataError(
         str(path),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tunewright.data.encoding import check_encoding
@@ -71,6 +73,12 @@ class DataConfig(BaseModel):
         default=None,
         ge=1,
         description="Read at most this many rows of each file; absent reads all.",
+    )
+    streaming: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether training rows are read from the disk as they are needed: 'on' does so "
+        "(Parquet, Arrow, JSONL and TXT files), 'off' holds all in memory, 'auto' chooses by the "
+        "files' size and the free memory.",
     )
     max_text_bytes: int = Field(
         default=64 * MIB,

@@ -182,17 +182,21 @@ class Lines:
         while line := self._next():
             self.num_read += 1
             self.num_characters += len(line)
-            if "\0" in line:
-                raise self._nul(line)
-            if len(line) > self._max_characters:
-                raise too_long_error(self.name, self.num_read, self.max_text_bytes)
+            self.check(line)
             yield line
+
+    def check(self, line: str) -> None:
+        """Raises DataError for the line last read if it holds a NUL or is too long."""
+        if "\0" in line:
+            raise self._nul(line)
+        if len(line) > self._max_characters:
+            raise too_long_error(self.name, self.num_read, self.max_text_bytes)
 
     def _next(self) -> str:
         try:
             line = self._text.readline(self._max_characters + 1)
         except UnicodeDecodeError as error:
-            raise self._undecodable(error) from None
+            raise self.undecodable(error, f"after line {self.num_read}") from None
         return line.removeprefix("\ufeff") if self.num_read == 0 else line
 
     def _nul(self, line: str) -> DataError:
@@ -203,9 +207,10 @@ class Lines:
             'If it is UTF-16 without a byte order mark, pass data.encoding="utf-16-le".',
         )
 
-    def _undecodable(self, error: UnicodeDecodeError) -> DataError:
+    def undecodable(self, error: UnicodeDecodeError, where: str) -> DataError:
+        """Returns the error for a byte that is not of the codec."""
         return DataError(
-            f"{self.name}, after line {self.num_read}",
+            f"{self.name}, {where}",
             f"the byte 0x{error.object[error.start]:02x} is not {self.codec.upper()}",
             "",
             "Save the text as UTF-8, or name its encoding with data.encoding.",

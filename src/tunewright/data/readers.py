@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,14 +82,31 @@ def read_table(source: object, settings: ReadSettings = DEFAULTS, split: str = "
     raise DataError(name, found, needed, "Name the file of the split that is meant.")
 
 
-def read_splits(source: object, settings: ReadSettings = DEFAULTS) -> dict[str, Table]:
+def split_paths(source: object) -> dict[str, list[Path]]:
+    """Returns the files of each split, for a source that is a file or a folder of such files."""
+    if not isinstance(source, str | os.PathLike) or source == STARTER_DATA:
+        return {}
+    path = Path(os.fsdecode(source))
+    with os_errors_named(str(path)):
+        if path.is_dir() and not is_saved_dataset(path):
+            return split_entries(path)
+        return {"train": [path]} if path.is_file() else {}
+
+
+def read_splits(
+    source: object, settings: ReadSettings = DEFAULTS, without: Collection[str] = ()
+) -> dict[str, Table]:
     """Returns every split of a source by its usual name: "train", "validation", "test".
 
-    A source that is one data set, such as a file or a frame, is called "train".
+    A source that is one data set, such as a file or a frame, is called "train". The splits of a
+    file or folder that `without` names are not read.
     Raises: DataError as `read_table` does, also for a data set without rows.
     """
     if isinstance(source, Table):
         splits = {"train": source}
+    elif without:
+        paths = {split: own for split, own in split_paths(source).items() if split not in without}
+        splits = {split: _entry_table(own, settings) for split, own in paths.items()}
     elif isinstance(source, str | os.PathLike):
         with os_errors_named(os.fsdecode(source)):
             splits = _splits_at(os.fsdecode(source), settings)

@@ -27,10 +27,10 @@ class Scan:
     Blank rows are only counted.
     """
 
-    def __init__(self, rows: Rows, max_rows: int) -> None:
+    def __init__(self, rows: Rows, max_rows: int, num_rows: int | None = None) -> None:
         self.rows = rows
-        self.num_rows = len(rows)
-        self.num_scanned = min(self.num_rows, max_rows)
+        self.num_rows = len(rows) if num_rows is None else num_rows
+        self.num_scanned = min(len(rows), max_rows)
         self.label_counts: Counter[str] = Counter()
         self.num_unlabelled = 0
         self.num_blank = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tunewright.errors import SettingsError, listed
@@ -25,7 +26,7 @@ from tunewright.training.config import TrainingConfig
 from tunewright.training.course import total_steps
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
-from tunewright.training.order import EncodedRow
+from tunewright.training.order import EncodedRow, OnDemandRows
 from tunewright.training.recompute import recompute_activations
 from tunewright.training.schedule import Schedule
 
@@ -104,9 +105,11 @@ def _check_head(ground: Groundwork, kind: Kind, model: Any) -> None:
         )
 
 
-def build_loop(ground: Groundwork, model: Any, rows: list[EncodedRow]) -> Loop:
+def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Loop:
     """Returns the loop that trains the model on the rows, with the run's settings."""
-    settings, units = ground.config.training, ground.task.units(rows)
+    settings = ground.config.training
+    # The windows of rows that are not read yet cannot be counted: an update is of texts there.
+    units = rows if isinstance(rows, OnDemandRows) else ground.task.units(rows)
     schedule = _schedule(ground, len(units))
     average = None
     if settings.ema_decay is not None:

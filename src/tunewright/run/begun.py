@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tunewright.data.blocks import BlockRows
 from tunewright.devices import Device
 from tunewright.errors import SettingsError
 from tunewright.run.config import RunConfig
@@ -53,6 +54,16 @@ class RowsDigest:
 
     def hex(self) -> str:
         return self._digest.hexdigest()
+
+
+def digest_of_blocks(rows: BlockRows, sample: str) -> str:
+    """Returns the digest of rows that stay on the disk, from the encoded sample's.
+
+    Also in it are their files' sizes, blocks and stretches of bytes, and which rows are held out.
+    """
+    digest = hashlib.sha256(f"{sample} {rows.table.digest} ".encode())
+    digest.update(rows.held_out.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 @dataclass

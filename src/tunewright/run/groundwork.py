@@ -7,22 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunewright.data import check_row
 from tunewright.data.audit import Audit, audit
+from tunewright.data.blocks import BlockRows
 from tunewright.data.ledger import TruncationLedger
 from tunewright.devices import find_device, settle_allocator
 from tunewright.models.adapter_config import prompt_length
 from tunewright.models.architecture import load_config
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
-from tunewright.run.begun import RowsDigest
+from tunewright.run.begun import RowsDigest, digest_of_blocks
 from tunewright.run.config import RunConfig
 from tunewright.run.judge import Judge, OwnMetric
 from tunewright.run.prepare import check_column, prepare
+from tunewright.run.streamed import few_of, in_memory, learned_from, unseen_label_error
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, build_task, load_task
 from tunewright.training.course import check_metric
+from tunewright.training.on_demand import EncodedOnce, EncodedOnDemand
 from tunewright.training.order import EncodedRow
-from tunewright.types import Rows
+from tunewright.types import Row, Rows
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def audit_only(sources: Mapping[str, Any], config: RunConfig) -> Audited:
     """
     ground = Groundwork(sources, config, (), lambda _: None)
     _, found = ground.look()
-    return Audited(found, ground.notices, ground.prepared.splits["train"])
+    return Audited(found, ground.notices, in_memory(ground.prepared.splits["train"]))
 
 
 class Groundwork:
@@ -101,38 +105,66 @@ class Groundwork:
 
     def _learned(self, task: Task) -> Task:
         """Returns the task with what the training rows and the starting model have to tell."""
-        learned = task.learn(self.prepared.splits["train"]).started_from(self.source)
+        rows = self.prepared.splits["train"]
+        if isinstance(rows, BlockRows):
+            task, sentence = learned_from(task, rows)
+            self.note(sentence)
+        else:
+            task = task.learn(rows)
+        learned = task.started_from(self.source)
         previous = load_task(self.source, find_task)
         if previous is not None:
             learned = learned.continued(previous)
         limit = max_length_of(load_config(self.source), self.tokenizer)
         return learned.within(limit - prompt_length(self.config.adapter))
 
-    def look(self) -> tuple[dict[str, list[EncodedRow]], Audit]:
+    def look(self) -> tuple[dict[str, Sequence[EncodedRow]], Audit]:
         """Encodes every split, counting what is cut, and audits the data.
 
+        Rows that stay on the disk are looked at in a sample, and encoded as they are needed.
         Returns the encoded rows of training and validation, and the audit; the digest of each
         split is then in `digests`.
         """
-        encoded: dict[str, list[EncodedRow]] = {}
+        encoded: dict[str, Sequence[EncodedRow]] = {}
         ledgers: dict[str, TruncationLedger] = {}
-        for name, rows in self.prepared.splits.items():
+        splits = self.prepared.splits
+        looked_at = {name: in_memory(rows) for name, rows in splits.items()}
+        on_disk = splits["train"] if isinstance(splits["train"], BlockRows) else None
+        for name, rows in looked_at.items():
             ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
             digest = RowsDigest()
-            features = (self._encoded(row, ledgers[name], digest) for row in rows)
-            if name == "test":  # judged later, streaming
+            some = rows if on_disk is None else few_of(rows)
+            features = (self._encoded(row, ledgers[name], digest) for row in some)
+            if name == "test" or on_disk is not None:  # encoded again when it is needed
                 deque(features, maxlen=0)
             else:
                 encoded[name] = list(features)
             self.digests[name] = digest.hex()
+        if on_disk is not None:
+            encoded["train"] = EncodedOnDemand(on_disk, self._encoded_when_met)
+            self.digests["train"] = digest_of_blocks(on_disk, self.digests["train"])
+            if "validation" in splits:
+                encoded["validation"] = EncodedOnce(splits["validation"], self._encoded_plainly)
         found = audit(
-            self.prepared.splits,
+            looked_at,
             self.task.text_roles,
             self.task.label_role,
             ledgers,
             self.config.audit,
+            {name: len(rows) for name, rows in splits.items()},
         )
         return encoded, found
+
+    def _encoded_plainly(self, row: Row) -> EncodedRow:
+        return self.task.encode(row, self.tokenizer)
+
+    def _encoded_when_met(self, row: Row) -> EncodedRow:
+        """Encodes a row of which nothing was looked at before."""
+        check_row(row, self.task.roles)
+        unseen = self.task.unseen_label(row)
+        if unseen is not None:
+            raise unseen_label_error(row, unseen, getattr(self.task, "labels", ()))
+        return self._encoded_plainly(row)
 
     def _encoded(self, row: Any, ledger: TruncationLedger, digest: RowsDigest) -> EncodedRow:
         features = self.task.encode(row, self.tokenizer)

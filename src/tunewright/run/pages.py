@@ -239,7 +239,12 @@ def _mistakes(result: EvaluationResult | None) -> list[content.Mistake]:
 
 def _data_files(folder: RunFolder) -> list[content.DataFile]:
     return [
-        content.DataFile(file["path"] or "in memory", file["sha256"], file["rows"], file["split"])
+        content.DataFile(
+            file["path"] or "in memory",
+            file["sha256"] or "not taken",  # of all bytes of what stays on the disk
+            file["rows"],
+            file["split"],
+        )
         for file in folder.read_json("data.json")
     ]
 

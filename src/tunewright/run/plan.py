@@ -18,11 +18,13 @@ from tunewright.run.groundwork import Groundwork, Notice
 from tunewright.training.events import Step
 from tunewright.training.footprint import footprint
 from tunewright.training.loop import Loop
-from tunewright.training.order import EncodedRow
+from tunewright.training.order import EncodedRow, OnDemandRows
 from tunewright.training.schedule import Schedule
 
 # The probe: so many seconds of updates, after one that warms up, and so many validation rows.
 PROBE_SECONDS, PROBE_ROWS = 10.0, 64
+# Of rows that stay on the disk the longest of so many are taken for the longest of all.
+BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def plan(
 
 def _budget_of_the_longest(loop: Loop) -> int:
     """Trains on the longest rows at once, the hardest update there can be; returns what fitted."""
-    longest = sorted(loop.rows, key=_num_tokens, reverse=True)[: loop.batch_size]
+    known = loop.rows[:BLOCK_ROWS] if isinstance(loop.rows, OnDemandRows) else loop.rows
+    longest = sorted(known, key=_num_tokens, reverse=True)[: loop.batch_size]
     hardest = replace(loop, rows=longest, schedule=Schedule("constant", 1, 0))
     list(hardest.run())
     return hardest.max_tokens

@@ -18,7 +18,9 @@ from tunewright.data import (
     resolve_columns,
     split,
 )
+from tunewright.data.blocks import BlockRows, BlockTable
 from tunewright.errors import SettingsError, listed, nearest
+from tunewright.run.streamed import check_settings, divide_blocks, find_blocks
 from tunewright.types import Role, Rows
 
 SPLITS = ("train", "validation", "test")
@@ -47,8 +49,9 @@ def prepare(
     `sources` maps split names to paths, frames or lists; a source that itself holds several
     splits gives them all. Raises DataError or SettingsError for whatever cannot be read whole.
     """
-    tables = _tables(sources, config)
-    prepared = Prepared(tables["train"].name, {}, {})
+    blocks, notices = find_blocks(sources["train"], config)
+    tables = _tables(sources, config, blocks)
+    prepared = Prepared(tables["train"].name, {}, {}, [], notices)
     unread = [name for name in tables if name not in SPLITS]
     if unread:
         prepared.notices.append(
@@ -59,17 +62,39 @@ def prepare(
             continue
         choice = resolve_columns(roles, table.column_names, config.columns, training=True,
                                  source=table.name)  # fmt: skip
-        rows = _checked(table, choice, roles, config, prepared)
+        if isinstance(table, BlockTable):
+            check_settings(table, config, tables)
+            prepared.notices += choice.notices(table.name)
+            rows: Rows = table.rows(choice.mapping)
+        else:
+            rows = _checked(table, choice, roles, config, prepared)
         prepared.splits[name] = rows
         prepared.columns = prepared.columns or choice.mapping
         prepared.files.append({"split": name, **table.fingerprint(), "columns": choice.mapping})
-    _divide(prepared, label_role, config.split)
+    train = prepared.splits["train"]
+    if isinstance(train, BlockRows):
+        missing = [name for name in SPLITS[1:] if name not in prepared.splits]
+        parts = divide_blocks(train, roles, label_role, config.split, missing)
+        for name in missing:
+            if name in parts:
+                prepared.notices.append(
+                    _set_aside(name, parts[name], train, prepared, config.split)
+                )
+        splits = {**prepared.splits, **parts}
+        prepared.splits = {name: splits[name] for name in SPLITS if name in splits}
+    else:
+        _divide(prepared, label_role, config.split)
     return prepared
 
 
-def _tables(sources: Mapping[str, Any], config: DataConfig) -> dict[str, Table]:
+def _tables(
+    sources: Mapping[str, Any], config: DataConfig, blocks: BlockTable | None
+) -> dict[str, Table | BlockTable]:
     settings = config.reading()
-    tables = dict(read_splits(sources["train"], settings))
+    without = () if blocks is None else ("train",)
+    tables: dict[str, Table | BlockTable] = {**read_splits(sources["train"], settings, without)}
+    if blocks is not None:
+        tables["train"] = blocks
     if "train" not in tables:
         raise SettingsError(
             "data.train", f"the source holds only {', '.join(tables)}", "Training needs train."
@@ -121,12 +146,16 @@ def _divide(prepared: Prepared, label_role: str | None, config: SplitConfig) -> 
         indices = getattr(parts, name)
         if name not in splits and len(indices):
             splits[name] = whole.select(indices)
-            prepared.notices.append(
-                f"{name}: {len(indices):,} of the {len(rows):,} rows of {prepared.name} were set "
-                f"aside ({config.method}, seed {config.seed})."
-            )
+            prepared.notices.append(_set_aside(name, splits[name], rows, prepared, config))
     splits["train"] = whole.select(parts.train)
     prepared.splits = {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _set_aside(name: str, part: Rows, rows: Rows, prepared: Prepared, config: SplitConfig) -> str:
+    return (
+        f"{name}: {len(part):,} of the {len(rows):,} rows of {prepared.name} were set "
+        f"aside ({config.method}, seed {config.seed})."
+    )
 
 
 def _optional(rows: Rows, name: str | None) -> list[Any] | None:
@@ -147,7 +176,7 @@ def column_of(rows: Rows, name: str) -> list[Any]:
 
 def _roles(rows: Rows) -> dict[str, str]:
     """Returns the role of each column that has one."""
-    columns = rows.columns if isinstance(rows, TableRows) else {}
+    columns = rows.columns if isinstance(rows, TableRows | BlockRows) else {}
     return {column: role for role, column in columns.items()}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunewright.data.blocks import BlockRows, sample_places
 from tunewright.errors import SettingsError
 from tunewright.models.new_model import Sizes, is_new, save_new_model, sizes_of
 from tunewright.models.new_tokenizer import TokenizerKind, train_tokenizer
@@ -24,9 +25,13 @@ from tunewright.run.prepare import prepare
 from tunewright.run.record import name_of, new_folder
 from tunewright.run.train import Tell, train
 from tunewright.tasks import find_task
+from tunewright.types import Rows
 
 TASK = "masked-language-modelling"
 MAX_LENGTH = 512  # positions of a new model, as BERT's
+# Of a corpus that stays on the disk, a tokenizer learns from so much: it takes a few seconds, and
+# the pieces of words hardly change with more.
+TOKENIZER_BYTES = 16 << 20
 
 # A fiftieth measures a corpus as well as a tenth would; the rest is there to learn from.
 ADAPTING: dict[str, Any] = {
@@ -98,6 +103,15 @@ def pretrain(
     return train(sources, begun, tell=tell)
 
 
+def _rows_of(rows: Rows) -> Rows:
+    """Returns the rows that a tokenizer learns from: of those on the disk a part."""
+    if not isinstance(rows, BlockRows):
+        return rows
+    mean = max(1.0, rows.table.num_bytes / rows.table.num_rows)
+    places = sample_places(rows, min(len(rows), int(TOKENIZER_BYTES / mean) + 1), seed=0)
+    return rows.tables(places).rows(rows.columns)
+
+
 def _begin(
     sources: Mapping[str, Any], config: RunConfig, sizes: Sizes, tokenizer: NewTokenizer
 ) -> tuple[Path, int]:
@@ -108,7 +122,7 @@ def _begin(
     roles = find_task(TASK).roles
     prepared = prepare(sources, roles, None, config.data)
     trained = train_tokenizer(
-        [row.values["text"] or "" for row in prepared.splits["train"]],
+        [row.values["text"] or "" for row in _rows_of(prepared.splits["train"])],
         tokenizer.kind,
         tokenizer.vocab_size,
         lowercase=tokenizer.lowercase,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.data.audit import Audit
+from tunewright.data.blocks import BlockRows
 from tunewright.devices import Device, measure_roof
 from tunewright.devices.memory import free_bytes
 from tunewright.errors import ParityRefused
@@ -35,6 +36,7 @@ from tunewright.run.record import (
     versions,
 )
 from tunewright.run.resumption import Resumption
+from tunewright.run.streamed import in_memory
 from tunewright.run.tracking import Journal
 from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course
@@ -164,7 +166,7 @@ class Training:
         self.folder.write_json("audit.json", found.to_json())
         self.begun.write(self.folder)
 
-    def course(self, loop: Loop, encoded: Mapping[str, list[EncodedRow]]) -> Course:
+    def course(self, loop: Loop, encoded: Mapping[str, Sequence[EncodedRow]]) -> Course:
         settings = self.settings
         metric = self.ground.best_metric
         best = Best(metric, self.ground.directions[metric], settings.early_stopping_threshold)
@@ -293,7 +295,7 @@ class Training:
             parts=models,
             extra_files=self._beside_the_model(),
         )
-        rows = self.prepared.splits.get("validation") or self.prepared.splits["train"]
+        rows = self.prepared.splits.get("validation") or in_memory(self.prepared.splits["train"])
         places = range(0, len(rows), -(-len(rows) // PROBE_SEQUENCES))
         probe = [item for i in places for item in self.task.encode(rows[i], self.tokenizer)]
         parity = compare_with_stock(self.task, self.model, saved, probe)
@@ -351,5 +353,8 @@ def _replace(new: Path, target: Path) -> None:
 
 def _resolved(config: RunConfig, prepared: Prepared) -> RunConfig:
     """Returns the configuration with what was found in the data filled in."""
-    data = config.data.model_copy(update={"columns": dict(prepared.columns)})
+    found: dict[str, Any] = {"columns": dict(prepared.columns)}
+    if isinstance(prepared.splits["train"], BlockRows):  # or another machine might choose otherwise
+        found["streaming"] = "on"
+    data = config.data.model_copy(update=found)
     return config.model_copy(update={"data": data})

@@ -34,7 +34,7 @@ from tunewright.models.batch import Batch, PackedStream
 from tunewright.models.generation import Generation
 from tunewright.models.heads import choose_route
 from tunewright.models.loading import load_stock
-from tunewright.types import Answer, Features, Role, Row
+from tunewright.types import Answer, Features, LabelValue, Role, Row
 
 Outputs = Mapping[str, Tensor]
 Statistics = Mapping[str, np.ndarray]
@@ -96,6 +96,13 @@ class Task(ABC):
     @abstractmethod
     def encode(self, row: Row, processor: Any) -> list[Features]:
         """Returns the model inputs of one row; deterministic. Training-only roles may be absent."""
+
+    def unseen_label(self, row: Row) -> LabelValue | None:
+        """Returns a label of a row that `learn` has not seen, or None.
+
+        Rows that are read on demand are learned from a sample; each is asked for when it is met.
+        """
+        return None
 
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
         """Returns the features as training sees them; `rng` depends on (seed, epoch, row) only."""

@@ -150,6 +150,10 @@ class MultiLabelClassification(Task):
         weights = _weights(self.pos_weight, labels, found, len(rows))
         return replace(task, labels=labels, label_kind=common_kind(kind, labels), weights=weights)
 
+    def unseen_label(self, row: Row) -> LabelValue | None:
+        _, unseen = self._truth(row)
+        return unseen[0] if unseen else None
+
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
         stream = encode_text(processor, text, pair, self.max_length)

@@ -28,7 +28,7 @@ from tunewright.models.generation import Generation
 from tunewright.models.sharing import Models, share_backbone
 from tunewright.tasks import MULTI_TASK_ROLES, find_task
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, build_task
-from tunewright.types import Features, Role, Row
+from tunewright.types import Features, LabelValue, Role, Row
 
 MEAN = MetricSpec("mean", help="mean of the first metric of every part")
 # Stands between a part's name and what belongs to it: a stream, an output, a figure, a metric.
@@ -128,6 +128,9 @@ class MultiTask(Task):
             return task.calibrate(*map(list, zip(*own, strict=True))) if own else task
 
         return self._with(fitted)
+
+    def unseen_label(self, row: Row) -> LabelValue | None:
+        return self.tasks[self._name_of(row)].unseen_label(row)
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         name = self._name_of(row)

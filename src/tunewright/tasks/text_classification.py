@@ -168,6 +168,10 @@ class TextClassification(Task):
         weights = _weights(self.class_weights, labels, found)
         return replace(self, labels=labels, label_kind=common_kind(kind, labels), weights=weights)
 
+    def unseen_label(self, row: Row) -> LabelValue | None:
+        label: LabelValue = row.values["label"]
+        return label if self._index(label) < 0 else None
+
     def encode(self, row: Row, processor: Any) -> list[Features]:
         targets = {}
         if row.values.get("label") is not None:

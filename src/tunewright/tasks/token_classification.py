@@ -66,7 +66,7 @@ from tunewright.tasks.words import (
     read_tagged,
     word_of,
 )
-from tunewright.types import Entities, Entity, Features, Role, Row, TokenStream
+from tunewright.types import Entities, Entity, Features, LabelValue, Role, Row, TokenStream
 
 CRF_FILE = "crf.safetensors"
 MAX_SHOWN = 20  # pairs of labels in the report
@@ -184,6 +184,11 @@ class TokenClassification(Task):
         odd = sum(not is_allowed(tags, scheme) for tags in tagged)
         learned = replace(self, labels=self.labels or tuple(found), scheme=scheme, num_odd=odd)
         return replace(learned, weights=learned._weights(texts))
+
+    def unseen_label(self, row: Row) -> LabelValue | None:
+        text = read_tagged(row)
+        tags = self._true_tags(text) if text.is_known else []
+        return next((tag for tag in tags if tag != UNKNOWN and tag not in self.tags), None)
 
     def _weights(self, texts: Iterable[TaggedText]) -> tuple[float, ...]:
         """Returns a weight for each tag; `balanced` is tags / (classes x tags of the class)."""
