@@ -174,7 +174,8 @@ class LineBlocks(BlockFile):
         with self.stamp.path.open("rb") as stream:
             stream.seek(start)
             data = stream.read(end - start)
-        rows = _row_lines(np.frombuffer(data, np.uint8), self._kind, start == 0)
+        data_N = np.frombuffer(data, np.uint8)
+        rows = _row_lines(data_N, _ends_of(data_N), self._kind, start == 0)
         first = int(self._line_numbers_B[block])
 
         def pick(places: Numbers) -> Table:
@@ -230,11 +231,16 @@ def _texts(lines: Lines) -> Iterator[Batch]:
     yield Batch(pa.RecordBatch.from_arrays([column], names=["text"]), np.array(numbers, np.int64))
 
 
-def _row_lines(data_N: np.ndarray, kind: str, is_first: bool) -> Numbers:
-    """Returns [start, end, number] of each line that is a row, int64 (R, 3); numbers from 0."""
+def _ends_of(data_N: np.ndarray) -> Numbers:
+    """Returns where each line ends, (lines,); the last may end without a newline."""
     ends = np.flatnonzero(data_N == _NEWLINE) + 1
     if len(data_N) and (not len(ends) or ends[-1] < len(data_N)):
         ends = np.append(ends, len(data_N))
+    return ends
+
+
+def _row_lines(data_N: np.ndarray, ends: Numbers, kind: str, is_first: bool) -> Numbers:
+    """Returns [start, end, number] of each line that is a row, int64 (R, 3); numbers from 0."""
     starts = np.concatenate([np.zeros(min(len(ends), 1), np.int64), ends[:-1]])
     lines = np.stack([starts, ends, np.arange(len(ends))], axis=1)
     if kind == "lines" or not len(lines):
@@ -257,23 +263,25 @@ def _line_index(
     """
     found: list[tuple[int, int, int, int]] = []
     start, line, left = 0, 1, max_rows
-    for data_N in _stretches(stamp, max_text_bytes):
-        num_rows = len(_row_lines(data_N, kind, start == 0))
-        num_lines = int((data_N == _NEWLINE).sum())
+    for data_N, ends in _stretches(stamp, max_text_bytes):
+        num_rows = len(_row_lines(data_N, ends, kind, start == 0))
         if left is not None:
             num_rows = min(num_rows, left)
             left -= num_rows
         if num_rows:
             found.append((start, start + len(data_N), num_rows, line))
-        start, line = start + len(data_N), line + num_lines
+        start, line = start + len(data_N), line + len(ends)
         if left == 0:
             break
     columns = np.array(found, np.int64).reshape(-1, 4).T
     return columns[0], columns[1], columns[2], columns[3]
 
 
-def _stretches(stamp: FileStamp, max_text_bytes: int) -> Iterator[np.ndarray]:
-    """Yields the bytes of a file in stretches that end with a line; valid until the next one."""
+def _stretches(stamp: FileStamp, max_text_bytes: int) -> Iterator[tuple[np.ndarray, Numbers]]:
+    """Yields the bytes of a file in stretches that end with a line, and where each line ends.
+
+    The bytes are valid until the next stretch.
+    """
     limit = LINE_OF_TEXTS * max_text_bytes
     with stamp.path.open("rb", buffering=0) as stream:
         buffer = np.empty(BLOCK_BYTES, np.uint8)
@@ -287,17 +295,17 @@ def _stretches(stamp: FileStamp, max_text_bytes: int) -> Iterator[np.ndarray]:
             if not num_read:
                 break
             filled = held + num_read
-            newlines = np.flatnonzero(buffer[held:filled] == _NEWLINE)
-            if not len(newlines):
+            ends = np.flatnonzero(buffer[held:filled] == _NEWLINE) + held + 1
+            if not len(ends):
                 held = filled
                 continue
-            end = held + int(newlines[-1]) + 1
-            yield buffer[:end]
-            line += len(newlines)
+            end = int(ends[-1])
+            yield buffer[:end], ends
+            line += len(ends)
             held = filled - end
             buffer[:held] = buffer[end:filled].copy()
         if held:
-            yield buffer[:held]
+            yield buffer[:held], _ends_of(buffer[:held])
 
 
 def block_file(path: Path, max_text_bytes: int, max_rows: int | None) -> BlockFile | None:
