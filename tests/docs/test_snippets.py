@@ -42,7 +42,7 @@ BEGIN_WITH_RUNS = (
     "docs/run-folder.md",
     "docs/how-it-works.md",
 )
-NUM_COMMANDS, NUM_SNIPPETS = 144, 64
+NUM_COMMANDS, NUM_SNIPPETS = 145, 64
 
 ALL = [(page, blocks(page)) for page in pages()]
 
