@@ -36,6 +36,7 @@ from benchmarks.quality.harness import (
     run_of_ours,
     table,
 )
+from benchmarks.quality.page import write_page
 from tunewright.metrics.ranking import (
     ranked_relevance,
     ranking_figures,
@@ -67,6 +68,8 @@ def main() -> None:
     for name, compare in (("STS-B", stsb), ("MedQuAD", medquad)):
         if name in given.names:
             results.measure(compare(data_root(), given.rows, given.seeds), given.only)
+    if not given.rows:
+        write_page()
     print(table(results.found))
 
 
@@ -114,6 +117,7 @@ def medquad(root: Path, num_rows: int | None, seeds: Sequence[int]) -> Compariso
         num_rows=len(search.relevant),
         before=search.before,
         seeds=seeds,
+        notes={"reranker_rows": RERANKER_ROWS, "candidates": NUM_CANDIDATES},
     )
 
 

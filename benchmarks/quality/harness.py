@@ -136,7 +136,10 @@ class Results:
 
 
 def _plain(statistics: Statistics) -> dict[str, list[float]]:
-    return {name: np.round(values, DIGITS).tolist() for name, values in statistics.items()}
+    return {
+        name: (np.round(values, DIGITS) if values.dtype.kind == "f" else values).tolist()
+        for name, values in statistics.items()
+    }
 
 
 def _runs_of(entry: Mapping[str, Any], side: str, seeds: Sequence[str]) -> list[Statistics]:
@@ -154,7 +157,7 @@ def _seeds_of(entry: Mapping[str, Any], *sides: str) -> list[str]:
 
 def summary(comparison: Comparison, entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns, for each side, each metric's value for every seed."""
-    sides = {}
+    sides: dict[str, dict[str, Any]] = {}
     for side in (*entry["before"], *entry["sides"]):
         runs = _runs_of(entry, side, _seeds_of(entry, side))
         values = [comparison.reducer(statistics)(None) for statistics in runs]
@@ -210,6 +213,7 @@ def run_of_ours(
     sources: Mapping[str, Any],
     seed: int,
     columns: Mapping[str, str] | None = None,
+    model: str = "starter",
 ) -> Iterator[Any]:
     """Gives one finished run of ours, whose folder is there for the time of a block.
 
@@ -219,6 +223,7 @@ def run_of_ours(
         config = compose(
             {
                 "task": {**task, "max_length": settings.max_length},
+                "model": {"name": model},
                 "data": {"columns": dict(columns or {}), "split": {"validation": 0, "test": 0}},
                 "training": {
                     **settings.training,
