@@ -181,8 +181,7 @@ class Search:
         encoder = load_encoder(max_length=MEDQUAD.max_length)
         return {
             "before": self.dense(encoder.encode_query, encoder.encode_document),
-            "words": self.indexed(encoder, "bm25"),
-            "before, hybrid": self.indexed(encoder, "hybrid"),
+            **self.indexed(encoder, {"words": "bm25", "before, hybrid": "hybrid"}),
         }
 
     def ours(self, seed: int) -> dict[str, Statistics]:
@@ -193,7 +192,7 @@ class Search:
             encoder = load_encoder(run.folder.model)
             return {
                 "ours": self.dense(encoder.encode_query, encoder.encode_document),
-                "ours, hybrid": self.indexed(encoder, "hybrid"),
+                **self.indexed(encoder, {"ours, hybrid": "hybrid"}),
             }
 
     def peer(self, seed: int) -> dict[str, Statistics]:
@@ -246,12 +245,15 @@ class Search:
         relevance_QT = ranked_relevance(queries_QD, encode_document(self.documents), relevant_Q)
         return self._figures(relevance_QT)
 
-    def indexed(self, encoder: Encoder, mode: Any) -> Statistics:
+    def indexed(self, encoder: Encoder, modes: Mapping[str, Any]) -> dict[str, Statistics]:
         """Returns the figures of an index, as `tunewright search --judge` measures them."""
         rows = [{"id": str(place), "text": text} for place, text in enumerate(self.documents)]
         with TemporaryDirectory() as folder, tw.index(rows, folder, embedder=encoder) as index:
-            figures = index.evaluate(self.judged, Question(mode=mode)).figures
-        return {name: figures[name] for name in RANKINGS}
+            found = {
+                side: index.evaluate(self.judged, Question(mode=mode)).figures
+                for side, mode in modes.items()
+            }
+        return {side: {name: each[name] for name in RANKINGS} for side, each in found.items()}
 
     def reranked(self, order: Any) -> Statistics:
         """Returns the figures of the starter's nearest documents in another order."""
