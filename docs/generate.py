@@ -216,6 +216,7 @@ EXAMPLES = {
         "tunewright evaluate runs/reviews",
         "tunewright evaluate runs/reviews test.csv --slice product",
     ],
+    "chat": ['tunewright chat smollm2 --system "You are brief." < questions.txt'],
     "compare": [
         "tunewright compare runs/reviews runs/second",
         "tunewright compare runs/reviews runs/second test.csv",

@@ -51,6 +51,20 @@ class Row:
 Rows = Sequence[Row]  # a data set: counted, indexed, and walked more than once
 
 
+Speaker = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation: who speaks, and what is said."""
+
+    role: Speaker
+    content: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
 Integers = Sequence[int] | np.ndarray
 Target = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
@@ -423,6 +437,19 @@ class Generated:
         }
         others = [other.to_json() for other in self.alternatives]
         return found | ({"alternatives": others} if others else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generated):
+    """The answer of a language model, with what it makes of the text that is known to be right.
+
+    `loss` in nats is the sum over the `num_known` tokens of that text, of which `num_right` were
+    the model's likeliest; all are 0 where nothing is known.
+    """
+
+    loss: float = 0.0
+    num_known: int = 0
+    num_right: int = 0
 
 
 class Answer(Protocol):

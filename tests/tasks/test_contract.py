@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
+from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import CPU, build_loop, gradients
 from tunewright.data import resolve_columns
 from tunewright.errors import DataError
@@ -44,8 +44,8 @@ def task(name, rows):
 
 
 @pytest.fixture
-def folder(tiny_folder):
-    return tiny_folder(ARCHITECTURE)
+def folder(name, tiny_folder):
+    return tiny_folder(ARCHITECTURES.get(name, ARCHITECTURE))
 
 
 @pytest.fixture

@@ -368,6 +368,36 @@ def predict(
     predict_and_write(model, files or ["-"], output, kind, columns, precision)
 
 
+@app.command(rich_help_panel=USE)
+def chat(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="smollm2, a run or model folder, a .gguf file, or a Hub id.", metavar="MODEL"
+        ),
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Settings of [generation], such as do_sample=true.", metavar="[KEY=VALUE]..."
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="What the model is told beforehand.", metavar="TEXT")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each answer as a line of JSON.")
+    ] = False,
+) -> None:
+    """Talk to a model: a line is a turn, and the answer comes as it is written.
+
+    /reset forgets the conversation, /quit ends it.
+    """
+    from tunewright.cli.chatting import chat_and_show
+
+    chat_and_show(model, words or [], system, as_json)
+
+
 for verb in (embed, index, search):
     app.command(rich_help_panel=USE)(verb)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunewright.cli import show
-from tunewright.cli.words import chosen, reading_of
+from tunewright.cli.words import chosen, reading_of, writing_of
 from tunewright.data import write_rows
 from tunewright.errors import SettingsError
 from tunewright.run.record import finite
@@ -34,11 +34,15 @@ def predict_and_write(
     for name, value, known in (("--format", kind, KINDS), ("--precision", precision, PRECISIONS)):
         if value not in known:
             raise SettingsError(name, f'it is "{value}"', f"It is one of {', '.join(known)}.")
+    from tunewright.prediction.predictor import replace_generation
     from tunewright.run.loaded import load
 
     pairs = [word for word in files if "=" in word and not Path(word).exists()]
     files = [word for word in files if word not in pairs] or ["-"]
     model = load(folder, precision)  # type: ignore[arg-type]
+    written = writing_of(pairs, ("data",))
+    if written:
+        model = replace(model, predictor=replace_generation(model.predictor, **written))
     given = chosen(columns)
     settings = replace(model.reading, **reading_of(pairs))
 

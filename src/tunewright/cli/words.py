@@ -53,6 +53,25 @@ def reading_of(pairs: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in read.items() if name in given}
 
 
+def writing_of(pairs: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the settings of `[generation]` that were given as key=value.
+
+    Raises SettingsError for a setting of another section that is not among `others`.
+    """
+    layer = overrides(pairs)
+    for section, given in layer.items():
+        if section not in ("generation", *others):
+            key = next(iter(given), section) if isinstance(given, Mapping) else section
+            raise SettingsError(
+                "command line",
+                f"{section}.{key} is given",
+                "What can be set here is [generation].",
+                "Write, for example: max_new_tokens=200 do_sample=true",
+            )
+    found = compose({"generation": layer.get("generation", {})}, where="command line").generation
+    return {name: getattr(found, name) for name in layer.get("generation", {})}
+
+
 def _flags(
     columns: Mapping[str, str | None], named: Mapping[str, str | None]
 ) -> dict[str, dict[str, Any]]:

@@ -70,6 +70,7 @@ TOKEN_CLASSIFIER = Kind("token classifier", auto.AutoModelForTokenClassification
 SPAN_FINDER = Kind("question answering model", auto.AutoModelForQuestionAnswering)
 CHOOSER = Kind("multiple choice model", auto.AutoModelForMultipleChoice)
 MASKED_LM = Kind("masked language model", auto.AutoModelForMaskedLM)
+CAUSAL_LM = Kind("generating decoder", auto.AutoModelForCausalLM)
 
 
 @dataclass(frozen=True, slots=True)

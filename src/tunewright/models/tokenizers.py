@@ -21,10 +21,12 @@ from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB
 
 from tunewright.errors import ModelError
 from tunewright.models.architecture import CONFIG, ENCODER, load_config, model_class
+from tunewright.models.chat_template import MAX_TEMPLATE_CHARACTERS, check_template
 from tunewright.models.weights import DAMAGED, read_json_object
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 # Vocabularies from before tokenizer.json, which transformers turns into one.
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
@@ -212,7 +214,27 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer, config)
+    tokenizer.chat_template = _chat_template(folder, settings)
     return tokenizer
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """Returns the template that makes a text of a conversation, checked; None where there is none.
+
+    Of several, named ones the one called default is taken.
+    """
+    path = folder / CHAT_TEMPLATE
+    template = settings.get("chat_template")
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            template = file.read(MAX_TEMPLATE_CHARACTERS + 1)
+    if isinstance(template, list):
+        named = [item for item in template if isinstance(item, dict)]
+        template = next((x.get("template") for x in named if x.get("name") == "default"), None)
+    if not isinstance(template, str):
+        return None
+    check_template(template, str(folder))
+    return template
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,9 +27,9 @@ FIRST_WINDOW_ROWS, WINDOW_ROWS, WINDOW_CHARACTERS = 16, 2048, 16_000_000
 class Predictor:
     """A task, a model and a tokenizer, ready to answer.
 
-    `max_tokens` bounds the tokens of one forward pass, `generation` is for tasks that write texts.
-    Answers do not depend on the neighbours in
-    a batch beyond the rounding of matrix kernels (see `docs/how-it-works.md`).
+    `max_tokens` bounds the tokens of one forward pass, `generation` is for tasks that write texts;
+    when `examining`, they need not. Answers do not depend on the neighbours in a batch beyond the
+    rounding of matrix kernels (see `docs/how-it-works.md`).
     """
 
     task: Task
@@ -38,6 +38,7 @@ class Predictor:
     device: Device
     max_tokens: int = 16_384
     generation: Generation = field(default_factory=Generation)
+    examining: bool = False
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Any]:
         """Yields one answer for each row, in order, reading rows as they are needed."""
@@ -64,11 +65,17 @@ class Predictor:
     def _parts(self, features: Sequence[Features]) -> Iterator[Any]:
         with _evaluating(self.model):
             padded = not is_packed(self.model)
+            run = self.task.examine if self.examining else self.task.generate
             for piece in fill(features, max_tokens=self.max_tokens, padded=padded):
                 batch = pack([_without_targets(item) for item in piece], self.device.name)
                 with self.device.autocast():
-                    outputs = self.task.generate(self.model, batch, self.tokenizer, self.generation)
+                    outputs = run(self.model, batch, self.tokenizer, self.generation)
                 yield from self.task.decode(outputs, piece, self.tokenizer)
+
+
+def replace_generation(predictor: Predictor, **values: Any) -> Predictor:
+    """Returns the predictor with other settings of writing."""
+    return replace(predictor, generation=predictor.generation.model_copy(update=values))
 
 
 def _without_targets(item: Features) -> Features:

@@ -165,6 +165,7 @@ class Judge:
         self, predictor: Predictor, rows: Sequence[Row], encoded: Sequence[Sequence[Features]]
     ) -> dict[str, float]:
         """Returns the metrics without intervals, for picking a checkpoint."""
+        predictor = replace(predictor, examining=True)
         answers = list(predictor.answer_encoded(rows, encoded))
         pairs = list(zip(answers, rows, strict=True))
         task = predictor.task
@@ -184,6 +185,7 @@ class Judge:
         """
         if not len(rows):
             raise DataError(split, "there are no rows", "At least one is needed to evaluate.")
+        predictor = replace(predictor, examining=True)
         tally = _Tally(predictor, self.num_mistakes)
         with ExitStack() as closing:
             file = closing.enter_context(_created(predictions)) if predictions else None

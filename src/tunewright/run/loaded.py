@@ -159,9 +159,10 @@ def reading_text(columns: Mapping[str, str], settings: ReadSettings) -> str:
 def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedModel:
     """Loads a model folder that Tunewright trained; a run folder means its `model/`.
 
-    A folder of sentence-transformers, such as `starter`, is one of sentence embedding. `precision`
-    is that of matrix products: bf16 where the machine has it, or fp32. Raises ModelError when the
-    folder is damaged or holds no task, SettingsError for another precision.
+    A folder of sentence-transformers, such as `starter`, is one of sentence embedding, and one with
+    a chat template, such as `smollm2`, one of text generation. `precision` is that of matrix
+    products: bf16 where the machine has it, or fp32. Raises ModelError when the folder is damaged
+    or holds no task, SettingsError for another precision.
     """
     if precision not in get_args(Precision):
         needed = f"It is one of {listed(get_args(Precision))}."
@@ -170,7 +171,7 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     path = find_model(Path(folder))
     check_model_folder(path)
     tokenizer = load_tokenizer(path)
-    task = load_task(path, find_task) or _embedding(path, tokenizer)
+    task = load_task(path, find_task) or _embedding(path, tokenizer) or _chat(path, tokenizer)
     if task is None:
         raise ModelError(
             str(path),
@@ -227,6 +228,13 @@ def _embedding(folder: Path, tokenizer: Any) -> Task | None:
         return None
     task = find_task("sentence-embedding")().started_from(folder)
     return task.within(max_length_of(load_config(folder), tokenizer))
+
+
+def _chat(folder: Path, tokenizer: Any) -> Task | None:
+    """Returns the task of a folder with a chat template, such as `smollm2`; None for another."""
+    if tokenizer.chat_template is None:
+        return None
+    return find_task("text-generation")().within(max_length_of(load_config(folder), tokenizer))
 
 
 def _remembered(folder: Path) -> tuple[dict[str, str], ReadSettings]:

@@ -38,6 +38,7 @@ from tunewright.run.record import (
 from tunewright.run.resumption import Resumption
 from tunewright.run.streamed import in_memory
 from tunewright.run.tracking import Journal
+from tunewright.tasks.base import Task
 from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course
 from tunewright.training.events import Event, Finished, NotSaved, Phase, Shrunk
@@ -259,6 +260,8 @@ class Training:
 
     def calibrate(self) -> None:
         """Fits on validation what the task fits there, such as its temperature."""
+        if type(self.task).calibrate is Task.calibrate:
+            return  # nothing is fitted, and texts take long to write
         validation: Rows | None = self.prepared.splits.get("validation")
         if validation is None:
             self.ground.note("Without validation rows the scores are not calibrated.")

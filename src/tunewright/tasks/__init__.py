@@ -149,6 +149,27 @@ RERANKING_ROLES = (
 )
 
 
+CHAT_ROLES = (
+    Role(
+        "messages",
+        "the turns of a conversation: a list of role and content",
+        ("conversations", "conversation", "dialogue", "chat"),
+        required=False,
+    ),
+    Role("prompt", "what is asked or told", ("instruction", "question", "query"), required=False),
+    Role("input", "what the prompt is about", ("context",), required=False),
+    Role(
+        "completion",
+        "the answer to learn",
+        ("output", "response", "answer", "target"),
+        required=False,
+        only_training=True,
+    ),
+    Role("system", "what the model is told before the conversation", ("system_prompt",), False),
+    Role("text", "plain text to learn from, without a conversation", ("content",), required=False),
+)
+
+
 @dataclass(frozen=True)
 class TaskEntry:
     """A line of the table: what a task is for, what it reads, and where its class is."""
@@ -207,6 +228,12 @@ TASKS: dict[str, TaskEntry] = {
         (PASSAGE,),
         "tunewright.tasks.masked_language_modelling:MaskedLanguageModelling",
     ),
+    "text-generation": TaskEntry(
+        "text-generation",
+        "answers in a conversation, or plain text that goes on: chat models, instructions",
+        CHAT_ROLES,
+        "tunewright.tasks.text_generation:TextGeneration",
+    ),
     "sentence-embedding": TaskEntry(
         "sentence-embedding",
         "a vector for a text: search, similarity, grouping",
@@ -225,7 +252,10 @@ PART = Role("task", "the name of the part that the row belongs to", ("dataset",)
 MULTI_TASK_ROLES = (
     PART,
     *{
-        role.name: replace(role, required=False) for entry in TASKS.values() for role in entry.roles
+        role.name: replace(role, required=False)
+        for entry in TASKS.values()
+        for role in entry.roles
+        if entry.roles is not CHAT_ROLES  # decoders that write share no backbone with the others
     }.values(),
 )
 TASKS["multi-task"] = TaskEntry(

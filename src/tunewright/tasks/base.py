@@ -144,6 +144,13 @@ class Task(ABC):
         """
         return self.forward(model, batch)
 
+    def examine(self, model: Any, batch: Batch, processor: Any, settings: Generation) -> Outputs:
+        """Runs the model where its answers are only measured; by default that is `generate`.
+
+        A task that can be measured without writing spares itself the writing here.
+        """
+        return self.generate(model, batch, processor, settings)
+
     def route(self, model: Any) -> str:
         """Puts the model on the packed route where this task's outputs are the same there.
 
