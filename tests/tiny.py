@@ -16,7 +16,16 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 from tokenizers.trainers import BpeTrainer
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
+
+from tunewright.models import transformer
+
+transformer.register()
 
 _TEXT = """
     the a an of and to in is was it this that not no very film movie book food good bad great
@@ -44,6 +53,7 @@ class Family:
     padding_side: str = "right"
     type_ids: bool = False
     byte_level: bool = False
+    languages: tuple[str, ...] = ()
 
 
 BERT = Family(
@@ -69,6 +79,17 @@ ROBERTA = Family(
     "<s> $A </s>",
     "<s> $A </s> </s> $B </s>",
 )
+_WRITERS = {
+    "pad_token": "<pad>",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+}
+WRITER = Family(_WRITERS, "$A </s>", "$A </s> $B </s>")
+BART = Family(_WRITERS, "<s> $A </s>", "<s> $A </s> </s> $B </s>")
+M2M = Family(_WRITERS, "$A </s>", "$A </s> $B </s>", languages=("__en__", "__de__"))
+MBART = Family(_WRITERS, "$A </s>", "$A </s> $B </s>", languages=("en_XX", "de_DE"))
+MBART50 = Family(_WRITERS, "$A </s>", "$A </s> $B </s>", languages=("en_XX", "de_DE", "gl_ES"))
 DECODER = Family({"eos_token": "<|endoftext|>"}, "$A", "$A $B", byte_level=True)
 XLNET = Family(
     {
@@ -96,6 +117,27 @@ _ENCODER = {
 }
 _AFTER_PADDING = _ENCODER | {"max_position_embeddings": 130, "type_vocab_size": 1}
 _LLAMA = _ENCODER | {"num_key_value_heads": 1, "head_dim": 16}
+
+_T5 = {
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 2,
+    "decoder_start_token_id": 0,
+}
+_BART = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 128,
+    "decoder_start_token_id": 2,
+    "init_std": 0.2,
+}
 
 ARCHITECTURES: dict[str, tuple[Family, dict[str, Any]]] = {
     "albert": (BERT, _ENCODER | {"embedding_size": 16}),
@@ -146,6 +188,24 @@ ARCHITECTURES: dict[str, tuple[Family, dict[str, Any]]] = {
     "xlnet": (XLNET, {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 48}),
 }
 
+# Encoder-decoders: they write texts, and have no heads.
+WRITERS: dict[str, tuple[Family, dict[str, Any]]] = {
+    "bart": (BART, _BART),
+    "m2m_100": (M2M, _BART),
+    "marian": (WRITER, _BART | {"decoder_start_token_id": 0}),
+    "mbart": (MBART, _BART | {"decoder_start_token_id": None}),
+    "mbart-50": (MBART50, _BART),
+    "mt5": (WRITER, _T5),
+    "t5": (WRITER, _T5),
+    "tunewright-transformer": (
+        WRITER,
+        {name: size for name, size in _ENCODER.items() if name != "initializer_range"}
+        | {"decoder_start_token_id": 1},
+    ),
+}
+# Names of ours that stand for a type of the library.
+TYPES = {"mbart-50": "mbart"}
+
 
 def tiny_labels(num_labels: int) -> list[str]:
     """The label names that a tiny classifier carries: `label-0`, `label-1`, ..."""
@@ -163,7 +223,7 @@ def tiny_model(
     With `num_labels` it is a classifier with names for its labels, else a bare backbone.
     `settings` go into the model's configuration. The same arguments give the same bits.
     """
-    family, sizes = ARCHITECTURES[architecture]
+    family, sizes = (ARCHITECTURES | WRITERS)[architecture]
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = save_tokenizer(family, folder)
     ids = {name: index for index, name in enumerate(family.specials)}
@@ -172,12 +232,14 @@ def tiny_model(
         for name in ("pad_token", "eos_token", "bos_token", "cls_token", "sep_token")
     }
     config = AutoConfig.for_model(
-        architecture, **(sizes | {"vocab_size": vocab_size} | known | dict(settings or {}))
+        TYPES.get(architecture, architecture),
+        **(sizes | {"vocab_size": vocab_size} | known | dict(settings or {})),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if num_labels is None:
-            model = AutoModel.from_config(config)
+            auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+            model = auto.from_config(config)
         else:
             config.id2label = dict(enumerate(tiny_labels(num_labels)))
             config.label2id = {label: index for index, label in config.id2label.items()}
@@ -214,7 +276,9 @@ def _word_pieces(family: Family) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=family.specials["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.add_special_tokens(specials)
+    tokenizer.add_special_tokens([*specials, *family.languages])
+    if "bos_token" in family.specials:
+        tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
 

@@ -47,6 +47,12 @@ def make_files(folder: Path) -> None:
     (folder / "评论.csv").write_bytes(chinese.encode("gb18030"))
     lines = (json.dumps({"text": row["review"], "label": row["stars"]}) for row in rows)
     (folder / "reviews.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    swapped = [
+        {"source": row["review"], "target": " ".join(reversed(row["review"].split()))}
+        for row in rows
+    ]
+    write_lines(folder / "pairs.jsonl", swapped)
+    write_lines(folder / "new_pairs.jsonl", [{"source": row["source"]} for row in swapped[:4]])
     asked = [{"question": "a slow plot"}, {"question": "great acting"}]
     write_lines(folder / "questions.jsonl", asked)
     (folder / "questions.txt").write_text("a fine film?\nan awful film?\n", encoding="utf-8")

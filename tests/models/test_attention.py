@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tunewright.models.attention import packed_attention
+from tunewright.models.attention import attend, packed_attention
+from tunewright.models.blocks import paired_blocks_of
 
 # bf16 keeps 8 bits, and scores, probabilities and products are each rounded to them. The largest
 # share of the largest element in 400 random cases was 0.037, in a gradient.
@@ -165,3 +166,78 @@ def test_a_model_that_does_not_pass_boundaries_on_is_told():
     assert str(caught.value) == (
         "packed attention needs boundaries=, and this model did not pass it on"
     )
+
+
+CROSS = st.fixed_dictionaries(
+    {
+        "lengths": st.lists(
+            st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6
+        ),
+        "heads": st.integers(1, 3),
+        "biased": st.booleans(),
+        "seed": st.integers(0, 2**16),
+    }
+)
+
+
+def cross_inputs(case):
+    """Query (N, H, D), key and value (M, H, D), a bias (H, S, T) or None, both boundaries."""
+    generator = torch.Generator().manual_seed(case["seed"])
+    queries, keys = ([0, *accumulate(side)] for side in zip(*case["lengths"], strict=True))
+    heads = case["heads"]
+    tensors = [
+        torch.randn(ends[-1], heads, 4, generator=generator) for ends in (queries, keys, keys)
+    ]
+    bias = torch.randn(heads, 40, 40, generator=generator) if case["biased"] else None
+    return tensors, bias, tuple(queries), tuple(keys)
+
+
+def cross_by_hand(query, key, value, bias, queries, keys):
+    found = []
+    for (start, end), (first, last) in zip(pairwise(queries), pairwise(keys), strict=True):
+        scores = torch.einsum("nhd,mhd->hnm", query[start:end], key[first:last]) / 2
+        if bias is not None:
+            scores = scores + bias[:, : end - start, : last - first]
+        found.append(torch.einsum("hnm,mhd->nhd", scores.softmax(-1), value[first:last]))
+    return torch.cat(found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(CROSS)
+def test_cross_attention_is_that_of_each_pair_of_sequences_forward_and_backward(case):
+    tensors, bias, queries, keys = cross_inputs(case)
+    leaves = [[x.clone().requires_grad_() for x in tensors] for _ in range(2)]
+    biases = [None if bias is None else bias.clone().requires_grad_() for _ in range(2)]
+    found = attend(*leaves[0], queries, keys, scale=0.5, bias_HST=biases[0])
+    expected = cross_by_hand(*leaves[1], biases[1], queries, keys)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    found.backward(gradient)
+    expected.backward(gradient)
+    if bias is not None:
+        leaves = [[*side, own] for side, own in zip(leaves, biases, strict=True)]
+    for mine, theirs in zip(*leaves, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        plain = attend(*tensors, queries, keys, scale=0.5, bias_HST=bias)
+    torch.testing.assert_close(plain, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_a_bias_and_causality_go_together(gradient):
+    query, key, value = (torch.randn(9, 2, 4).requires_grad_(gradient) for _ in range(3))
+    bias = torch.randn(2, 6, 6)
+    found = attend(query, key, value, (0, 3, 9), scale=0.5, causal=True, bias_HST=bias)
+    for start, end in ((0, 3), (3, 9)):
+        size = end - start
+        scores = torch.einsum("nhd,mhd->hnm", query[start:end], key[start:end]) / 2
+        future = torch.ones(size, size, dtype=torch.bool).triu(1)
+        scores = (scores + bias[:, :size, :size]).masked_fill(future, float("-inf"))
+        expected = torch.einsum("hnm,mhd->nhd", scores.softmax(-1), value[start:end])
+        torch.testing.assert_close(found[start:end], expected)
+
+
+def test_pairs_of_unlike_lengths_do_not_share_a_block():
+    blocks = paired_blocks_of((0, 30, 32, 34, 63), (0, 31, 34, 36, 96), torch.device("cpu"))
+    sizes = sorted((q.num_sequences, q.length, k.length) for q, k in blocks)
+    assert sizes == [(1, 29, 60), (1, 30, 31), (2, 2, 3)]

@@ -7,6 +7,7 @@ from tunewright.models.batch import pack
 from tunewright.models.flop import FlopCount
 from tunewright.models.heads import choose_route, packed_hidden
 from tunewright.models.loading import load_classifier
+from tunewright.models.transformer import Transformer, TransformerConfig
 from tunewright.types import Features, TokenStream
 
 
@@ -50,3 +51,16 @@ def test_the_count_is_what_torch_counts_itself(tiny_folder, architecture):
     pooler = 2 * 32 * 32  # runs once for the whole row here, and is left out of the count
     extra = pooler if architecture in ("bert", "albert") else 0
     assert FlopCount.of(model).inference(lengths) + extra == counter.get_total_flops()
+
+
+def test_a_token_of_an_encoder_decoder_goes_through_half_of_it():
+    config = TransformerConfig(
+        vocab_size=50,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    count = FlopCount.of(Transformer(config))
+    encoder, decoder, table = 4 * 8 * 8 + 2 * 8 * 16, 8 * 8 * 8 + 2 * 8 * 16, 50 * 8
+    assert count.matrix_parameters == (encoder + decoder + table) // 2

@@ -135,6 +135,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"query": "phone", "text": ["the service", "lose"], "label": [2, 1]},
         {"query": "book", "positive": "a good story, never slow", "negative": "the price"},
     ],
+    "translation": [
+        {"source": "the film", "target": "the the the the the the"},
+        {"source": "a book", "target": ["the the the the the the", "a book"]},
+        {"translation": {"en": "the team won", "de": "the the the the the the"}},
+        {"source": "the game", "target": "the the the the the the"},
+        {"source": "stock and shares, market price", "target": "the the the the the the"},
+        {"source": "电影很好", "target": "the the the the the the"},
+        {"source": "music", "target": "the the the the the the"},
+        {"source": "", "target": "the the the the the the"},
+    ],
     "multi-task": [
         {"task": "topic", "text": "a fine film", "label": "film"},
         {"task": "topic", "text": "the worst film ever", "label": "film"},
@@ -148,10 +158,14 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
 }
 
 # The tiny model that a task is tried with, where it is no encoder.
-ARCHITECTURES: dict[str, str] = {"text-generation": "llama"}
+ARCHITECTURES: dict[str, str] = {
+    "text-generation": "llama",
+    "translation": "tunewright-transformer",
+}
 
 # What a task must be told before it can learn.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "translation": {"label_smoothing": 0.0},
     "multi-task": {
         "parts": {"topic": {"name": "text-classification"}, "mood": {"name": "text-classification"}}
     },

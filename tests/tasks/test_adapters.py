@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
+from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import CPU
 from tunewright.errors import SettingsError
 from tunewright.models.adapter_config import ADAPTERS, PROMPTS, AdapterConfig
@@ -25,7 +25,7 @@ from tunewright.training.optimizer import build_optimizer
 from tunewright.training.schedule import Schedule
 
 # peft has no prompts for these kinds of models.
-WITHOUT_PROMPTS = ("multiple-choice", "masked-language-modelling")
+WITHOUT_PROMPTS = ("multiple-choice", "masked-language-modelling", "translation")
 PAIRS = [
     (task, name)
     for task in sorted(TASKS)
@@ -57,7 +57,7 @@ def source(request, tiny_folder):
     def choose(task):
         if task == "masked-language-modelling":
             return request.getfixturevalue("masked_folder")
-        return tiny_folder("bert")
+        return tiny_folder(ARCHITECTURES.get(task, "bert"))
 
     return choose
 
@@ -85,6 +85,8 @@ def trained(task, tokenizer, model, rows, steps=12):
     return [event.loss for event in loop.run()]
 
 
+# AdaLoRA may leave a layer no rank at all, and peft then speaks of shards that were not gathered.
+@pytest.mark.filterwarnings("ignore:Adapter 'default'")
 @pytest.mark.parametrize(("name", "adapter"), PAIRS)
 def test_it_learns_and_its_folder_answers_as_it_does(name, adapter, source, tmp_path):
     rows, base = rows_of(EXAMPLES[name]), source(name)
@@ -121,7 +123,7 @@ def test_it_learns_and_its_folder_answers_as_it_does(name, adapter, source, tmp_
 @pytest.mark.parametrize("name", WITHOUT_PROMPTS)
 @pytest.mark.parametrize("adapter", sorted(PROMPTS))
 def test_prompts_that_peft_has_not_are_refused(name, adapter, source):
-    with pytest.raises(SettingsError, match=f"adapter {adapter}: peft has none for a m"):
+    with pytest.raises(SettingsError, match=f"adapter {adapter}: peft has none for a [ms]"):
         adapted(name, adapter, source(name))
 
 

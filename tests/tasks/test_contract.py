@@ -13,13 +13,15 @@ from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import CPU, build_loop, gradients
 from tunewright.data import resolve_columns
 from tunewright.errors import DataError
+from tunewright.models.generation import Generation
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import TASKS, find_task
 from tunewright.tasks.base import load_task
 from tunewright.types import Row
 
-ARCHITECTURE = "bert"
+USUAL = "bert"
+GENERATION = Generation(max_new_tokens=8)
 
 
 def test_every_task_of_the_table_has_eight_examples():
@@ -45,7 +47,7 @@ def task(name, rows):
 
 @pytest.fixture
 def folder(name, tiny_folder):
-    return tiny_folder(ARCHITECTURES.get(name, ARCHITECTURE))
+    return tiny_folder(ARCHITECTURES.get(name, USUAL))
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def tokenizer(folder):
 @pytest.fixture
 def predictor(task, folder, tokenizer):
     model, _ = task.build(folder, tokenizer, dropout=0.0, seed=0)
-    return Predictor(task, model, tokenizer, CPU)
+    return Predictor(task, model, tokenizer, CPU, generation=GENERATION)
 
 
 def bare(row: Row, roles) -> Row:
@@ -99,7 +101,7 @@ def figures(answers) -> np.ndarray:
 
 def test_answers_do_not_depend_on_batch_size_or_order(predictor, rows):
     together = list(predictor.answers(rows))
-    small = Predictor(predictor.task, predictor.model, predictor.tokenizer, CPU, max_tokens=1)
+    small = Predictor(predictor.task, predictor.model, predictor.tokenizer, CPU, 1, GENERATION)
     backwards = list(predictor.answers(rows[::-1]))[::-1]
     for others in (list(small.answers(rows)), backwards):
         np.testing.assert_allclose(figures(others), figures(together), atol=1e-5, rtol=0)
@@ -193,5 +195,5 @@ def test_counting_a_row_twice_is_having_it_twice(predictor, rows):
 def test_calibrating_keeps_the_task_usable(predictor, rows):
     answers = list(predictor.answers(rows))
     fitted = predictor.task.calibrate(answers, rows)
-    again = Predictor(fitted, predictor.model, predictor.tokenizer, CPU)
+    again = Predictor(fitted, predictor.model, predictor.tokenizer, CPU, generation=GENERATION)
     assert len(list(again.answers(rows))) == len(rows)

@@ -16,14 +16,16 @@ from tunewright.models.architecture import backbone_prefix
 # What the families call the layers behind attention, behind feed-forward, and keys and values.
 AFTER_ATTENTION = re.compile(
     r"(attention\.output\.dense|attention\.dense|attention\.out_lin|attention\.attn\.o|attn\.Wo"
-    r"|attn\.c_proj|self_attn\.o_proj)$"
+    r"|attn\.c_proj|self_attn\.o_proj|attention\.output|(self|encoder)_attn\.out_proj"
+    r"|(SelfAttention|EncDecAttention)\.o)$"
 )
 AFTER_FEED_FORWARD = re.compile(
     r"((?<!attention\.)output\.dense|ffn\.lin2|ffn_output|ff\.layer_2|mlp\.Wo|mlp\.c_proj"
-    r"|mlp\.down_proj)$"
+    r"|mlp\.down_proj|feed_forward\.outer|layers\.\d+\.fc2|DenseReluDense\.wo)$"
 )
 KEYS_AND_VALUES = re.compile(
-    r"\.(key|value|key_proj|value_proj|k_proj|v_proj|k_lin|v_lin|attn\.[kv]|attn\.Wqkv|attn\.c_attn)$"
+    r"\.(key|value|key_proj|value_proj|k_proj|v_proj|k_lin|v_lin|attn\.[kv]|Attention\.[kv]"
+    r"|attn\.Wqkv|attn\.c_attn)$"
 )
 
 # What tasks of ours put beside the library's head, and save themselves.

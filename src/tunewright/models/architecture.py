@@ -20,11 +20,14 @@ from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tunewright.errors import ModelError, nearest
+from tunewright.models import transformer
 from tunewright.models.weights import TensorEntry, read_json_object, total_elements
 
 CONFIG = "config.json"
 # A name for each of 100,000 labels takes about 5 MB.
 MAX_CONFIG_BYTES = 20_000_000
+
+transformer.register()  # our own architecture is one of the library's like any other
 
 # These could choose code, files or the network in transformers.
 REACHING = frozenset(
@@ -69,6 +72,7 @@ SEQUENCE_CLASSIFIER = Kind("text classifier", auto.AutoModelForSequenceClassific
 TOKEN_CLASSIFIER = Kind("token classifier", auto.AutoModelForTokenClassification, True)
 SPAN_FINDER = Kind("question answering model", auto.AutoModelForQuestionAnswering)
 CHOOSER = Kind("multiple choice model", auto.AutoModelForMultipleChoice)
+SEQ2SEQ = Kind("sequence-to-sequence model", auto.AutoModelForSeq2SeqLM)
 MASKED_LM = Kind("masked language model", auto.AutoModelForMaskedLM)
 CAUSAL_LM = Kind("generating decoder", auto.AutoModelForCausalLM)
 

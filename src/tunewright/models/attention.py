@@ -1,12 +1,13 @@
 """Attention over packed sequences, as an attention function of transformers.
 
 A packed row holds N tokens of B sequences, one after another; `boundaries` are their B + 1 offsets
-(the first is 0, the last N). A token attends to its own sequence only. Registered under the name
+(the first is 0, the last N). A token attends to its own sequence only, or, in cross-attention, to
+the sequence of the same number in another packed row. Registered under the name
 `packed`; a `boundaries=` argument given to the model's forward reaches `packed_attention` in every
 family that follows transformers' attention interface.
 
-Shape letters: N tokens, H heads, K key-value heads, D width of a head; in a block (see
-`blocks.py`) G sequences of S tokens, and X = G·H matrices.
+Shape letters: N tokens, M tokens of the keys' row, H heads, K key-value heads, D width of a head;
+in a block (see `blocks.py`) G sequences of S query and T key tokens, and X = G·H matrices.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from tunewright.models.blocks import Block, blocks_of
+from tunewright.models.blocks import Block, blocks_of, paired_blocks_of
 
 PACKED = "packed"
 
@@ -30,63 +31,75 @@ class PaddedOnly(LookupError):
     """Why a model cannot run packed."""
 
 
+Blocks = Sequence[tuple[Block, Block]]
+
+
 class _PackedAttention(torch.autograd.Function):
-    """softmax(Q Kᵀ · scale) V inside each sequence, with the gradient written out.
+    """softmax(Q Kᵀ · scale + bias) V inside each sequence, with the gradient written out.
 
     The fused CPU attention's bf16 backward is several times slower than these four explicit
     products at the head widths of small encoders (`docs/decisions/`).
     Gradient: with P the probabilities, dV = Pᵀ dO, dP = dO Vᵀ, dS = P ∘ (dP - rowsum(dP ∘ P)),
-    dQ = scale · dS K, dK = scale · dSᵀ Q (Dao et al. 2022, appendix B.2). The scale is applied
-    inside the products and dS is made in one pass, so that bf16 rounds once. Fillers of a block
-    hand on no gradient: their rows of dO are zero, and with them those of dS.
+    dQ = scale · dS K, dK = scale · dSᵀ Q (Dao et al. 2022, appendix B.2), and that of the bias is
+    the sum of dS over the sequences. The scale is applied inside the products and dS is made in one
+    pass, so that bf16 rounds once. Fillers of a block hand on no gradient: their rows of dO are
+    zero, and with them those of dS.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         query_NHD: Tensor,
-        key_NHD: Tensor,
-        value_NHD: Tensor,
-        blocks: Sequence[Block],
+        key_MHD: Tensor,
+        value_MHD: Tensor,
+        bias_HST: Tensor | None,
+        blocks: Blocks,
         scale: float,
         causal: bool,
         window: int | None,
     ) -> Tensor:
         output_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
-        probabilities = []
-        for block in blocks:
-            query, key, value = (_heads(block, x) for x in (query_NHD, key_NHD, value_NHD))
-            scores_XSS = _scaled_product(query, key.transpose(1, 2), scale)
-            _hide(scores_XSS, block, causal, window)
-            probabilities_XSS = torch.softmax(scores_XSS, dim=-1)
-            _put(block, torch.bmm(probabilities_XSS, value), output_NHD)
-            probabilities.append(probabilities_XSS)
-        ctx.save_for_backward(query_NHD, key_NHD, value_NHD, *probabilities)
-        ctx.blocks, ctx.scale = blocks, scale
+        kept: list[Tensor] = []
+        for of_queries, of_keys in blocks:
+            query = _heads(of_queries, query_NHD)
+            key, value = (_heads(of_keys, x) for x in (key_MHD, value_MHD))
+            scores_XST = _scaled_product(query, key.transpose(1, 2), scale)
+            if bias_HST is not None:
+                _every_sequence(scores_XST, of_queries).add_(_corner(bias_HST, scores_XST))
+            _hide(scores_XST, of_keys, causal, window)
+            probabilities_XST = torch.softmax(scores_XST, dim=-1)
+            _put(of_queries, torch.bmm(probabilities_XST, value), output_NHD)
+            kept += query, key, value, probabilities_XST
+        ctx.save_for_backward(bias_HST, *kept)
+        ctx.blocks, ctx.scale, ctx.shapes = blocks, scale, (query_NHD.shape, key_MHD.shape)
         return output_NHD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query_NHD, key_NHD, value_NHD, *probabilities = ctx.saved_tensors
-        targets = [torch.empty(query_NHD.shape, dtype=query_NHD.dtype, device=query_NHD.device)
-                   for _ in range(3)]  # fmt: skip
-        for block, probabilities_XSS in zip(ctx.blocks, probabilities, strict=True):
-            gradient = _heads(block, gradients[0])
-            if block.filler is not None:
-                filler_XS1 = _each_head(block, block.filler.transpose(1, 2), gradient)
+        bias_HST, *kept = ctx.saved_tensors
+        of_query, of_key = ctx.shapes
+        d_query, d_key, d_value = (
+            gradients[0].new_empty(shape, dtype=kept[0].dtype)
+            for shape in (of_query, of_key, of_key)
+        )
+        d_bias = None if bias_HST is None else torch.zeros_like(bias_HST)
+        for number, (of_queries, of_keys) in enumerate(ctx.blocks):
+            query, key, value, probabilities_XST = kept[4 * number : 4 * number + 4]
+            gradient = _heads(of_queries, gradients[0])
+            if of_queries.filler is not None:
+                filler_XS1 = _each_head(of_queries, of_queries.filler.transpose(1, 2), gradient)
                 gradient = gradient.masked_fill(filler_XS1, 0)
-            d_probabilities = torch.bmm(gradient, _heads(block, value_NHD).transpose(1, 2))
+            d_probabilities = torch.bmm(gradient, value.transpose(1, 2))
             d_scores = torch._softmax_backward_data(
-                d_probabilities, probabilities_XSS, -1, probabilities_XSS.dtype
+                d_probabilities, probabilities_XST, -1, probabilities_XST.dtype
             )
-            found = (
-                _scaled_product(d_scores, _heads(block, key_NHD), ctx.scale),
-                _scaled_product(d_scores.transpose(1, 2), _heads(block, query_NHD), ctx.scale),
-                torch.bmm(probabilities_XSS.transpose(1, 2), gradient),
-            )
-            for target_NHD, values_XSD in zip(targets, found, strict=True):
-                _put(block, values_XSD, target_NHD)
-        return *targets, None, None, None, None
+            if d_bias is not None:
+                corner = _corner(d_bias, d_scores)
+                corner += _every_sequence(d_scores, of_queries).sum(0, dtype=d_bias.dtype)
+            _put(of_queries, _scaled_product(d_scores, key, ctx.scale), d_query)
+            _put(of_keys, _scaled_product(d_scores.transpose(1, 2), query, ctx.scale), d_key)
+            _put(of_keys, torch.bmm(probabilities_XST.transpose(1, 2), gradient), d_value)
+        return d_query, d_key, d_value, d_bias, None, None, None, None
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -109,15 +122,28 @@ def _each_head(block: Block, values_Gxx: Tensor, like_Xxx: Tensor) -> Tensor:
     return values_Gxx.repeat_interleave(len(like_Xxx) // block.num_sequences, 0)
 
 
-def _hide(scores_XSS: Tensor, block: Block, causal: bool, window: int | None) -> None:
-    """Puts the scores of keys that a query must not see to minus infinity, in place."""
-    hidden_SS = _hidden(block.length, causal, window, scores_XSS.device)
+def _every_sequence(values_XST: Tensor, block: Block) -> Tensor:
+    """Returns a view (G, H, S, T) of (X, S, T)."""
+    return values_XST.view(block.num_sequences, -1, *values_XST.shape[1:])
+
+
+def _corner(bias_HST: Tensor, scores_XST: Tensor) -> Tensor:
+    """Returns the part of a bias for sequences as short as those of a block."""
+    return bias_HST[:, : scores_XST.shape[1], : scores_XST.shape[2]]
+
+
+def _hide(scores_XST: Tensor, of_keys: Block, causal: bool, window: int | None) -> None:
+    """Puts the scores of keys that a query must not see to minus infinity, in place.
+
+    Causality and windows are of self-attention, where S is T.
+    """
+    hidden_SS = _hidden(of_keys.length, causal, window, scores_XST.device)
     if hidden_SS is not None:
-        scores_XSS.masked_fill_(hidden_SS, float("-inf"))
-    if block.filler is not None:
-        scores_XSS.masked_fill_(_each_head(block, block.filler, scores_XSS), float("-inf"))
+        scores_XST.masked_fill_(hidden_SS, float("-inf"))
+    if of_keys.filler is not None:
+        scores_XST.masked_fill_(_each_head(of_keys, of_keys.filler, scores_XST), float("-inf"))
         if window is not None:  # a filler's own window may hold fillers only: let it see itself
-            scores_XSS.diagonal(dim1=1, dim2=2).clamp_(min=torch.finfo(scores_XSS.dtype).min)
+            scores_XST.diagonal(dim1=1, dim2=2).clamp_(min=torch.finfo(scores_XST.dtype).min)
 
 
 @lru_cache(maxsize=32)
@@ -133,38 +159,84 @@ def _hidden(size: int, causal: bool, window: int | None, device: torch.device) -
 
 def _fused(
     query_NHD: Tensor,
-    key_NHD: Tensor,
-    value_NHD: Tensor,
-    blocks: Sequence[Block],
+    key_MHD: Tensor,
+    value_MHD: Tensor,
+    bias_HST: Tensor | None,
+    blocks: Blocks,
     scale: float,
     causal: bool,
     window: int | None,
 ) -> Tensor:
     """The same without gradients, through torch's fused kernel."""
     output_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
-    for block in blocks:
-        query, key, value = (block.take(x) for x in (query_NHD, key_NHD, value_NHD))
-        seen = _seen(block, causal, window, query.device)
+    for of_queries, of_keys in blocks:
+        query = of_queries.take(query_NHD)
+        key, value = (of_keys.take(x) for x in (key_MHD, value_MHD))
+        mask = _seen(of_keys, causal, window, query.device)
+        if bias_HST is not None:
+            mask = _with_bias(bias_HST[:, : query.shape[2], : key.shape[2]], mask, causal)
         found_GHSD = functional.scaled_dot_product_attention(
-            query, key, value, seen, scale=scale, is_causal=causal and seen is None
+            query, key, value, mask, scale=scale, is_causal=causal and mask is None
         )
-        block.put(found_GHSD, output_NHD)
+        of_queries.put(found_GHSD, output_NHD)
     return output_NHD
 
 
-def _seen(block: Block, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
-    """Returns the mask that the fused kernel needs, (G or 1, 1, S, S), or None.
+def _with_bias(bias_HST: Tensor, seen: Tensor | None, causal: bool) -> Tensor:
+    """Returns a bias that is minus infinity where a key is not seen, (G or 1, H, S, T)."""
+    if seen is None and causal:
+        seen = ~_hidden(bias_HST.shape[1], True, None, bias_HST.device)  # type: ignore[operator]
+    return bias_HST[None] if seen is None else bias_HST.where(seen, float("-inf"))
 
-    Plain causal attention needs none. A query always sees itself, fillers too.
+
+def _seen(block: Block, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
+    """Returns the mask that the fused kernel needs, (G or 1, 1, S or 1, T), or None.
+
+    Plain causal attention needs none. In self-attention a query always sees itself, fillers too.
     """
     if block.filler is None and window is None:
         return None
+    if not causal and window is None and block.filler is not None:
+        return ~block.filler[:, None]
     hidden_SS = _hidden(block.length, causal, window, device)
     own_SS = torch.eye(block.length, dtype=torch.bool, device=device)
     seen = own_SS | ~hidden_SS if hidden_SS is not None else torch.ones_like(own_SS)
     if block.filler is None:
         return None if hidden_SS is None else seen[None, None]
     return (seen & ~block.filler | own_SS)[:, None]
+
+
+def attend(
+    query_NHD: Tensor,
+    key_MHD: Tensor,
+    value_MHD: Tensor,
+    queries: tuple[int, ...],
+    keys: tuple[int, ...] | None = None,
+    *,
+    scale: float,
+    causal: bool = False,
+    window: int | None = None,
+    bias_HST: Tensor | None = None,
+) -> Tensor:
+    """Attention of packed sequences to themselves, or to those of another packed row; (N, H, D).
+
+    `queries` and `keys` are the boundaries of both rows, sequence by sequence; without `keys` each
+    sequence attends to itself, `causal` to its own past only. `bias_HST` is added to the scores of
+    every sequence, from its first token on.
+    """
+    if keys is None:
+        blocks: Blocks = [(block, block) for block in blocks_of(queries, query_NHD.device)]
+    else:
+        blocks = paired_blocks_of(queries, keys, query_NHD.device)
+    # Under autocast rotary positions widen queries and keys, and CUDA's softmax its probabilities;
+    # the gradient is written out by hand and wants one dtype throughout.
+    dtype = value_MHD.dtype
+    query_NHD, key_MHD = query_NHD.to(dtype), key_MHD.to(dtype)
+    bias_HST = None if bias_HST is None else bias_HST.to(dtype)
+    needs_gradient = torch.is_grad_enabled() and query_NHD.requires_grad
+    function = _PackedAttention.apply if needs_gradient else _fused
+    with torch.autocast(query_NHD.device.type, enabled=False):
+        return function(query_NHD, key_MHD, value_MHD, bias_HST, blocks, scale, causal, window)
 
 
 def packed_attention(
@@ -196,22 +268,15 @@ def packed_attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # Under autocast rotary positions widen queries and keys, and CUDA's softmax its probabilities;
-    # the gradient is written out by hand and wants one dtype throughout.
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    needs_gradient = torch.is_grad_enabled() and query.requires_grad
-    attend = _PackedAttention.apply if needs_gradient else _fused
-    with torch.autocast(query.device.type, enabled=False):
-        output_NHD = attend(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            blocks_of(tuple(boundaries), query.device),
-            scale,
-            causal,
-            sliding_window,
-        )
+    output_NHD = attend(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        tuple(boundaries),
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=causal,
+        window=sliding_window,
+    )
     return output_NHD[None], None
 
 

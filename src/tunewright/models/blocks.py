@@ -69,6 +69,40 @@ def blocks_of(boundaries: tuple[int, ...], device: torch.device) -> tuple[Block,
     return tuple(_block(group, device) for group in groups)
 
 
+@lru_cache(maxsize=64)
+def paired_blocks_of(
+    queries: tuple[int, ...], keys: tuple[int, ...], device: torch.device
+) -> tuple[tuple[Block, Block], ...]:
+    """Returns the blocks of two packed rows whose sequences belong together, one by one.
+
+    `queries` and `keys` are boundaries of as many sequences. Each pair of blocks holds the same
+    sequences in the same order: their tokens on the side of the queries, and of the keys.
+    """
+    sides = [[(end - start, start) for start, end in pairwise(side)] for side in (queries, keys)]
+    pairs = [pair for pair in zip(*sides, strict=True) if pair[0][0] and pair[1][0]]
+    groups: list[list[tuple[tuple[int, int], tuple[int, int]]]] = []
+    for pair in sorted(pairs, key=lambda pair: (-pair[1][0], -pair[0][0])):
+        if not groups or not _pairs_up([*groups[-1], pair]):
+            groups.append([])
+        groups[-1].append(pair)
+    return tuple(
+        (_block([query for query, _ in group], device), _block([key for _, key in group], device))
+        for group in groups
+    )
+
+
+def _pairs_up(group: list[tuple[tuple[int, int], tuple[int, int]]]) -> bool:
+    """Says whether the sequences of a group are near enough in length, on both sides."""
+    area = len(group)
+    for side in zip(*group, strict=True):
+        lengths = [length for length, _ in side]
+        longest = max(lengths)
+        if min(lengths) < LEAST_SHARE * longest and longest > ALWAYS_JOINS:
+            return False
+        area *= longest
+    return area <= MAX_SCORES
+
+
 def _joins(length: int, group: list[tuple[int, int]]) -> bool:
     longest = group[0][0]
     alike = length >= LEAST_SHARE * longest or longest <= ALWAYS_JOINS
@@ -76,8 +110,8 @@ def _joins(length: int, group: list[tuple[int, int]]) -> bool:
 
 
 def _block(group: list[tuple[int, int]], device: torch.device) -> Block:
-    longest, first = group[0]
     lengths, starts = ([span[part] for span in group] for part in (0, 1))
+    longest, first = max(lengths), starts[0]
     if (
         starts == list(range(first, first + longest * len(group), longest))
         and min(lengths) == longest

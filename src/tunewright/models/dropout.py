@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from tunewright.models.batch import TOKEN_QUANTUM, Batch
 
-
 # Masks of one shape that are drawn together: a model has many, and each draw costs some 10 µs.
 MASKS_AT_ONCE = 4
 

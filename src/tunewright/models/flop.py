@@ -24,8 +24,17 @@ class FlopCount:
 
     @classmethod
     def of(cls, model: Any) -> Self:
-        """Counts the backbone's linear layers; heads see one token a text and are left out."""
+        """Counts the backbone's linear layers; heads see one token a text and are left out.
+
+        A token of an encoder-decoder goes through one of its stacks: half of it is counted for
+        each, with the table that scores the next token, and attention within the text alone.
+        """
         config = model.config
+        if config.is_encoder_decoder:
+            sizes = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)]
+            table = model.get_input_embeddings().weight.numel()
+            size = sum(size for size in sizes if size != table) + table
+            return cls(size // 2, config.num_hidden_layers * config.hidden_size * 0.75)
         named = model.base_model.named_modules()
         linear = ((name, m) for name, m in named if isinstance(m, nn.Linear | Conv1D))
         head_width = getattr(config, "head_dim", None)

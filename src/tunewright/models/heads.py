@@ -276,7 +276,7 @@ def _probed_route(model: Any, forward: Forward) -> str:
     register()
     was_training, stock = model.training, config._attn_implementation
     model.eval()
-    probe = _probe(config)
+    probe = probe_stream(config)
     try:
         with torch.no_grad():
             expected = forward(model, probe)
@@ -298,12 +298,12 @@ def _probed_route(model: Any, forward: Forward) -> str:
     return "packed"
 
 
-def _probe(config: Any) -> PackedStream:
-    """Four sequences of mixed lengths with random token ids, on the CPU.
+def probe_stream(config: Any, seed: int = 0) -> PackedStream:
+    """Returns four sequences of mixed lengths with random token ids, on the CPU.
 
     One is longer than a sliding window, where the model has one that fits its positions.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     limit = getattr(config, "max_position_embeddings", 512) - 4
     window = getattr(config, "sliding_window", None) or 0
     lengths = [min(length, limit) for length in (5, 17, 3, max(30, window + 9))]

@@ -174,7 +174,7 @@ def _describe(
     config.problem_type = problem_type
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = pad_token_id
-    if hasattr(config, "use_cache"):
+    if hasattr(config, "use_cache") and not config.is_encoder_decoder:
         config.use_cache = False  # nothing is generated
     if hasattr(config, "use_mems_eval"):
         config.use_mems_eval = False  # XLNet: no text remembers the one before

@@ -1,6 +1,7 @@
-"""A new encoder: a BERT of a given size with random weights, for pretraining from nothing.
+"""A new model of a given size with random weights: an encoder, or an encoder-decoder.
 
-    save_new_model(folder, sizes_of("new:small"), tokenizer, seed=42)
+    save_new_model(folder, sizes_of("new:small"), tokenizer, seed=42)          # a BERT
+    save_new_transformer(folder, sizes_of("new:small"), tokenizer, seed=42)    # our Transformer
 
 Shape: the names and sizes are those of Turc et al. 2019, "Well-Read Students Learn Better"; any
 other size is `new:LAYERSxWIDTH`, such as `new:6x384`.
@@ -18,6 +19,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.models.folder import save_model
+from tunewright.models.transformer import Transformer, TransformerConfig
 
 PREFIX = "new:"
 HEAD_WIDTH = 64  # of every size below, and of BERT
@@ -93,7 +95,38 @@ def save_new_model(folder: Path, sizes: Sizes, tokenizer: Any, *, seed: int) -> 
         max_position_embeddings=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
     )
+    _save(BertForMaskedLM, config, tokenizer, folder, seed)
+
+
+def save_new_transformer(
+    folder: Path, sizes: Sizes, tokenizer: Any, *, seed: int, **variant: Any
+) -> None:
+    """Writes a folder with an encoder-decoder (`Transformer`) of random weights.
+
+    Both sides have `sizes`. `variant` holds values of `TransformerConfig`, None for its own. The
+    rest is as in `save_new_model`.
+    """
+    chosen = {name: value for name, value in variant.items() if value is not None}
+    config = TransformerConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.width,
+        num_hidden_layers=sizes.layers,
+        max_position_embeddings=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.bos_token_id,
+        **{
+            "num_attention_heads": sizes.width // HEAD_WIDTH,
+            "intermediate_size": 4 * sizes.width,
+            **chosen,
+        },
+    )
+    _save(Transformer, config, tokenizer, folder, seed)
+
+
+def _save(model_class: Any, config: Any, tokenizer: Any, folder: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertForMaskedLM(config)
+        model = model_class(config)
     save_model(model, tokenizer, folder, max_length=tokenizer.model_max_length)

@@ -25,8 +25,11 @@ def encode_text(
     max_length: int | None = None,
     *,
     offsets: bool = False,
+    special: bool = True,
 ) -> TokenStream:
     """Returns the token ids of a text or pair, with special tokens, cut to `max_length`.
+
+    Without `special` there are none, and a blank text has no tokens at all.
 
     The longer text of a pair is cut first, as transformers' `longest_first` does. Segment ids are
     given where the tokenizer's model reads them, the places of tokens where `offsets` are wanted:
@@ -36,13 +39,15 @@ def encode_text(
     first = _Tokens.of(backend, text, max_length, offsets)
     second = None if pair is None else _Tokens.of(backend, pair, max_length, offsets)
     num_second = 0 if second is None else second.num_tokens
-    special = backend.num_special_tokens_to_add(pair is not None)
-    room = None if max_length is None else max(max_length - special, 0)
+    around = backend.num_special_tokens_to_add(pair is not None) if special else 0
+    room = None if max_length is None else max(max_length - around, 0)
     keep_first, keep_second = _share(first.num_tokens, num_second, room)
     first.encoding.truncate(keep_first)
     if second is not None:
         second.encoding.truncate(keep_second)
     num_cut = first.num_tokens + num_second - keep_first - keep_second
+    if not special:
+        return TokenStream(np.array(first.encoding.ids, np.int32), num_cut=num_cut)
     stream = _joined(tokenizer, first, second)
     return replace(stream if offsets else _without_places(stream), num_cut=num_cut)
 

@@ -141,7 +141,7 @@ def _write(
     probabilities = _Recorder()
     processors = LogitsProcessorList([probabilities])
     if settings.do_sample:
-        processors.append(_Sampler(settings, row_ids))
+        processors.append(Sampler(settings, row_ids))
     stopping = [_StopSequences(tokenizer, settings.stop, longest)] if settings.stop else []
     num_texts = settings.num_return_sequences
     if settings.do_sample and num_texts > 1:
@@ -282,7 +282,7 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]
         return torch.stack(self._taken, 1).cpu().numpy()
 
 
-class _Sampler(LogitsProcessor):  # type: ignore[misc]
+class Sampler(LogitsProcessor):  # type: ignore[misc]
     """Leaves of each row's scores the token that is drawn, so that the likeliest one is it."""
 
     def __init__(self, settings: Generation, row_ids: Sequence[int]) -> None:

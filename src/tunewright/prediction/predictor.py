@@ -52,7 +52,7 @@ class Predictor:
         """Yields the answers of rows that `task.encode` has already been through."""
         parts: dict[int, dict[int, Any]] = defaultdict(dict)
         places = [(place, item) for place, items in enumerate(encoded) for item in items]
-        places.sort(key=lambda entry: (*entry[1].streams, entry[1].num_tokens))
+        places.sort(key=lambda entry: (tuple(entry[1].streams), entry[1].num_tokens))
         answered = self._parts([item for _, item in places])
         for (place, item), part in zip(places, answered, strict=True):
             if item.window in parts[place]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from dataclasses import Field as DataclassField
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import tomlkit
@@ -37,13 +37,50 @@ class TaskChoice(BaseModel):
         return dict(self.model_extra or {})
 
 
+class NewModelConfig(BaseModel):
+    """What a model is that begins from nothing (`new:SIZE`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokenizer: Literal["bpe", "unigram", "wordpiece"] = Field(
+        "bpe", description="how words are cut into tokens; Chinese characters are always single"
+    )
+    vocab_size: int = Field(8000, ge=300, le=1_000_000, description="most tokens it knows")
+    lowercase: bool = Field(False, description="read and write everything in lower case")
+    positions: Literal["sinusoidal", "learned", "relative", "rotary"] = Field(
+        "sinusoidal", description="how the model knows where a token stands"
+    )
+    norm_first: bool = Field(
+        True, description="normalise what goes into a layer; false: what comes out, as in 2017"
+    )
+    num_attention_heads: int | None = Field(
+        None, ge=1, le=256, description="heads of each attention; off: one for each 64 of its width"
+    )
+    intermediate_size: int | None = Field(
+        None, ge=1, le=65_536, description="width of the feed-forward layers; off: 4 times its own"
+    )
+    tie_word_embeddings: bool = Field(
+        True, description="the table that reads tokens also scores the next one"
+    )
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """Returns what the model's own configuration is told."""
+        return self.model_dump(exclude={"tokenizer", "vocab_size", "lowercase"})
+
+
 class ModelConfig(BaseModel):
     """What training starts from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
-        "starter", description='"starter" (all-MiniLM-L6-v2), a folder, or an id of the Hub'
+        "starter",
+        description='"starter" (all-MiniLM-L6-v2), a folder, or an id of the Hub; translation and '
+        "summarization also begin from nothing: new:SIZE, such as new:small or new:4x256",
+    )
+    new: NewModelConfig = Field(
+        default_factory=NewModelConfig, description="what a model is that begins from nothing"
     )
 
 

@@ -207,7 +207,7 @@ class Judge:
             tally.mistakes,
             tally.num_mistakes,
             statistics,
-            notices=_unseen(statistics, len(rows), split),
+            notices=(*task.measured_as(), *_unseen(statistics, len(rows), split)),
         )
 
     def _sliced(

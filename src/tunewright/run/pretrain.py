@@ -18,11 +18,11 @@ from tunewright.data.blocks import BlockRows, sample_places
 from tunewright.errors import SettingsError
 from tunewright.models.new_model import Sizes, is_new, save_new_model, sizes_of
 from tunewright.models.new_tokenizer import TokenizerKind, train_tokenizer
+from tunewright.run.beginning import start_folder
 from tunewright.run.config import ModelConfig, RunConfig
 from tunewright.run.finished import FinishedRun
 from tunewright.run.groundwork import Notice
 from tunewright.run.prepare import prepare
-from tunewright.run.record import name_of, new_folder
 from tunewright.run.train import Tell, train
 from tunewright.tasks import find_task
 from tunewright.types import Rows
@@ -128,8 +128,6 @@ def _begin(
         lowercase=tokenizer.lowercase,
         max_length=MAX_LENGTH,
     )
-    output = config.output
-    name = output.name or name_of(prepared.files[0]["path"] or "") or "run"
-    folder = new_folder(Path(output.folder), f"{name}-start") / "model"
+    folder = start_folder(config, prepared)
     save_new_model(folder, sizes, trained, seed=config.training.seed)
     return folder, len(trained)

@@ -16,8 +16,10 @@ from tunewright.devices import Device, measure_roof
 from tunewright.devices.memory import free_bytes
 from tunewright.errors import ParityRefused
 from tunewright.models.folder import put_generation, save_model
+from tunewright.models.new_model import is_new
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.assembly import build_loop, load_model
+from tunewright.run.beginning import begin_from_nothing
 from tunewright.run.begun import Begun
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.finished import FinishedRun
@@ -87,6 +89,8 @@ def train(
     and Interrupted after SIGINT.
     """
     check_is_no_run(sources["train"])
+    if is_new(config.model.name):
+        config = begin_from_nothing(sources, config, tell)
     return Training(Groundwork(sources, config, own_metrics, tell), tell).run()
 
 

@@ -148,6 +148,28 @@ RERANKING_ROLES = (
     *NEGATIVES,
 )
 
+TRANSLATION_ROLES = (
+    Role(
+        "source",
+        "the text to translate",
+        ("src", "input", "text", "sentence", "source_text"),
+        required=False,
+    ),
+    Role(
+        "target",
+        "its translation, or a list of them",
+        ("tgt", "output", "label", "reference", "references", "target_text"),
+        required=False,
+        only_training=True,
+    ),
+    Role(
+        "translation",
+        "both in one column: an object with a text for each language",
+        ("translations",),
+        required=False,
+    ),
+)
+
 
 CHAT_ROLES = (
     Role(
@@ -245,6 +267,12 @@ TASKS: dict[str, TaskEntry] = {
         "how well each text answers a query, and their order",
         RERANKING_ROLES,
         "tunewright.tasks.reranking:Reranking",
+    ),
+    "translation": TaskEntry(
+        "translation",
+        "a text in another language",
+        TRANSLATION_ROLES,
+        "tunewright.tasks.translation:Translation",
     ),
 }
 

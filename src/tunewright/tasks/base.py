@@ -34,6 +34,7 @@ from tunewright.models.batch import Batch, PackedStream
 from tunewright.models.generation import Generation
 from tunewright.models.heads import choose_route
 from tunewright.models.loading import load_stock
+from tunewright.models.new_tokenizer import TokenizerStyle
 from tunewright.types import Answer, Features, LabelValue, Role, Row
 
 Outputs = Mapping[str, Tensor]
@@ -65,7 +66,8 @@ class Task(ABC):
     and `stock_usage` are the lines of Python that its model card shows. `scope` says what a loss
     is summed over: rows, documents (the windows of a row are kept in one batch), or a whole update
     (every row's loss looks at all others). A task that `generates` writes texts, and the settings
-    of `[generation]` are for it.
+    of `[generation]` are for it. `tokenizer_style` is that of a model which the task can begin
+    from nothing; None where it needs one that exists.
     """
 
     name: ClassVar[str]
@@ -80,6 +82,7 @@ class Task(ABC):
     text_roles: ClassVar[tuple[str, ...]] = ("text",)
     label_role: ClassVar[str | None] = None
     generates: ClassVar[bool] = False
+    tokenizer_style: ClassVar[TokenizerStyle | None] = None
 
     @property
     def scope(self) -> Scope:
@@ -107,6 +110,10 @@ class Task(ABC):
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
         """Returns the features as training sees them; `rng` depends on (seed, epoch, row) only."""
         return features
+
+    def texts(self, row: Row) -> list[str]:
+        """Returns what a new tokenizer learns from."""
+        return [text for role in self.text_roles if isinstance(text := row.values.get(role), str)]
 
     def units(self, rows: Sequence[Sequence[Features]]) -> Sequence[Sequence[Features]]:
         """Returns what an update counts as its rows in training; by default the encoded rows.
@@ -236,6 +243,10 @@ class Task(ABC):
     @abstractmethod
     def compared(self, answer: Any, row: Row) -> tuple[Any, Any]:
         """Returns the true and the predicted value, for metrics of the user's own."""
+
+    def measured_as(self) -> Sequence[str]:
+        """Returns sentences on how the metrics are counted, for those who compare them."""
+        return ()
 
     def severity(self, answer: Any, row: Row) -> float | None:
         """Returns how bad a mistake the answer is, to show the worst first; None for a right one.

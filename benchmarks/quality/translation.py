@@ -1,0 +1,137 @@
+"""Translators from nothing: our Transformer and a tokenizer of its own, on the pairs alone.
+
+    python -m benchmarks.quality.translation [CASE ...]
+
+Finds its data through TUNEWRIGHT_BENCHMARK_DATA. Settings were chosen on validation rows. The time
+is that of the whole run, tokenizer, validation and test included; core-seconds are what its threads
+took, whatever else ran beside it. Results are added to `benchmarks/quality/translation.json` after
+every case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunewright.run.config import compose
+from tunewright.run.train import Notice, train
+from tunewright.training.events import Evaluation, Step
+
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pairs of texts, the new model, and what is asked of it on the test rows."""
+
+    name: str
+    folder: str
+    model: Mapping[str, Any]
+    task: Mapping[str, Any]
+    training: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    targets: Mapping[str, float] = field(default_factory=dict)
+
+
+# Small and much dropped out, after Wu et al. 2021, "Good for Misconceived Reasons": on so few pairs
+# a larger model translates worse.
+CASES = (
+    Case(
+        "Multi30k en-de",
+        "translation/multi30k_en_de",
+        {"name": "new:3x256", "new": {"vocab_size": 6000, "intermediate_size": 512}},
+        {"name": "translation", "label_smoothing": 0.1},
+        {
+            "num_train_epochs": 30,
+            "batch_size": 128,
+            "learning_rate": 2e-3,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": 0.1,
+            "adam_beta2": 0.98,
+            "dropout": 0.3,
+            "ema_decay": 0.998,
+            "eval_steps": 1135,
+        },
+        {"num_beams": 5, "max_new_tokens": 80},
+        {"bleu": 33.0},
+    ),
+    Case(
+        "Tatoeba en-zh",
+        "translation/tatoeba_en_zh",
+        {"name": "new:3x256", "new": {"vocab_size": 8000, "intermediate_size": 512}},
+        {"name": "translation", "label_smoothing": 0.1},
+        {
+            "num_train_epochs": 30,
+            "batch_size": 128,
+            "learning_rate": 2e-3,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": 0.1,
+            "adam_beta2": 0.98,
+            "dropout": 0.3,
+            "ema_decay": 0.998,
+            "eval_steps": 860,
+        },
+        {"num_beams": 5, "max_new_tokens": 80},
+    ),
+)
+
+
+def main() -> None:
+    root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
+    if not root or not Path(root).is_dir():
+        sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for case in CASES:
+        if not sys.argv[1:] or any(case.name.startswith(word) for word in sys.argv[1:]):
+            results[case.name] = measure(case, Path(root) / case.folder)
+            RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+            print(json.dumps(results[case.name], indent=2, ensure_ascii=False))
+
+
+def measure(case: Case, data: Path) -> dict[str, Any]:
+    """Trains the case and returns its figures, its settings, and the time it took."""
+    output = os.environ.get("TUNEWRIGHT_BENCHMARK_RUNS") or tempfile.mkdtemp()
+    config = compose(
+        {
+            "task": dict(case.task),
+            "model": dict(case.model),
+            "training": {**case.training, "track": []},
+            "generation": dict(case.generation),
+            "output": {"folder": output},
+        }
+    )
+    names = ("train", "validation", "test")
+    sources = {name: str(data / f"{name}.jsonl.gz") for name in names}
+    wall, cores = time.perf_counter(), time.process_time()
+    run = train(sources, config, tell=_tell)
+    result = run.result
+    assert result is not None
+    return {
+        "settings": {k: v for k, v in asdict(case).items() if k not in ("name", "folder")},
+        "seconds": round(time.perf_counter() - wall),
+        "core_seconds": round(time.process_time() - cores),
+        "rows": result.num_rows,
+        "metrics": {name: value.to_json() for name, value in result.metrics.items()},
+        "counted_as": list(result.notices),
+    }
+
+
+def _tell(event: Any) -> None:
+    if isinstance(event, Notice):
+        print(event.sentence, flush=True)
+    elif isinstance(event, Evaluation):
+        print(time.strftime("%H:%M:%S"), event.step, dict(event.metrics), flush=True)
+    elif isinstance(event, Step) and event.step % 100 == 0:
+        print(time.strftime("%H:%M:%S"), event.step, round(event.loss, 4),
+              round(event.seconds, 2), flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""How an encoder-decoder is given a source and writes a target, whatever its family.
+
+    frame = frame_of(tokenizer, config, "en", "de")     # what stands around texts, what comes first
+    written = write_targets(model, sources, row_ids, [frame.start], tokenizer, settings)
+
+Shape letters: B rows, K texts of a row, T tokens of the longest text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from tunewright.errors import SettingsError, listed, nearest
+from tunewright.models.batch import PackedStream, padded
+from tunewright.models.generation import Generation
+from tunewright.models.loading import quiet_library
+from tunewright.models.writing import Sampler, check_generation, end_ids_of
+
+# Their texts carry a token that names their language.
+BY_LANGUAGE = frozenset({"m2m_100", "mbart"})
+# Beginnings (rows times beams) that go through the decoder together.
+MAX_BEGINNINGS = 512
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The token ids around a source and a target, and the one that the decoder starts from.
+
+    `before` of a target is given when the model writes: it is never the model's choice.
+    """
+
+    source: tuple[tuple[int, ...], tuple[int, ...]]
+    target: tuple[tuple[int, ...], tuple[int, ...]]
+    start: int
+
+
+def frame_of(
+    tokenizer: Any, model_type: str, start: int | None, source: str | None, target: str | None
+) -> Frame:
+    """Returns the frame of a family; `source` and `target` are languages, for those that ask.
+
+    M2M100, NLLB and mBART-50 begin both texts with their language; mBART ends a source with it and
+    starts to write from the target's. All others frame texts as their tokenizer does.
+
+    Raises SettingsError for a language that is missing or that the model does not know.
+    """
+    end = tokenizer.eos_token_id
+    if model_type not in BY_LANGUAGE:
+        around = _template(tokenizer)
+        if start is None:
+            start = next(
+                i for i in (tokenizer.bos_token_id, tokenizer.pad_token_id, 0) if i is not None
+            )
+        return Frame(around, around, start)
+    of_source = language_id(tokenizer, source, "source_language")
+    of_target = language_id(tokenizer, target, "target_language")
+    if model_type == "mbart" and tokenizer.convert_tokens_to_ids("gl_ES") in _unknown(tokenizer):
+        return Frame(((), (end, of_source)), ((), (end,)), of_target)
+    return Frame(((of_source,), (end,)), ((of_target,), (end,)), end if start is None else start)
+
+
+def _unknown(tokenizer: Any) -> tuple[int | None, ...]:
+    return None, tokenizer.unk_token_id
+
+
+def _template(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the special tokens that a tokenizer puts before and after a text."""
+    ids = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    special = np.array(ids.special_tokens_mask, bool)
+    own = np.flatnonzero(~special)
+    first, last = (int(own[0]), int(own[-1])) if len(own) else (0, -1)
+    return tuple(ids.ids[:first]), tuple(ids.ids[last + 1 :])
+
+
+def language_id(tokenizer: Any, language: str | None, setting: str) -> int:
+    """Returns the token of a language: `de`, `de_DE`, `__de__` and `deu_Latn` are known forms."""
+    vocabulary = tokenizer.get_vocab()
+    tokens = [
+        token for token in tokenizer.added_tokens_encoder
+        if token.startswith("__") or token[2:3] == "_" or token[3:4] == "_"
+    ]  # fmt: skip
+    if language is None:
+        raise SettingsError(
+            f"task.{setting}",
+            "it is not set",
+            f"The model knows texts by their language: {listed(sorted(tokens), 12)}.",
+            f"Name it, such as task.{setting}=de.",
+        )
+    for token in (language, f"__{language}__"):
+        if token in vocabulary:
+            return int(vocabulary[token])
+    begun = [token for token in tokens if token.startswith(f"{language}_")]
+    if len(begun) == 1:
+        return int(vocabulary[begun[0]])
+    near = nearest(language, tokens)
+    raise SettingsError(
+        f"task.{setting}",
+        f'the model knows no language "{language}"',
+        f"It has {listed(sorted(tokens), 12)}.",
+        f'Did you mean "{near}"?' if near else "",
+    )
+
+
+@dataclass(frozen=True)
+class Written:
+    """K texts for each of B rows, the best first: their tokens, end included, and lengths.
+
+    `token_ids` and `lengths` are in the order of the rows, K for each. `ended` says which texts the
+    model ended by itself or at a stop sequence.
+    """
+
+    token_ids: list[list[int]]
+    ended: list[bool]
+
+
+def write_targets(
+    model: Any,
+    source: PackedStream,
+    row_ids: Sequence[int],
+    first: Sequence[int],
+    tokenizer: Any,
+    settings: Generation,
+) -> Written:
+    """Returns what the library's own generation writes about each source.
+
+    `first` are the tokens that every target begins with, the decoder's start before them; they are
+    no part of what is returned. Rows are written in pieces that fit into memory.
+
+    Raises SettingsError for settings that do not go together.
+    """
+    check_generation(settings)
+    texts = 1 if settings.num_beams > 1 else settings.num_return_sequences
+    step = max(1, MAX_BEGINNINGS // max(settings.num_beams, texts))
+    found = Written([], [])
+    for start in range(0, source.num_sequences, step):
+        chosen = range(start, min(start + step, source.num_sequences))
+        piece = _piece(model, _rows_of(source, chosen), [row_ids[i] for i in chosen], first,
+                       tokenizer, settings)  # fmt: skip
+        found.token_ids.extend(piece.token_ids)
+        found.ended.extend(piece.ended)
+    return found
+
+
+def _rows_of(stream: PackedStream, chosen: range) -> PackedStream:
+    first, last = stream.boundaries[chosen[0]], stream.boundaries[chosen[-1] + 1]
+    bounds = stream.boundaries[chosen[0] : chosen[-1] + 2]
+    return PackedStream(
+        stream.token_ids_N[first:last],
+        stream.position_ids_N[first:last],
+        tuple(bound - first for bound in bounds),
+    )
+
+
+def _piece(
+    model: Any,
+    source: PackedStream,
+    row_ids: Sequence[int],
+    first: Sequence[int],
+    tokenizer: Any,
+    settings: Generation,
+) -> Written:
+    beams, texts = settings.num_beams, settings.num_return_sequences
+    ends = set(end_ids_of(model)) or {tokenizer.eos_token_id}
+    input_ids, mask, _ = padded(source, model.config.pad_token_id or 0)
+    processors = LogitsProcessorList()
+    if beams == 1 and texts > 1:
+        input_ids, mask = (x.repeat_interleave(texts, 0) for x in (input_ids, mask))
+    if settings.do_sample:
+        processors.append(Sampler(settings, row_ids))
+    begun = torch.tensor([list(first)], device=input_ids.device).expand(len(input_ids), -1)
+    options = Generation.to_library(settings) | {"do_sample": False}
+    for name in ("temperature", "top_k", "top_p", "num_return_sequences"):
+        options.pop(name, None)
+    with quiet_library():
+        found = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            decoder_input_ids=begun,
+            decoder_start_token_id=first[0],
+            logits_processor=processors,
+            num_return_sequences=texts if beams > 1 else 1,
+            tokenizer=tokenizer if settings.stop else None,
+            use_cache=True,
+            **options,
+        )
+    return _cut(found[:, len(first) :].tolist(), ends, settings.max_new_tokens)
+
+
+def _cut(rows: Sequence[list[int]], ends: set[int], limit: int) -> Written:
+    """Cuts each text after its end token; what follows is padding."""
+    token_ids, ended = [], []
+    for row in rows:
+        place = next((i for i, token in enumerate(row) if token in ends), None)
+        token_ids.append(row if place is None else row[: place + 1])
+        ended.append(place is not None or len(row) < limit)
+    return Written(token_ids, ended)
+
+
+def log_probabilities(logits_NV: Tensor, token_ids_N: Tensor) -> Tensor:
+    """Returns the log-probability of each token, float32 (N,)."""
+    wide_NV = logits_NV.float()
+    return wide_NV.gather(1, token_ids_N[:, None])[:, 0] - wide_NV.logsumexp(-1)
