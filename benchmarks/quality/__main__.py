@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks.quality import ours, trainer
 from benchmarks.quality.cases import CASES, Case
+from benchmarks.quality.page import PAGE, write_page
 from tunewright.devices import find_device, measure_roof
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
-PAGE = HERE.parents[1] / "docs" / "quality.md"
 NUM_RESAMPLES = 10_000
 
 
@@ -36,7 +36,7 @@ def main() -> None:
         for case in chosen:
             results[case.name] = measure(case, Path(root) / case.folder, Path(output))
             RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-            PAGE.write_text(page(results), encoding="utf-8")
+            write_page()
     print(PAGE.read_text(encoding="utf-8"))
 
 
@@ -95,55 +95,6 @@ def paired_interval(mine_SR: np.ndarray, theirs_SR: np.ndarray) -> list[float]:
         rows = generator.integers(0, num_rows, num_rows)
         values.append(100 * gap_SR[seeds].mean(0)[rows].mean())
     return [float(bound) for bound in np.percentile(values, [2.5, 97.5])]
-
-
-HEAD = """# Quality
-
-Test accuracy of the starter model (all-MiniLM-L6-v2) after fine-tuning, in per cent, the mean over
-seeds. The peer is `transformers.Trainer` with the same model, rows, settings and seeds, in bf16
-with batches grouped by length. The interval is a paired 95 % bootstrap of the difference over test
-rows and seeds. No test row was used to choose a setting.
-
-| data set | test rows | asked for | ours | peer | difference | 95 % interval | seconds |
-|---|---:|---:|---:|---:|---:|---:|---:|
-"""
-
-TAIL = """
-Seconds are those of a whole run of one seed, ours and the peer's (the median). They are not a speed
-benchmark: nothing keeps the machine quiet meanwhile, and ours include the audit, the parity check
-and the report.
-
-{settings}
-
-Reproduce with `make bench-quality`; the data sets are found through `TUNEWRIGHT_BENCHMARK_DATA`.
-"""
-
-
-def page(results: dict[str, Any]) -> str:
-    """Returns `docs/quality.md`."""
-    lines = "".join(_line(name, found) + "\n" for name, found in results.items())
-    settings = "\n".join(_settings(name, found) for name, found in results.items())
-    return HEAD + lines + TAIL.format(settings=settings)
-
-
-def _settings(name: str, found: dict[str, Any]) -> str:
-    told = ", ".join(f"{key} {value:g}" for key, value in found["settings"].items())
-    seeds = ", ".join(map(str, found["seeds"]))
-    return f"- {name}: {told}, seeds {seeds}; on one {found['device']}, in {found['precision']}."
-
-
-def _line(name: str, found: dict[str, Any]) -> str:
-    mine = 100 * float(np.mean(found["ours"]))
-    cells = [name, f"{found['rows']:,}", f"{100 * found['target']:.1f}", f"{mine:.2f}"]
-    times = f"{np.median(found['seconds']['ours']):.0f}"
-    if found["peer"]:
-        theirs = 100 * float(np.mean(found["peer"]))
-        low, high = found["interval"]
-        times += f" / {np.median(found['seconds']['peer']):.0f}"
-        cells += [f"{theirs:.2f}", f"{mine - theirs:+.2f}", f"{low:+.2f} to {high:+.2f}", times]
-    else:
-        cells += ["", "", "", times]
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -24,32 +24,40 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from transformers import set_seed
 
+from benchmarks.quality.harness import Rows, Settings
 from tunewright.models.folder import find_model
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 Score = Callable[[str, Sequence[str]], np.ndarray]
 
 
-def train_sentence_transformer(
-    case: Any, rows: Sequence[dict[str, Any]], columns: tuple[str, str], seed: int
+def train_on_scores(settings: Settings, rows: Rows, seed: int) -> Encode:
+    """Returns the encoder of the starter after one run on scored pairs, scores read from 0 to 1."""
+    values = {name: [row[name] for row in rows] for name in ("text_a", "text_b")}
+    values["score"] = [row["score"] / 5 for row in rows]
+    return _trained(settings, values, CoSENTLoss, "batch_sampler", seed)
+
+
+def train_on_pairs(settings: Settings, rows: Rows, seed: int) -> Encode:
+    """Returns the same after one run on queries and their positives, with negatives in batch."""
+    values = {name: [row[name] for row in rows] for name in ("query", "positive")}
+    return _trained(settings, values, MultipleNegativesRankingLoss, "no_duplicates", seed)
+
+
+def _trained(
+    settings: Settings, values: dict[str, list[Any]], loss: Any, sampler: str, seed: int
 ) -> Encode:
-    """Returns the encoder of the starter after one run; scores are read from 0 to 1."""
     set_seed(seed)
     model = SentenceTransformer(str(find_model("starter")), device=_device())
-    model.max_seq_length = case.max_length
-    values = {name: [row[name] for row in rows] for name in columns}
-    scored = case.objective == "cosent"
-    if scored:
-        values["score"] = [row["score"] / 5 for row in rows]
+    model.max_seq_length = settings.max_length
     with tempfile.TemporaryDirectory() as output:
         trainer = SentenceTransformerTrainer(
             model=model,
             args=SentenceTransformerTrainingArguments(
-                **_settings(case, seed, output),
-                batch_sampler="batch_sampler" if scored else "no_duplicates",
+                **_arguments(settings, seed, output), batch_sampler=sampler
             ),
             train_dataset=Dataset.from_dict(values),
-            loss=CoSENTLoss(model) if scored else MultipleNegativesRankingLoss(model),
+            loss=loss(model),
         )
         trainer.train()
     return lambda texts: model.encode(
@@ -57,18 +65,18 @@ def train_sentence_transformer(
     )
 
 
-def train_cross_encoder(case: Any, rows: Sequence[dict[str, Any]], seed: int) -> Score:
+def train_cross_encoder(settings: Settings, rows: Rows, seed: int) -> Score:
     """Returns the scores of the starter as a cross-encoder after one run."""
     set_seed(seed)
     model = CrossEncoder(
-        str(find_model("starter")), num_labels=1, max_length=case.max_length, device=_device()
+        str(find_model("starter")), num_labels=1, max_length=settings.max_length, device=_device()
     )
     values = {name: [row[name] for row in rows] for name in ("query", "text")}
     values["label"] = [float(row["label"]) for row in rows]
     with tempfile.TemporaryDirectory() as output:
         CrossEncoderTrainer(
             model=model,
-            args=CrossEncoderTrainingArguments(**_settings(case, seed, output)),
+            args=CrossEncoderTrainingArguments(**_arguments(settings, seed, output)),
             train_dataset=Dataset.from_dict(values),
             loss=BinaryCrossEntropyLoss(model),
         ).train()
@@ -77,14 +85,14 @@ def train_cross_encoder(case: Any, rows: Sequence[dict[str, Any]], seed: int) ->
     )
 
 
-def _settings(case: Any, seed: int, output: str) -> dict[str, Any]:
+def _arguments(settings: Settings, seed: int, output: str) -> dict[str, Any]:
     return {
         "output_dir": output,
-        "num_train_epochs": case.num_train_epochs,
-        "per_device_train_batch_size": case.batch_size,
-        "learning_rate": case.learning_rate,
-        "warmup_steps": case.warmup_ratio,
-        "weight_decay": case.weight_decay,
+        "num_train_epochs": settings.num_train_epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": settings.warmup_ratio,
+        "weight_decay": settings.weight_decay,
         "bf16": torch.backends.mkldnn.is_available(),
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",

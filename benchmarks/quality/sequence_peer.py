@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.quality.harness import Settings
 from benchmarks.quality.sequence_data import Row, Splits
 from tunewright.models.folder import find_model
 from tunewright.tasks import find_task
@@ -28,20 +29,6 @@ from tunewright.tasks.multiple_choice import MultipleChoice
 from tunewright.tasks.regression import Regression
 from tunewright.types import Row as OurRow
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What the Trainer is told."""
-
-    max_length: int
-    num_train_epochs: int
-    learning_rate: float
-    batch_size: int
-    warmup_ratio: float
-    weight_decay: float
-    seed: int
-
-
 PROBLEMS = {
     "multi-label-classification": "multi_label_classification",
     "text-classification": "single_label_classification",
@@ -49,8 +36,8 @@ PROBLEMS = {
 }
 
 
-def run(name: str, splits: Splits, settings: Settings) -> tuple[Task, Statistics]:
-    """Trains, and returns our task with the statistics that it makes of the Trainer's outputs.
+def run(name: str, splits: Splits, settings: Settings, seed: int) -> Statistics:
+    """Trains, and returns the statistics that our task makes of the Trainer's outputs.
 
     What our task fits on validation rows, such as thresholds, it fits on the Trainer's outputs too.
     """
@@ -61,21 +48,21 @@ def run(name: str, splits: Splits, settings: Settings) -> tuple[Task, Statistics
     task = find_task(name)().within(settings.max_length).learn(rows["train"])
     if isinstance(task, Regression):
         task = replace(task, mean=0.0, scale=1.0)  # the Trainer learns scores as they are
-    logits = trained(name, getattr(task, "labels", ()), splits, settings)
+    logits = trained(name, getattr(task, "labels", ()), splits, settings, seed)
     if "validation" in rows:
         answers = answers_of(task, logits["validation"], rows["validation"])
         task = task.calibrate(answers, rows["validation"])
     pairs = zip(answers_of(task, logits["test"], rows["test"]), rows["test"], strict=True)
-    return task, stack(task.statistics(answer, row) for answer, row in pairs)
+    return stack(task.statistics(answer, row) for answer, row in pairs)
 
 
 def trained(
-    name: str, labels: Sequence[str], splits: Splits, settings: Settings
+    name: str, labels: Sequence[str], splits: Splits, settings: Settings, seed: int
 ) -> dict[str, np.ndarray]:
     """Returns the logits of each split but train, (R, C), after one run of the Trainer."""
     folder = find_model("starter")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    set_seed(settings.seed)
+    set_seed(seed)
     if name == "multiple-choice":
         model = AutoModelForMultipleChoice.from_pretrained(folder)
         collator: Any = DataCollatorForMultipleChoice(tokenizer)
@@ -106,7 +93,7 @@ def trained(
                 disable_tqdm=True,
                 logging_strategy="no",
                 use_cpu=not torch.cuda.is_available(),
-                seed=settings.seed,
+                seed=seed,
             ),
             train_dataset=encoded.pop("train"),
             data_collator=collator,

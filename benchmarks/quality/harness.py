@@ -1,0 +1,282 @@
+"""What every comparison shares: one run of ours, sides that alternate, paired intervals, a table.
+
+    results = Results(Path("embedding.json"))
+    results.measure(comparison)
+    print(table(results.found))
+
+Every run is written down as soon as it is there, with the statistics of its test rows: what was
+stopped goes on with the runs that are missing, and intervals can be drawn again from the file.
+
+Shape letters: S seeds, R rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunewright.devices import find_device
+from tunewright.run.config import compose
+from tunewright.run.train import train
+
+NUM_RESAMPLES = 2000
+DIGITS = 5  # of a row's statistics, which keeps the files small
+
+Rows = list[dict[str, Any]]
+Statistics = Mapping[str, np.ndarray]
+Reduce = Callable[[np.ndarray | None], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both sides of a comparison are told."""
+
+    num_train_epochs: int
+    learning_rate: float
+    max_length: int = 128
+    batch_size: int = 32
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.01
+
+    @property
+    def training(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "max_length"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs whose test rows are compared; `runs` maps a name to a function of the seed.
+
+    A run returns the statistics of one side or of several: one training may be measured in several
+    ways. `gaps` are the pairs of sides whose difference is asked for, and `reduce` makes metrics of
+    a side's statistics. A side named in `before` has no seed: it is what training begins with.
+    """
+
+    name: str
+    settings: Settings
+    metrics: Sequence[str]
+    runs: Mapping[str, Callable[[int], Mapping[str, Statistics]]]
+    gaps: Sequence[tuple[str, str]]
+    reducer: Callable[[Statistics], Reduce]
+    num_rows: int
+    before: Callable[[], Mapping[str, Statistics]] = dict
+    seeds: Sequence[int] = (1, 2, 3)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """The results of all comparisons of a file; none of it is kept without one."""
+
+    path: Path | None
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path and self.path.exists():
+            self.found = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def measure(self, comparison: Comparison, only: Sequence[str] = ()) -> None:
+        """Runs what is missing, seed after seed, and the sides of a seed one after the other."""
+        entry = self._entry(comparison)
+        for name, statistics in comparison.before().items() if not entry["before"] else ():
+            entry["before"][name] = _plain(statistics)
+            self._tell(comparison, name, "before", statistics)
+        for seed in comparison.seeds:
+            for name, run in comparison.runs.items():
+                done = entry["seconds"].setdefault(name, {})
+                if str(seed) in done or (only and name not in only):
+                    continue
+                started = time.perf_counter()
+                sides = run(seed)
+                done[str(seed)] = round(time.perf_counter() - started, 1)
+                for side, statistics in sides.items():
+                    entry["sides"].setdefault(side, {})[str(seed)] = _plain(statistics)
+                    self._tell(comparison, side, f"seed {seed}", statistics)
+                self._write(comparison)
+        self._write(comparison)
+
+    def _entry(self, comparison: Comparison) -> dict[str, Any]:
+        """Returns the entry of a comparison; one of other settings is begun anew."""
+        device = find_device()
+        begun = {
+            "settings": asdict(comparison.settings) | dict(comparison.notes),
+            "rows": comparison.num_rows,
+            "device": device.description,
+            "precision": device.precision,
+        }
+        old = self.found.get(comparison.name, {})
+        if {name: old.get(name) for name in begun} != begun:
+            old = {**begun, "before": {}, "sides": {}, "seconds": {}}
+        self.found[comparison.name] = old
+        return old
+
+    def _write(self, comparison: Comparison) -> None:
+        entry = self.found[comparison.name]
+        entry["metrics"] = summary(comparison, entry)
+        entry["gaps"] = gaps(comparison, entry)
+        if self.path:
+            self.path.write_text(json.dumps(self.found) + "\n", encoding="utf-8")
+
+    def _tell(self, comparison: Comparison, side: str, when: str, statistics: Statistics) -> None:
+        found = comparison.reducer(statistics)(None)
+        told = ", ".join(f"{name} {found[name]:.4f}" for name in comparison.metrics)
+        print(f"{comparison.name}, {when}: {side} {told}", flush=True)
+
+
+def _plain(statistics: Statistics) -> dict[str, list[float]]:
+    return {
+        name: (np.round(values, DIGITS) if values.dtype.kind == "f" else values).tolist()
+        for name, values in statistics.items()
+    }
+
+
+def _runs_of(entry: Mapping[str, Any], side: str, seeds: Sequence[str]) -> list[Statistics]:
+    """Returns a side's statistics for each seed; those of before training for every seed."""
+    found = entry["before"].get(side)
+    each = [found] * len(seeds) if found else [entry["sides"][side][seed] for seed in seeds]
+    return [{name: np.array(values) for name, values in one.items()} for one in each]
+
+
+def _seeds_of(entry: Mapping[str, Any], *sides: str) -> list[str]:
+    """Returns the seeds that all of these sides have been run with."""
+    found = [set(entry["sides"].get(side, ())) for side in sides if side not in entry["before"]]
+    return sorted(set.intersection(*found), key=int) if found else ["0"]
+
+
+def summary(comparison: Comparison, entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns, for each side, each metric's value for every seed."""
+    sides: dict[str, dict[str, Any]] = {}
+    for side in (*entry["before"], *entry["sides"]):
+        runs = _runs_of(entry, side, _seeds_of(entry, side))
+        values = [comparison.reducer(statistics)(None) for statistics in runs]
+        sides[side] = {name: [float(one[name]) for one in values] for name in comparison.metrics}
+    return sides
+
+
+def gaps(comparison: Comparison, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the differences that were asked for, in points, each with its 95 % interval."""
+    found = []
+    there = {*entry["before"], *entry["sides"]}
+    for first, second in comparison.gaps:
+        seeds = _seeds_of(entry, first, second) if {first, second} <= there else []
+        if not seeds:
+            continue
+        runs = [_runs_of(entry, side, seeds) for side in (first, second)]
+        num_rows = len(next(iter(runs[0][0].values())))
+        reducers = [[comparison.reducer(each) for each in side] for side in runs]
+        drawn = paired_intervals(*reducers, comparison.metrics, num_rows)
+        for metric, (gap, low, high) in drawn.items():
+            found.append({"of": first, "over": second, "metric": metric, "seeds": len(seeds),
+                          "gap": gap, "low": low, "high": high})  # fmt: skip
+    return found
+
+
+def paired_intervals(
+    mine: Sequence[Reduce], others: Sequence[Reduce], metrics: Sequence[str], num_rows: int
+) -> dict[str, tuple[float, float, float]]:
+    """Returns, in points, the mean difference of each metric and its 95 % interval.
+
+    Seeds and test rows are both drawn anew, each draw the same on both sides.
+    """
+    generator = np.random.Generator(np.random.PCG64(0))
+
+    def differences(counts_R: np.ndarray | None, seeds: Sequence[int]) -> list[float]:
+        pairs = [(mine[seed](counts_R), others[seed](counts_R)) for seed in seeds]
+        return [100 * float(np.mean([a[m] - b[m] for a, b in pairs])) for m in metrics]
+
+    drawn = []
+    for _ in range(NUM_RESAMPLES):
+        seeds = generator.integers(0, len(mine), len(mine)).tolist()
+        counts_R = np.bincount(generator.integers(0, num_rows, num_rows), minlength=num_rows)
+        drawn.append(differences(counts_R, seeds))
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    whole = differences(None, range(len(mine)))
+    return {m: (whole[i], float(low[i]), float(high[i])) for i, m in enumerate(metrics)}
+
+
+@contextmanager
+def run_of_ours(
+    task: Mapping[str, Any],
+    settings: Settings,
+    sources: Mapping[str, Any],
+    seed: int,
+    columns: Mapping[str, str] | None = None,
+    model: str = "starter",
+) -> Iterator[Any]:
+    """Gives one finished run of ours, whose folder is there for the time of a block.
+
+    No row is set aside, and the last weights are kept: settings were chosen before.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunewright-quality-") as output:
+        config = compose(
+            {
+                "task": {**task, "max_length": settings.max_length},
+                "model": {"name": model},
+                "data": {"columns": dict(columns or {}), "split": {"validation": 0, "test": 0}},
+                "training": {
+                    **settings.training,
+                    "load_best_model_at_end": False,
+                    "save_total_limit": 0,
+                    "seed": seed,
+                    "track": [],
+                },
+                "evaluation": {"num_resamples": 0},
+                "output": {"folder": output, "name": "run"},
+            }
+        )
+        yield train(dict(sources), config)
+
+
+def read_rows(path: Path) -> Rows:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def data_root() -> Path:
+    root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
+    if not root or not Path(root).is_dir():
+        sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the data sets.")
+    return Path(root)
+
+
+def arguments(description: str, names: Sequence[str], runs: Sequence[str]) -> argparse.Namespace:
+    """Reads what a harness is asked: which comparisons, runs and seeds, of how many rows."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=list(names), help=", ".join(names))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--only", nargs="+", default=[], choices=runs, help="runs to make")
+    parser.add_argument("--rows", type=int, help="of each split; nothing is written")
+    return parser.parse_args()
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns two Markdown tables: every side's metrics, and the differences asked for."""
+    lines = ["| data set | side | seeds | metrics |", "|---|---|---:|---|"]
+    for name, entry in found.items():
+        for side, metrics in entry["metrics"].items():
+            told = ", ".join(f"{m} {100 * np.mean(values):.2f}" for m, values in metrics.items())
+            num_seeds = "" if side in entry["before"] else len(next(iter(metrics.values())))
+            lines.append(f"| {name} | {side} | {num_seeds} | {told} |")
+    lines += ["", "| data set | difference | metric | seeds | points | 95 % interval |",
+              "|---|---|---|---:|---:|---:|"]  # fmt: skip
+    for name, entry in found.items():
+        for gap in entry["gaps"]:
+            lines.append(
+                f"| {name} | {gap['of']} over {gap['over']} | {gap['metric']} | {gap['seeds']} | "
+                f"{gap['gap']:+.2f} | {gap['low']:+.2f} to {gap['high']:+.2f} |"
+            )
+    return "\n".join(lines)
