@@ -8,9 +8,7 @@ hexadecimal), and `docs/quality.md`.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from benchmarks.quality import ours, trainer
 from benchmarks.quality.cases import CASES, Case
+from benchmarks.quality.harness import data_root
 from benchmarks.quality.page import PAGE, write_page
 from tunewright.devices import find_device, measure_roof
 
@@ -27,20 +26,17 @@ NUM_RESAMPLES = 10_000
 
 
 def main() -> None:
-    root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
-    if not root or not Path(root).is_dir():
-        sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the data sets.")
+    root = data_root()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    chosen = [case for case in CASES if not sys.argv[1:] or case.name in sys.argv[1:]]
-    with tempfile.TemporaryDirectory() as output:
-        for case in chosen:
-            results[case.name] = measure(case, Path(root) / case.folder, Path(output))
+    for case in CASES:
+        if case.name in (sys.argv[1:] or [case.name]):
+            results[case.name] = measure(case, root / case.folder)
             RESULTS.write_text(json.dumps(results, indent=2) + "\n")
             write_page()
     print(PAGE.read_text(encoding="utf-8"))
 
 
-def measure(case: Case, data: Path, output: Path) -> dict[str, Any]:
+def measure(case: Case, data: Path) -> dict[str, Any]:
     """Trains every seed on both sides and returns the figures of one line of the table."""
     verdicts: dict[str, list[np.ndarray]] = {"ours": [], "peer": []}
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
@@ -48,7 +44,7 @@ def measure(case: Case, data: Path, output: Path) -> dict[str, Any]:
         for side, run in (("ours", ours.run), ("peer", trainer.run)):
             if side == "peer" and not case.with_peer:
                 continue
-            correct, taken = run(case, data, seed, output)
+            correct, taken = run(case, data, seed)
             verdicts[side].append(correct)
             seconds[side].append(round(taken, 1))
             print(
@@ -61,10 +57,8 @@ def measure(case: Case, data: Path, output: Path) -> dict[str, Any]:
         "rows": len(mine[0]),
         "target": case.target,
         "settings": {
-            "max_length": case.max_length,
-            "num_train_epochs": case.num_train_epochs,
-            "learning_rate": case.learning_rate,
-            "batch_size": case.batch_size,
+            name: getattr(case.settings, name)
+            for name in ("max_length", "num_train_epochs", "learning_rate", "batch_size")
         },
         "seeds": list(case.seeds),
         "ours": [float(row.mean()) for row in mine],

@@ -253,6 +253,13 @@ def data_root() -> Path:
 
 def arguments(description: str, names: Sequence[str], runs: Sequence[str]) -> argparse.Namespace:
     """Reads what a harness is asked: which comparisons, runs and seeds, of how many rows."""
+    return parser_of(description, names, runs).parse_args()
+
+
+def parser_of(
+    description: str, names: Sequence[str], runs: Sequence[str]
+) -> argparse.ArgumentParser:
+    """Returns what reads the words that every harness understands."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -260,7 +267,7 @@ def arguments(description: str, names: Sequence[str], runs: Sequence[str]) -> ar
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", default=[], choices=runs, help="runs to make")
     parser.add_argument("--rows", type=int, help="of each split; nothing is written")
-    return parser.parse_args()
+    return parser
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:

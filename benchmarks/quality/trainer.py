@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -20,15 +18,16 @@ from transformers import (
 )
 
 from benchmarks.quality.cases import Case
+from benchmarks.quality.harness import read_rows
 from tunewright.models.folder import find_model
 
 
-def run(case: Case, data: Path, seed: int, _: Path) -> tuple[np.ndarray, float]:
+def run(case: Case, data: Path, seed: int) -> tuple[np.ndarray, float]:
     """Returns (correct_R, seconds of loading, training and predicting)."""
     started = time.perf_counter()
     folder = find_model("starter")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    train_rows, test_rows = (_read(data / f"{name}.jsonl.gz") for name in ("train", "test"))
+    train_rows, test_rows = (read_rows(data / f"{name}.jsonl.gz") for name in ("train", "test"))
     labels = sorted({row["label"] for row in train_rows})
     set_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels))
@@ -38,12 +37,12 @@ def run(case: Case, data: Path, seed: int, _: Path) -> tuple[np.ndarray, float]:
             model,
             TrainingArguments(
                 output_dir=output,
-                num_train_epochs=case.num_train_epochs,
-                per_device_train_batch_size=case.batch_size,
+                num_train_epochs=case.settings.num_train_epochs,
+                per_device_train_batch_size=case.settings.batch_size,
                 per_device_eval_batch_size=64,
-                learning_rate=case.learning_rate,
-                warmup_steps=case.warmup_ratio,
-                weight_decay=case.weight_decay,
+                learning_rate=case.settings.learning_rate,
+                warmup_steps=case.settings.warmup_ratio,
+                weight_decay=case.settings.weight_decay,
                 bf16=torch.backends.mkldnn.is_available(),
                 train_sampling_strategy="group_by_length",
                 save_strategy="no",
@@ -63,16 +62,11 @@ def run(case: Case, data: Path, seed: int, _: Path) -> tuple[np.ndarray, float]:
     return predicted == true, time.perf_counter() - started
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
 def _encode(
     rows: list[dict[str, str]], tokenizer: object, labels: list[str], case: Case
 ) -> list[dict[str, object]]:
     texts = [row["text"] for row in rows]
-    encoded = tokenizer(texts, truncation=True, max_length=case.max_length, padding=False)  # type: ignore[operator]
+    encoded = tokenizer(texts, truncation=True, max_length=case.settings.max_length, padding=False)  # type: ignore[operator]
     return [
         {
             "input_ids": encoded["input_ids"][i],
