@@ -49,7 +49,7 @@ CASES = (
         {"name": "new:3x256", "new": {"vocab_size": 6000, "intermediate_size": 512}},
         {"name": "translation", "label_smoothing": 0.1},
         {
-            "num_train_epochs": 30,
+            "num_train_epochs": 24,
             "batch_size": 128,
             "learning_rate": 2e-3,
             "lr_scheduler_type": "cosine",
@@ -57,7 +57,7 @@ CASES = (
             "adam_beta2": 0.98,
             "dropout": 0.3,
             "ema_decay": 0.998,
-            "eval_steps": 1135,
+            "eval_steps": 1816,
         },
         {"num_beams": 5, "max_new_tokens": 80},
         {"bleu": 33.0},

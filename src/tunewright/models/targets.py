@@ -8,6 +8,7 @@ Shape letters: B rows, K texts of a row, T tokens of the longest text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.models.batch import PackedStream, padded
+from tunewright.models.beams import search
 from tunewright.models.generation import Generation
 from tunewright.models.loading import quiet_library
+from tunewright.models.transformer import Transformer
 from tunewright.models.writing import Sampler, check_generation, end_ids_of
 
 # Their texts carry a token that names their language.
@@ -110,14 +113,16 @@ def language_id(tokenizer: Any, language: str | None, setting: str) -> int:
 
 @dataclass(frozen=True)
 class Written:
-    """K texts for each of B rows, the best first: their tokens, end included, and lengths.
+    """K texts for each of B rows, in the order of the rows, the best first.
 
-    `token_ids` and `lengths` are in the order of the rows, K for each. `ended` says which texts the
-    model ended by itself or at a stop sequence.
+    `token_ids` hold the end token. `ended` says which texts the model ended by itself or at a stop
+    sequence. `scores` are the geometric means of the tokens' probabilities, empty where they have
+    to be found by reading the texts again.
     """
 
     token_ids: list[list[int]]
     ended: list[bool]
+    scores: list[float]
 
 
 def write_targets(
@@ -138,14 +143,42 @@ def write_targets(
     check_generation(settings)
     texts = 1 if settings.num_beams > 1 else settings.num_return_sequences
     step = max(1, MAX_BEGINNINGS // max(settings.num_beams, texts))
-    found = Written([], [])
+    found = Written([], [], [])
+    own = isinstance(model, Transformer) and not (settings.do_sample or settings.stop)
     for start in range(0, source.num_sequences, step):
         chosen = range(start, min(start + step, source.num_sequences))
-        piece = _piece(model, _rows_of(source, chosen), [row_ids[i] for i in chosen], first,
-                       tokenizer, settings)  # fmt: skip
+        rows, ids = _rows_of(source, chosen), [row_ids[i] for i in chosen]
+        if own:
+            piece = _searched(model, rows, first, tokenizer, settings)
+        else:
+            piece = _piece(model, rows, ids, first, tokenizer, settings)
         found.token_ids.extend(piece.token_ids)
         found.ended.extend(piece.ended)
+        found.scores.extend(piece.scores)
     return found
+
+
+def _searched(
+    model: Transformer,
+    source: PackedStream,
+    first: Sequence[int],
+    tokenizer: Any,
+    settings: Generation,
+) -> Written:
+    """Writes with our own model, which has a search of its own."""
+    input_ids, mask, _ = padded(source, model.config.pad_token_id or 0)
+    size = settings.no_repeat_ngram_size
+    process = NoRepeatNGramLogitsProcessor(size) if size else None
+    rows = search(model, input_ids, mask, first, settings, _ends(model, tokenizer), process)
+    texts = [found for row in rows for found in row]
+    scores = [math.exp(found.log_probability / len(found.token_ids)) for found in texts]
+    return Written(
+        [list(found.token_ids) for found in texts], [found.ended for found in texts], scores
+    )
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    return set(end_ids_of(model)) or {tokenizer.eos_token_id}
 
 
 def _rows_of(stream: PackedStream, chosen: range) -> PackedStream:
@@ -167,7 +200,6 @@ def _piece(
     settings: Generation,
 ) -> Written:
     beams, texts = settings.num_beams, settings.num_return_sequences
-    ends = set(end_ids_of(model)) or {tokenizer.eos_token_id}
     input_ids, mask, _ = padded(source, model.config.pad_token_id or 0)
     processors = LogitsProcessorList()
     if beams == 1 and texts > 1:
@@ -190,7 +222,7 @@ def _piece(
             use_cache=True,
             **options,
         )
-    return _cut(found[:, len(first) :].tolist(), ends, settings.max_new_tokens)
+    return _cut(found[:, len(first) :].tolist(), _ends(model, tokenizer), settings.max_new_tokens)
 
 
 def _cut(rows: Sequence[list[int]], ends: set[int], limit: int) -> Written:
@@ -200,7 +232,7 @@ def _cut(rows: Sequence[list[int]], ends: set[int], limit: int) -> Written:
         place = next((i for i, token in enumerate(row) if token in ends), None)
         token_ids.append(row if place is None else row[: place + 1])
         ended.append(place is not None or len(row) < limit)
-    return Written(token_ids, ended)
+    return Written(token_ids, ended, [])
 
 
 def log_probabilities(logits_NV: Tensor, token_ids_N: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -181,6 +181,12 @@ class RelativePositions(nn.Module):
 # Attention -----------------------------------------------------------------------------------
 
 
+class Layout(Protocol):
+    """Who attends to whom: from heads (..., H, E) and an optional bias (H, S, T) to answers."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Packed:
     """Sequences one after another in a row: who attends to whom, by boundaries."""
@@ -237,7 +243,7 @@ class Attention(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        layout: Packed | Padded,
+        layout: Layout,
         memory: Tensor | None = None,
         past: EncoderDecoderCache | None = None,
         bias: Tensor | None = None,
@@ -306,8 +312,8 @@ class Context:
     `own` is the layout of self-attention and `cross` that of attention to the encoder's `memory`.
     """
 
-    own: Packed | Padded
-    cross: Packed | Padded | None = None
+    own: Layout
+    cross: Layout | None = None
     memory: Tensor | None = None
     past: EncoderDecoderCache | None = None
     bias: Tensor | None = None

@@ -30,7 +30,6 @@ from tunewright.models.loading import load_library_model
 from tunewright.models.smoothing import smoothed_cross_entropy
 from tunewright.models.targets import (
     Frame,
-    Written,
     frame_of,
     log_probabilities,
     write_targets,
@@ -221,19 +220,21 @@ class SequenceToSequence(Task):
             model, source, batch.row_ids, [frame.start, *before], processor, settings
         )
         texts = settings.num_return_sequences
-        score = self._scores(model, source, written.token_ids, frame, texts)
+        if written.scores:
+            score = torch.tensor(written.scores)
+        else:
+            score = self._scores(model, source, written.token_ids, frame, texts).cpu()
         kept = [
             len(cut_at_stop(_text(processor, ids), settings.stop)[0]) for ids in written.token_ids
         ]
-        order = _best_first(score, texts) if settings.do_sample else range(len(score))
-        written = Written([written.token_ids[i] for i in order], [written.ended[i] for i in order])
-        kept, score = [kept[i] for i in order], score[list(order)]
+        order = _best_first(score, texts) if settings.do_sample else list(range(len(score)))
+        token_ids = [written.token_ids[place] for place in order]
         return {
-            "token_ids": torch.tensor([t for ids in written.token_ids for t in ids] or [0]),
-            "length": torch.tensor([len(ids) for ids in written.token_ids]),
-            "characters": torch.tensor(kept),
-            "score": score.cpu(),
-            "ended": torch.tensor(written.ended),
+            "token_ids": torch.tensor([token for ids in token_ids for token in ids] or [0]),
+            "length": torch.tensor([len(ids) for ids in token_ids]),
+            "characters": torch.tensor(kept)[order],
+            "score": score[order],
+            "ended": torch.tensor(written.ended)[order],
         }
 
     def _scores(
