@@ -200,6 +200,7 @@ EXAMPLES = {
         "tunewright audit reviews.csv --text review --label stars",
         "tunewright audit reviews.csv --text review --label stars --label-errors",
     ],
+    "cache": ["tunewright cache", "tunewright cache --clear"],
     "train": [
         "tunewright train reviews.csv --text review --label stars",
         "tunewright train reviews.csv --text review --label stars --name second max_length=64",

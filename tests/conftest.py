@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,10 @@ import pytest
 from hypothesis import settings
 
 TinyFolder = Callable[..., Path]
+
+# Encoded rows that a test leaves are no other's, and none are left in the user's own cache.
+os.environ["TUNEWRIGHT_CACHE"] = tempfile.mkdtemp(prefix="tunewright-cache-")
+atexit.register(shutil.rmtree, os.environ["TUNEWRIGHT_CACHE"], ignore_errors=True)
 
 # The same examples at every run, so that a green run stays green; HYPOTHESIS_PROFILE=default looks
 # for new ones.

@@ -82,6 +82,7 @@ def test_public_names_are_these():
         "TextClassifier",
         "TunewrightError",
         "audit",
+        "cache",
         "compare",
         "embed",
         "export",

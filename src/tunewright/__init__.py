@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tunewright.retrieval.embedding import embed
     from tunewright.retrieval.making import index
     from tunewright.retrieval.search_index import load_index
+    from tunewright.run.cache import cache
     from tunewright.run.export import export
     from tunewright.run.finished import FinishedRun
     from tunewright.run.loaded import load, load_adapters
@@ -41,6 +42,7 @@ _HOMES = {
     "TextClassifier": "tunewright.estimator",
     "TunewrightError": "tunewright.errors",
     "audit": "tunewright.api",
+    "cache": "tunewright.run.cache",
     "compare": "tunewright.api",
     "embed": "tunewright.retrieval.embedding",
     "index": "tunewright.retrieval.making",
@@ -60,6 +62,7 @@ __all__ = [
     "TextClassifier",
     "TunewrightError",
     "audit",
+    "cache",
     "compare",
     "embed",
     "export",

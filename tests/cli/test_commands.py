@@ -11,9 +11,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.conftest import QUICK
+from tunewright.run.cache import RowCache
 
 RUN_FOLDER = {
     ".lock", "audit.json", "begun.json", "checkpoints", "data.json", "evaluation",
@@ -277,6 +279,23 @@ def test_verify_needs_a_folder_that_was_saved(command, tmp_path):
 
     assert ended.status == 2
     assert "it holds no manifest.json" in ended.err
+
+
+def test_cache_shows_what_is_kept_and_clears_it(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path))
+    kept = RowCache.usual()
+    ones = np.ones(3, np.int64)
+    arrays = {"windows": ones} | {f"row_id {part}": ones for part in ("values", "lengths")}
+    kept.put("0123456789abcdef", arrays, {"row_id": "int"}, {"task": "text-classification"})
+    shown, listed = command("cache"), command("cache", "--json").json
+    cleared, again = command("cache", "--clear", "--json").json, command("cache", "--clear")
+
+    assert "0123456789ab" in shown.out
+    assert f"{tmp_path}/encoded holds 0.0 MB of at most 10 GB." in shown.out
+    assert (listed["entries"][0]["num_rows"], listed["num_cleared"]) == (3, 0)
+    assert listed["num_bytes"] == listed["entries"][0]["num_bytes"] > 72
+    assert (cleared["entries"], cleared["num_cleared"]) == ([], 1)
+    assert again.out.startswith("Entries removed: 0.\n")
 
 
 def test_init_writes_every_setting_with_its_meaning(command):

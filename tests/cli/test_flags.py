@@ -9,6 +9,7 @@ from tunewright.cli.app import app
 FLAGS = {
     "audit": ["json", "label", "label-errors", "model", "output", "task", "test", "text",
               "text-pair", "validation"],
+    "cache": ["clear", "json"],
     "chat": ["json", "system"],
     "compare": ["json", "label", "text", "text-pair"],
     "demo": ["json", "name"],

@@ -154,6 +154,17 @@ def audit(
     audit_and_show(words or [], columns, named, label_errors, output, as_json)
 
 
+@app.command(rich_help_panel=DATA)
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the encoded rows that are kept between runs, and how much room they take."""
+    from tunewright.cli.caching import cache_and_show
+
+    cache_and_show(clear, as_json)
+
+
 @app.command(rich_help_panel=TRAIN)
 def train(
     words: Words = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.ipc
 
 from tunewright.data.arrays import python_values, stack
 from tunewright.data.sources import FileStamp, sha256_of
@@ -21,6 +23,7 @@ Numbers = npt.NDArray[np.int64]
 
 # Rows turned into Python at once: enough to hide Arrow's cost per call, little memory.
 BATCH_ROWS = 1024
+DIGEST_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,22 @@ class TableRows(Sequence[Row]):
         if len(self) == self.table.num_rows and (np.diff(self.indices) == 1).all():
             return python_values(field, column)
         return python_values(field, column.take(pa.array(self.indices)))
+
+    def content_digest(self) -> str:
+        """Returns a SHA-256 of all values in their order, and of the columns' roles and types.
+
+        Where the rows were read is not in it. Equal values may have several digests (Arrow has
+        more than one form of a column without nulls), but different ones never have the same.
+        """
+        about = {"columns": dict(self.columns), "first_id": self.first_id, "rows": len(self)}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for start in range(0, len(self), DIGEST_ROWS):
+            part = self.table.taken(self.indices[start : start + DIGEST_ROWS]).combine_chunks()
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, part.schema) as writer:
+                writer.write_table(part)
+            digest.update(sink.getvalue())
+        return digest.hexdigest()
 
     @property
     def lines(self) -> Numbers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,10 @@ from tunewright.models.adapter_config import prompt_length
 from tunewright.models.architecture import load_config
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
-from tunewright.run.begun import RowsDigest, digest_of_blocks
+from tunewright.run.begun import digest_of_blocks
+from tunewright.run.cache import RowCache
 from tunewright.run.config import RunConfig
+from tunewright.run.encoded import Encoder
 from tunewright.run.judge import Judge, OwnMetric
 from tunewright.run.prepare import check_column, prepare
 from tunewright.run.streamed import few_of, in_memory, learned_from, unseen_label_error
@@ -127,24 +128,23 @@ class Groundwork:
         """
         encoded: dict[str, Sequence[EncodedRow]] = {}
         ledgers: dict[str, TruncationLedger] = {}
+        encoder = Encoder(self.task, self.tokenizer, RowCache.usual(), self.note)
         splits = self.prepared.splits
         looked_at = {name: in_memory(rows) for name, rows in splits.items()}
         on_disk = splits["train"] if isinstance(splits["train"], BlockRows) else None
         for name, rows in looked_at.items():
-            ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
-            digest = RowsDigest()
-            some = rows if on_disk is None else few_of(rows)
-            features = (self._encoded(row, ledgers[name], digest) for row in some)
-            if name == "test" or on_disk is not None:  # encoded again when it is needed
-                deque(features, maxlen=0)
-            else:
-                encoded[name] = list(features)
-            self.digests[name] = digest.hex()
+            ledger = ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
+            if on_disk is not None:
+                self.digests[name] = encoder.digest(few_of(rows), ledger)
+                continue
+            made, self.digests[name] = encoder.all(rows, ledger)
+            if name != "test":  # judged later, streaming
+                encoded[name] = made
         if on_disk is not None:
-            encoded["train"] = EncodedOnDemand(on_disk, self._encoded_when_met)
+            encoded["train"] = EncodedOnDemand(on_disk, lambda row: self._met(row, encoder))
             self.digests["train"] = digest_of_blocks(on_disk, self.digests["train"])
             if "validation" in splits:
-                encoded["validation"] = EncodedOnce(splits["validation"], self._encoded_plainly)
+                encoded["validation"] = EncodedOnce(splits["validation"], encoder.row)
         found = audit(
             looked_at,
             self.task.text_roles,
@@ -155,20 +155,10 @@ class Groundwork:
         )
         return encoded, found
 
-    def _encoded_plainly(self, row: Row) -> EncodedRow:
-        return self.task.encode(row, self.tokenizer)
-
-    def _encoded_when_met(self, row: Row) -> EncodedRow:
-        """Encodes a row of which nothing was looked at before."""
+    def _met(self, row: Row, encoder: Encoder) -> EncodedRow:
+        """Encodes a row that was not looked at before, if it can be learned from."""
         check_row(row, self.task.roles)
         unseen = self.task.unseen_label(row)
         if unseen is not None:
             raise unseen_label_error(row, unseen, getattr(self.task, "labels", ()))
-        return self._encoded_plainly(row)
-
-    def _encoded(self, row: Any, ledger: TruncationLedger, digest: RowsDigest) -> EncodedRow:
-        features = self.task.encode(row, self.tokenizer)
-        digest.add(features)
-        read = sum(item.num_tokens - item.num_repeated for item in features)
-        ledger.add(row.id, read, sum(item.num_cut for item in features))
-        return features
+        return encoder.row(row)
