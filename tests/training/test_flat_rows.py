@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
+from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks import find_task
 from tunewright.training.flat_rows import FlatRows, Flattener
@@ -49,7 +49,7 @@ def assert_alike(found, expected):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_rows_of_every_task_come_back_as_they_were(name, tiny_folder):
     rows = rows_of(EXAMPLES[name])
-    tokenizer = load_tokenizer(tiny_folder("bert"))
+    tokenizer = load_tokenizer(tiny_folder(ARCHITECTURES.get(name, "bert")))
     task = find_task(name)(**SETTINGS.get(name, {})).within(64).learn(rows)
     encoded = [task.encode(row, tokenizer) for row in rows]
     assert_alike(flattened(encoded), encoded)
