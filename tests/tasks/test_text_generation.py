@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.models.test_chat_template import CHATML
 from tests.tasks.examples import rows_of
 from tests.training.loops import CPU, build_loop, gradients
+from tunewright.data.audit import AuditConfig, audit
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.chat_tokens import ANSWER, TEXT
@@ -17,6 +18,8 @@ from tunewright.models.folder import put_generation, save_model
 from tunewright.models.generation import Generation
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
+from tunewright.run.loaded import TrainedModel
+from tunewright.tasks.text_classification import TextClassification
 from tunewright.tasks.text_generation import TextGeneration
 from tunewright.types import Message, Reply
 
@@ -347,3 +350,55 @@ def test_a_turn_that_is_no_answer_is_answered(folder):
     (chat,) = ours.answers(rows_of([{"messages": turns}]))
     assert plain.text == chat.text
     assert plain.num_known == 0
+
+
+def test_a_mistake_is_shown_by_what_was_asked():
+    task = learned(ROWS)
+    first, second, _ = rows_of(ROWS)
+    assert task.shown(first) == (
+        "user: a good film?\nassistant: the film was good\nuser: and the book?"
+    )
+    assert task.shown(second) == "user: a game?"
+    assert task.shown(rows_of([{"text": "a film"}])[0]) == "a film"
+
+
+def test_the_audit_does_not_take_an_instruction_without_input_for_a_blank_text():
+    values = [{"prompt": "say a", "input": ""}, {"prompt": "say b", "input": " "}, {"prompt": ""}]
+    found = audit(
+        {"train": rows_of(values)},
+        TextGeneration.text_roles,
+        None,
+        None,
+        AuditConfig(),
+        may_be_blank=TextGeneration.optional_texts,
+    )
+    assert found.splits[0].num_blank == 1
+
+
+def test_a_bare_text_is_asked_whatever_the_model_was_trained_on(folder, tmp_path):
+    ours = predictor(folder, learned([ROWS[0]]), Generation(max_new_tokens=4))
+    model = TrainedModel(ours, folder, {"messages": "messages"})
+    (bare,) = model.predict(["a game?"])
+    (named,) = ours.answers(rows_of([{"prompt": "a game?"}]))
+    assert bare.text == named.text
+
+
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_decoders_classify_packed_by_their_last_token(architecture, tiny_folder):
+    """The library's own head on each text alone gives the same scores."""
+    folder = tiny_folder(architecture)
+    rows = rows_of(
+        [{"text": t, "label": f"{len(t) % 2}"} for t in ("a film", "the worst book", "no", "a")]
+    )
+    task = TextClassification().learn(rows).within(128)
+    tokenizer = load_tokenizer(folder)
+    model, _ = task.build(folder, tokenizer, dropout=0.0, seed=0)
+    assert task.route(model) == "packed"
+    features = [item for row in rows for item in task.encode(row, tokenizer)]
+    with torch.no_grad():
+        packed = task.forward(model, pack(features))["logits"]
+        model.set_attn_implementation("sdpa")
+        for logits, item in zip(packed, features, strict=True):
+            ids = torch.tensor(np.array(item.streams["text"].token_ids)[None]).long()
+            alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+            torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)

@@ -10,7 +10,7 @@ evenly spread over it are looked at, and the audit says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -202,20 +202,21 @@ def audit(
     lengths: Mapping[str, TruncationLedger] | None,
     config: AuditConfig,
     num_rows: Mapping[str, int] | None = None,
+    may_be_blank: Collection[str] = (),
 ) -> Audit:
     """Reads every split once and returns what is wrong with it, alone and beside the others.
 
     `splits` come in order, training first; overlaps are looked for between each split and those
     before it. `lengths` are the ledgers of the splits that were tokenised, by the same names. Two
     texts are the same when they differ only in Unicode composition or in white space. `num_rows`
-    says how many rows a split has of which a sample is given. Never raises for what it finds:
-    `Audit.check_gates` does.
+    says how many rows a split has of which a sample is given; a row may do without the texts of
+    roles that `may_be_blank`. Never raises for what it finds: `Audit.check_gates` does.
     """
     codes: dict[str, int] = {}
     totals = num_rows or {}
     scans = {name: Scan(rows, config.max_rows, totals.get(name)) for name, rows in splits.items()}
     for scan in scans.values():
-        scan.read(text_roles, label_role, codes)
+        scan.read(text_roles, label_role, codes, may_be_blank)
     texts = _numbered_texts(list(scans.values()))
     numbered = dict(zip(scans, texts, strict=True))
     ledgers = lengths or {}

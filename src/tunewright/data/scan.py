@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,15 +70,24 @@ class Scan:
         return self.rows[self._first_place[label]].where
 
     def read(
-        self, text_roles: Sequence[str], label_role: str | None, label_codes: dict[str, int]
+        self,
+        text_roles: Sequence[str],
+        label_role: str | None,
+        label_codes: dict[str, int],
+        may_be_blank: Collection[str] = (),
     ) -> None:
         """Walks the rows; `label_codes` numbers labels and gains those that are new.
 
-        A text may be a list of words, which is the same text as its words with blanks between.
+        A text may be a list of words, which is the same text as its words with blanks between. A
+        blank text of a role that `may_be_blank` is none.
         """
         for place, row in _spread(self.rows, self.num_scanned):
             code = self._label(place, row, label_role, label_codes)
-            texts = [_text_of(row.values[role]) for role in text_roles if _has(row, role)]
+            texts = [
+                _text_of(row.values[role])
+                for role in text_roles
+                if _has(row, role) and not (role in may_be_blank and is_blank(row.values[role]))
+            ]
             self._lengths.append(sum(len(text) for text in texts))
             if not texts or any(is_blank(text) for text in texts):
                 self.num_blank += 1

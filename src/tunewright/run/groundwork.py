@@ -152,6 +152,7 @@ class Groundwork:
             ledgers,
             self.config.audit,
             {name: len(rows) for name, rows in splits.items()},
+            self.task.optional_texts,
         )
         return encoded, found
 

@@ -257,9 +257,10 @@ class _Tally:
         severity = self._task.severity(answer, row)
         if severity is not None:
             self.num_mistakes += 1
-            text = "\n".join(text for text in texts if isinstance(text, str))
             score = getattr(answer, "score", None)
-            mistake = Mistake(row.where, text, _shown(true), _shown(predicted), score)
+            mistake = Mistake(
+                row.where, self._task.shown(row), _shown(true), _shown(predicted), score
+            )
             heapq.heappush(self._heap, (severity, -row.id, mistake))
             if len(self._heap) > self._limit:
                 heapq.heappop(self._heap)

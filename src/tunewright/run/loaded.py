@@ -107,7 +107,8 @@ class TrainedModel:
 
     def _rows(self, source: Any, columns: Mapping[str, str]) -> Any:
         if isinstance(source, list | tuple) and all(_is_text(item) for item in source):
-            roles = self.predictor.task.text_roles
+            task = self.predictor.task
+            roles = task.bare_roles or task.text_roles
             known = [role for role in roles if role in self.columns] or list(roles)
             return _rows_of_texts(source, known)
         table = read_table(source, self.reading)

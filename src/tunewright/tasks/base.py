@@ -65,9 +65,11 @@ class Task(ABC):
     names the token streams of a batch; `pipeline_tag` is the Hub's name of the task; `own_usage`
     and `stock_usage` are the lines of Python that its model card shows. `scope` says what a loss
     is summed over: rows, documents (the windows of a row are kept in one batch), or a whole update
-    (every row's loss looks at all others). A task that `generates` writes texts, and the settings
-    of `[generation]` are for it. `tokenizer_style` is that of a model which the task can begin
-    from nothing; None where it needs one that exists.
+    (every row's loss looks at all others). `text_roles` are read as texts, of which
+    `optional_texts` may be blank; a bare text, without names, fills the first of `bare_roles`, or
+    of `text_roles` where there are none. A task that `generates` writes texts, and the settings of
+    `[generation]` are for it. `tokenizer_style` is that of a model which the task can begin from
+    nothing; None where it needs one that exists.
     """
 
     name: ClassVar[str]
@@ -80,6 +82,8 @@ class Task(ABC):
     own_usage: ClassVar[str] = ""
     stock_usage: ClassVar[str] = ""
     text_roles: ClassVar[tuple[str, ...]] = ("text",)
+    bare_roles: ClassVar[tuple[str, ...]] = ()
+    optional_texts: ClassVar[tuple[str, ...]] = ()
     label_role: ClassVar[str | None] = None
     generates: ClassVar[bool] = False
     tokenizer_style: ClassVar[TokenizerStyle | None] = None
@@ -247,6 +251,11 @@ class Task(ABC):
     def measured_as(self) -> Sequence[str]:
         """Returns sentences on how the metrics are counted, for those who compare them."""
         return ()
+
+    def shown(self, row: Row) -> str:
+        """Returns a row's text as a list of mistakes shows it."""
+        texts = (row.values.get(role) for role in self.text_roles)
+        return "\n".join(text for text in texts if isinstance(text, str))
 
     def severity(self, answer: Any, row: Row) -> float | None:
         """Returns how bad a mistake the answer is, to show the worst first; None for a right one.

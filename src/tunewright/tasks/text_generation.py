@@ -91,6 +91,8 @@ class TextGeneration(Task):
     kind: ClassVar[Kind] = CAUSAL_LM
     pipeline_tag: ClassVar[str] = "text-generation"
     text_roles: ClassVar[tuple[str, ...]] = ("prompt", "input", "messages", "text")
+    bare_roles: ClassVar[tuple[str, ...]] = ("prompt", "input")
+    optional_texts: ClassVar[tuple[str, ...]] = ("input",)
     generates: ClassVar[bool] = True
     own_usage: ClassVar[str] = (
         "import tunewright as tw\n\n"
@@ -358,6 +360,13 @@ class TextGeneration(Task):
 
     def compared(self, answer: Reply, row: Row) -> tuple[str, str]:
         return self._known_answer(row), answer.text
+
+    def shown(self, row: Row) -> str:
+        if is_plain_text(row):
+            return text_of(row, "text")
+        turns = messages_of(row, self.prompt_template, self.system)
+        asked = turns[:-1] if turns[-1].role == "assistant" else turns
+        return "\n".join(f"{turn.role}: {turn.content}" for turn in asked)
 
     def severity(self, answer: Reply, row: Row) -> float | None:
         """Returns the mean loss of a row: high where the model finds the known text odd."""
