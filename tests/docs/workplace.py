@@ -52,6 +52,8 @@ def make_files(folder: Path) -> None:
         for row in rows
     ]
     write_lines(folder / "pairs.jsonl", swapped)
+    long = [{"document": f"{row['review']}. it was so.", "summary": row["review"]} for row in rows]
+    write_lines(folder / "long.jsonl", long)
     write_lines(folder / "new_pairs.jsonl", [{"source": row["source"]} for row in swapped[:4]])
     asked = [{"question": "a slow plot"}, {"question": "great acting"}]
     write_lines(folder / "questions.jsonl", asked)

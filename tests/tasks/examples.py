@@ -145,6 +145,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"source": "music", "target": "the the the the the the"},
         {"source": "", "target": "the the the the the the"},
     ],
+    "summarization": [
+        {"document": "the film is good. it was a new film", "summary": "the the the the the the"},
+        {"document": "a book.", "summary": ["the the the the the the", "a book"]},
+        {"document": "the team won", "summary": "the the the the the the"},
+        {"document": "the game", "summary": "the the the the the the"},
+        {"document": "stock and shares, market price", "summary": "the the the the the the"},
+        {"document": "电影很好。酒店很差", "summary": "the the the the the the"},
+        {"document": "music", "summary": "the the the the the the"},
+        {"document": "", "summary": "the the the the the the"},
+    ],
     "multi-task": [
         {"task": "topic", "text": "a fine film", "label": "film"},
         {"task": "topic", "text": "the worst film ever", "label": "film"},
@@ -160,11 +170,13 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
 # The tiny model that a task is tried with, where it is no encoder.
 ARCHITECTURES: dict[str, str] = {
     "text-generation": "llama",
+    "summarization": "tunewright-transformer",
     "translation": "tunewright-transformer",
 }
 
 # What a task must be told before it can learn.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "summarization": {"label_smoothing": 0.0},
     "translation": {"label_smoothing": 0.0},
     "multi-task": {
         "parts": {"topic": {"name": "text-classification"}, "mood": {"name": "text-classification"}}

@@ -25,7 +25,12 @@ from tunewright.training.optimizer import build_optimizer
 from tunewright.training.schedule import Schedule
 
 # peft has no prompts for these kinds of models.
-WITHOUT_PROMPTS = ("multiple-choice", "masked-language-modelling", "translation")
+WITHOUT_PROMPTS = (
+    "multiple-choice",
+    "masked-language-modelling",
+    "summarization",
+    "translation",
+)
 PAIRS = [
     (task, name)
     for task in sorted(TASKS)

@@ -191,6 +191,16 @@ CHAT_ROLES = (
     Role("text", "plain text to learn from, without a conversation", ("content",), required=False),
 )
 
+SUMMARIZATION_ROLES = (
+    Role("document", "the text to summarize", ("article", "text", "dialogue", "source", "content")),
+    Role(
+        "summary",
+        "its summary, or a list of them",
+        ("highlights", "summaries", "abstract", "title", "headline", "target"),
+        only_training=True,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class TaskEntry:
@@ -273,6 +283,12 @@ TASKS: dict[str, TaskEntry] = {
         "a text in another language",
         TRANSLATION_ROLES,
         "tunewright.tasks.translation:Translation",
+    ),
+    "summarization": TaskEntry(
+        "summarization",
+        "a short text for a long one",
+        SUMMARIZATION_ROLES,
+        "tunewright.tasks.summarization:Summarization",
     ),
 }
 

@@ -59,11 +59,12 @@ class SequenceToSequence(Task):
     answer_key: ClassVar[str] = "generated_text"
     source_role: ClassVar[str] = "source"
     target_role: ClassVar[str] = "target"
+    default_length: ClassVar[int] = 256
 
     max_length: PositiveInt | None = field(
         default=None,
         metadata={"help": "tokens of a source, special tokens included; longer ones are cut and "
-                          "counted. Off: 256, or the model's limit if that is less"},
+                          "counted. Off: 256, in summarization 512, or the model's limit if less"},
     )  # fmt: skip
     max_target_length: PositiveInt = field(
         default=DEFAULT_TARGET_LENGTH,
@@ -136,7 +137,7 @@ class SequenceToSequence(Task):
         return replace(self, model_type=config.model_type, start_id=start)
 
     def within(self, limit: int) -> Self:
-        length = fitting_length(self.max_length, limit)
+        length = fitting_length(self.max_length, limit, self.default_length)
         return replace(
             self, max_length=length, max_target_length=min(self.max_target_length, limit)
         )
