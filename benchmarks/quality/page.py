@@ -13,6 +13,9 @@ from benchmarks.quality.harness import table
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "quality.md"
 
+WRITTEN = ("rouge1", "rouge2", "rougeL", "perplexity")
+TOLD = ("max_length", "max_new_tokens", "num_train_epochs", "learning_rate", "batch_size")
+
 CLASSIFICATION = """## Text classification
 
 Test accuracy of the starter model (all-MiniLM-L6-v2) after fine-tuning, in per cent, the mean over
@@ -53,12 +56,32 @@ Reproduce with `python -m benchmarks.quality.embedding`.
 """
 
 
+WRITING = """## Headlines and summaries
+
+SmolLM2-135M-Instruct (4 bits, `smollm2`) before and after tuning, and the lead: the first sentence
+of each text. ROUGE is F1 from 0 to 100, without stemming, with 95 % bootstrap intervals over the
+test rows. Before tuning, the model answers by its own chat template with the best of three prompts,
+which ROUGE-L on validation chose; tuning and test have the same prompt, texts cut to the same
+length, and the same limit of new tokens.
+
+| data set | side | ROUGE-1 | ROUGE-2 | ROUGE-L | perplexity |
+|---|---|---:|---:|---:|---:|
+{lines}
+
+{settings}
+
+Reproduce with `python -m benchmarks.quality.summaries`.
+"""
+
+
 def write_page() -> None:
     """Writes `docs/quality.md` from the files of results that are there."""
     found = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
     parts = ["# Quality\n", classification(found)]
     if (HERE / "embedding.json").exists():
         parts.append(search(json.loads((HERE / "embedding.json").read_text(encoding="utf-8"))))
+    if (HERE / "summaries.json").exists():
+        parts.append(writing(json.loads((HERE / "summaries.json").read_text(encoding="utf-8"))))
     PAGE.write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -75,6 +98,29 @@ def search(results: dict[str, Any]) -> str:
         for name, found in results.items()
     )  # fmt: skip
     return SEARCH.format(table=table(results), settings=settings)
+
+
+def writing(results: dict[str, Any]) -> str:
+    lines = [
+        f"| {name} | {side} | " + " | ".join(_interval(found[side], metric) for metric in WRITTEN)
+        for name, found in results.items()
+        for side in ("lead", "before", "after")
+    ]
+    settings = [
+        f"- {name}: {found['rows']['train']:,} training and {found['rows']['test']:,} test rows, "
+        + ", ".join(f"{key} {found['case'][key]:g}" for key in TOLD)
+        + ", one seed."
+        for name, found in results.items()
+    ]
+    return WRITING.format(lines="\n".join(lines), settings="\n".join(settings))
+
+
+def _interval(side: dict[str, Any], metric: str) -> str:
+    found = side["metrics"].get(metric)
+    tail = " |" if metric == WRITTEN[-1] else ""
+    if found is None:
+        return tail
+    return f"{found['value']:.1f} ({found['low']:.1f} to {found['high']:.1f}){tail}"
 
 
 def _settings(name: str, found: dict[str, Any]) -> str:

@@ -8,9 +8,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tunewright as tw
+from tunewright.data import read_table
+from tunewright.data.chats import read_messages
+from tunewright.models.tokenizers import load_tokenizer
+from tunewright.tasks.text_generation import TextGeneration
 
 ROOT = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA", "")
 pytestmark = [
@@ -40,3 +45,25 @@ def test_chinese_hotel_reviews_from_a_gb18030_csv_come_through_whole(tmp_path):
     assert shown["shown"]
     assert all(mistake["text"] in texts for mistake in shown["shown"])
     assert shown["shown"][0]["text"][:10] in page
+
+
+@pytest.mark.parametrize("name", ["multiwoz21", "crosswoz"])
+def test_every_reply_of_real_dialogues_is_learnt(name, tiny_folder):
+    path = Path(ROOT, "dialogue", name, "validation.jsonl.gz")
+    rows = list(read_table(path).rows({"messages": "messages"}))
+    tokenizer = load_tokenizer(tiny_folder("llama"))
+    task = TextGeneration(max_length=100_000).learn(rows).within(100_000)
+    assert len(rows) >= 50
+    for row in rows:
+        (features,) = task.encode(row, tokenizer)
+        stream = features.streams["text"]
+        ids, marks = np.asarray(stream.token_ids), np.asarray(stream.type_ids)
+        starts = np.flatnonzero(np.diff(marks, prepend=0) == 1)
+        ends = np.flatnonzero(np.diff(marks, append=0) == -1) + 1
+        said = [
+            tokenizer.decode(ids[start:end], skip_special_tokens=True).strip()
+            for start, end in zip(starts, ends, strict=True)
+        ]
+        turns = read_messages(row.values["messages"], row.where)
+        assert said == [t.content.strip() for t in turns[1:] if t.role == "assistant"]
+        assert features.num_cut == 0
