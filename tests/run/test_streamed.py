@@ -11,12 +11,13 @@ import pytest
 
 import tunewright as tw
 from tests.run.test_resume import Cut
-from tunewright.data import block_files
+from tunewright.data import DataConfig, block_files, blocks
 from tunewright.errors import DataError, SettingsError
 from tunewright.run import pretrain as pretraining
 from tunewright.run import streamed
 from tunewright.run.config import compose
 from tunewright.run.groundwork import Notice
+from tunewright.run.plan import plan
 from tunewright.run.train import Started
 from tunewright.training import on_demand
 from tunewright.training.events import Saved, Step
@@ -240,3 +241,68 @@ def test_a_tokenizer_learns_from_a_part_of_a_corpus_on_the_disk(tmp_path, monkey
     tokenizer = pretraining.NewTokenizer("wordpiece", 300)
     run = pretraining.pretrain({"train": str(tmp_path / "corpus.txt")}, config, tokenizer)
     assert run.folder.is_finished
+
+
+def test_a_plan_and_an_audit_look_at_rows_on_the_disk(tiny_folder, tmp_path):
+    path = write(tmp_path / "train.parquet")
+    layer = {
+        "model": {"name": str(tiny_folder("bert"))},
+        "training": {"precision": "fp32", "batch_size": 8, "max_steps": 3},
+        "data": {"streaming": "on"},
+    }
+    found = plan({"train": path}, compose(layer))
+    assert (found.num_rows["train"], found.total_steps) == (160, 3)
+    audited = tw.audit(path, model=tiny_folder("bert"), streaming="on")
+    (sentence,) = [found.sentence for found in audited.findings() if "looked at" in found.sentence]
+    assert sentence.startswith("train: 20 of 160 rows were looked at")
+
+
+def notices_of(source, **data):
+    return streamed.find_blocks(source, DataConfig(**data))
+
+
+def test_a_file_too_large_for_memory_that_has_no_blocks_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed, "free_bytes", lambda kind: 10)
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\na,1\nb,2\n")
+    assert notices_of(str(path)) == (
+        None,
+        [
+            f"{path}: the data may be too large for the free memory, and this file cannot be read "
+            "from the disk block by block. Parquet and Arrow files can be, and JSONL and TXT files "
+            "in UTF-8 that are not compressed."
+        ],
+    )
+    assert notices_of(str(path), streaming="off") == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"),
+    [
+        (json.dumps(ROWS[0]).encode("utf-16"), {}),
+        (json.dumps(ROWS[0]).encode("gb18030"), {"encoding": "gb18030"}),
+    ],
+)
+def test_lines_in_another_encoding_have_no_blocks(tmp_path, data, settings):
+    (tmp_path / "train.jsonl").write_bytes(data)
+    with pytest.raises(SettingsError, match="it cannot be read in blocks"):
+        notices_of(str(tmp_path / "train.jsonl"), streaming="on", **settings)
+
+
+def test_rows_in_memory_have_no_blocks():
+    assert notices_of(ROWS) == (None, [])
+    with pytest.raises(SettingsError, match="it cannot be read in blocks"):
+        notices_of(ROWS, streaming="on")
+
+
+def test_large_row_groups_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "MAX_WINDOW_BYTES", 10)
+    path = write(tmp_path / "train.parquet", group=50)
+    table, notes = notices_of(path, streaming="on")
+    assert table.window_blocks == 1
+    assert notes == [
+        f"{path}: its 200 rows stay on the disk and are read as they are needed (data.streaming). "
+        "They are mixed in windows of about 50 rows, which lie together in one block.",
+        f"{path}: its row groups are so large that rows are mixed within one only. If neighbours "
+        "are alike, write it with smaller ones, such as row_group_size=50_000.",
+    ]

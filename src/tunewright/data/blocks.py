@@ -241,10 +241,10 @@ class BlockRows(Sequence[Row]):
 
     def _within(self, block: int, places: Numbers) -> Numbers:
         """Returns where rows of one block stand in it, with the rows that are held out."""
-        first, last = self.table.starts_B1[block : block + 2]
-        left = np.arange(first, last)
-        left = left[~np.isin(left, self.held_out, assume_unique=True)]
-        return left[places - self.starts_B1[block]] - first
+        # So many rows are left before each that is held out; those stand before a place.
+        left_H = self.held_out - np.arange(len(self.held_out))
+        before = np.searchsorted(left_H, places, side="right")
+        return places + before - self.table.starts_B1[block]
 
     def tables(self, places: Numbers) -> Table:
         """Returns the rows at these sorted places as one table in memory."""
