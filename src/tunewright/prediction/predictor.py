@@ -52,7 +52,7 @@ class Predictor:
         """Yields the answers of rows that `task.encode` has already been through."""
         parts: dict[int, dict[int, Any]] = defaultdict(dict)
         places = [(place, item) for place, items in enumerate(encoded) for item in items]
-        places.sort(key=lambda entry: (tuple(entry[1].streams), entry[1].num_tokens))
+        places.sort(key=lambda entry: _size(self._asked(entry[1])))
         answered = self._parts([item for _, item in places])
         for (place, item), part in zip(places, answered, strict=True):
             if item.window in parts[place]:
@@ -66,11 +66,19 @@ class Predictor:
         with _evaluating(self.model):
             padded = not is_packed(self.model)
             run = self.task.examine if self.examining else self.task.generate
-            for piece in fill(features, max_tokens=self.max_tokens, padded=padded):
-                batch = pack([_without_targets(item) for item in piece], self.device.name)
+            asked, done = [self._asked(item) for item in features], 0
+            for piece in fill(asked, max_tokens=self.max_tokens, padded=padded):
+                batch = pack(piece, self.device.name)
                 with self.device.autocast():
                     outputs = run(self.model, batch, self.tokenizer, self.generation)
-                yield from self.task.decode(outputs, piece, self.tokenizer)
+                whole = features[done : done + len(piece)]
+                yield from self.task.decode(outputs, whole, self.tokenizer)
+                done += len(piece)
+
+    def _asked(self, item: Features) -> Features:
+        """Returns what an answer may look at: no targets, and no stream of training alone."""
+        streams = {k: v for k, v in item.streams.items() if k not in self.task.training_streams}
+        return Features(item.row_id, streams, {}, item.window)
 
 
 def replace_generation(predictor: Predictor, **values: Any) -> Predictor:
@@ -78,8 +86,9 @@ def replace_generation(predictor: Predictor, **values: Any) -> Predictor:
     return replace(predictor, generation=predictor.generation.model_copy(update=values))
 
 
-def _without_targets(item: Features) -> Features:
-    return Features(item.row_id, item.streams, {}, item.window)
+def _size(item: Features) -> tuple[tuple[str, ...], int]:
+    """Returns what features are sorted by, so that those of a batch are alike."""
+    return tuple(item.streams), item.num_tokens
 
 
 @contextmanager

@@ -62,7 +62,8 @@ class Task(ABC):
     help in the field's metadata.
 
     `kind` is the library's kind of model and `library` the one that users know for it; `streams`
-    names the token streams of a batch; `pipeline_tag` is the Hub's name of the task; `own_usage`
+    names the token streams of a batch, and `training_streams` those of them that no answer may look
+    at; `pipeline_tag` is the Hub's name of the task; `own_usage`
     and `stock_usage` are the lines of Python that its model card shows. `scope` says what a loss
     is summed over: rows, documents (the windows of a row are kept in one batch), or a whole update
     (every row's loss looks at all others). `text_roles` are read as texts, of which
@@ -77,6 +78,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[MetricSpec, ...]]
     kind: ClassVar[Kind] = ENCODER
     streams: ClassVar[tuple[str, ...]] = ("text",)
+    training_streams: ClassVar[tuple[str, ...]] = ()
     library: ClassVar[str] = "transformers"
     pipeline_tag: ClassVar[str] = "text-classification"
     own_usage: ClassVar[str] = ""

@@ -54,6 +54,7 @@ class SequenceToSequence(Task):
 
     kind: ClassVar[Kind] = SEQ2SEQ
     streams: ClassVar[tuple[str, ...]] = ("source", "target")
+    training_streams: ClassVar[tuple[str, ...]] = ("target",)
     tokenizer_style: ClassVar[Literal["sequence-to-sequence"]] = "sequence-to-sequence"
     generates: ClassVar[bool] = True
     answer_key: ClassVar[str] = "generated_text"
