@@ -152,3 +152,12 @@ def test_a_call_in_python_makes_the_same(tmp_path, monkeypatch):
     assert 300 < len(AutoTokenizer.from_pretrained(run.folder.model)) <= 400
     with pytest.raises(SettingsError, match='the model "starter" has one already'):
         tunewright.pretrain(CORPUS, vocab_size=400)
+
+
+def test_a_decoder_is_pretrained_by_writing_on(tiny_folder, tmp_path):
+    run = pretrain({"train": CORPUS}, config_for(ADAPTING, tmp_path, tiny_folder("llama")))
+    assert run.config.task.name == "text-generation"
+    assert set(run.metrics) == {"perplexity", "token_accuracy"}
+    assert math.isfinite(run.metrics["perplexity"].value)
+    (answer,) = load(run.path).predict([{"text": "the film is not the book"}])
+    assert answer.num_known > 5

@@ -233,6 +233,14 @@ def model_class(folder: Path, config: Any, kind: Kind) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
+def is_decoder(model_type: str) -> bool:
+    """Says whether models of a type write: they read what stands before a token, and no more."""
+    return (
+        model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+
+
 def meta_model(folder: Path, config: Any, kind: Kind, num_labels: int) -> Any:
     """Returns the model with its shapes and without memory, on torch's `meta` device.
 

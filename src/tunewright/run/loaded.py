@@ -21,7 +21,7 @@ from tunewright.data import (
 from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed
-from tunewright.models.architecture import load_config
+from tunewright.models.architecture import is_decoder, load_config
 from tunewright.models.bases import is_adapter_folder, read_base
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.generation import Generation, read_generation
@@ -233,9 +233,10 @@ def _embedding(folder: Path, tokenizer: Any) -> Task | None:
 
 def _chat(folder: Path, tokenizer: Any) -> Task | None:
     """Returns the task of a folder with a chat template, such as `smollm2`; None for another."""
-    if tokenizer.chat_template is None:
+    config = load_config(folder)
+    if tokenizer.chat_template is None or not is_decoder(config.model_type):
         return None
-    return find_task("text-generation")().within(max_length_of(load_config(folder), tokenizer))
+    return find_task("text-generation")().within(max_length_of(config, tokenizer))
 
 
 def _remembered(folder: Path) -> tuple[dict[str, str], ReadSettings]:

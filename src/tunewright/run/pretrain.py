@@ -3,7 +3,8 @@
     pretrain({"train": "corpus.txt"}, compose(base_for("starter"), settings))
     pretrain({"train": "corpus.txt"}, compose(base_for("new:mini"), settings), NewTokenizer("bpe"))
 
-It is a run like any other, of the task masked-language-modelling. A new model is written first,
+It is a run like any other, of the task masked-language-modelling; a decoder, which reads in one
+direction, is pretrained by text-generation. A new model is written first,
 with its tokenizer, to a folder of its own: the run begins from there, and so does its repetition.
 """
 
@@ -16,10 +17,12 @@ from typing import Any
 
 from tunewright.data.blocks import BlockRows, sample_places
 from tunewright.errors import SettingsError
+from tunewright.models.architecture import is_decoder, load_config
+from tunewright.models.folder import find_model
 from tunewright.models.new_model import Sizes, is_new, save_new_model, sizes_of
 from tunewright.models.new_tokenizer import TokenizerKind, train_tokenizer
 from tunewright.run.beginning import start_folder
-from tunewright.run.config import ModelConfig, RunConfig
+from tunewright.run.config import ModelConfig, RunConfig, TaskChoice
 from tunewright.run.finished import FinishedRun
 from tunewright.run.groundwork import Notice
 from tunewright.run.prepare import prepare
@@ -27,7 +30,7 @@ from tunewright.run.train import Tell, train
 from tunewright.tasks import find_task
 from tunewright.types import Rows
 
-TASK = "masked-language-modelling"
+TASK, WRITING_TASK = "masked-language-modelling", "text-generation"
 MAX_LENGTH = 512  # positions of a new model, as BERT's
 # Of a corpus that stays on the disk, a tokenizer learns from so much: it takes a few seconds, and
 # the pieces of words hardly change with more.
@@ -90,7 +93,7 @@ def pretrain(
                 "Only a new model gets a new one.",
                 "Leave its kind, vocab_size and lowercase out, or name a new model: new:mini.",
             )
-        return train(sources, config, tell=tell)
+        return train(sources, _for_its_kind(config), tell=tell)
     sizes = sizes_of(name)
     folder, num_tokens = _begin(sources, config, sizes, tokenizer or NewTokenizer())
     tell(
@@ -101,6 +104,15 @@ def pretrain(
     )
     begun = config.model_copy(update={"model": ModelConfig(name=str(folder))})
     return train(sources, begun, tell=tell)
+
+
+def _for_its_kind(config: RunConfig) -> RunConfig:
+    """Returns the settings with the task that a model is pretrained by: a decoder writes on."""
+    model_type = load_config(find_model(config.model.name)).model_type
+    if config.task.name != TASK or not is_decoder(model_type):
+        return config
+    task = TaskChoice(name=WRITING_TASK, **config.task.options)
+    return config.model_copy(update={"task": task})
 
 
 def _rows_of(rows: Rows) -> Rows:

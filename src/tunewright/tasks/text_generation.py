@@ -18,7 +18,6 @@ import numpy as np
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from tunewright.data.checks import is_blank
 from tunewright.errors import DataError, ModelError, SettingsError
@@ -26,7 +25,7 @@ from tunewright.metrics.perplexity import language_metrics
 from tunewright.metrics.spec import MetricSpec
 from tunewright.metrics.summaries import ROUGE_METRICS, rouge_metrics, rouge_scores
 from tunewright.metrics.translation import TRANSLATION_METRICS, chrf_counts, chrf_of
-from tunewright.models.architecture import CAUSAL_LM, Kind
+from tunewright.models.architecture import CAUSAL_LM, Kind, is_decoder
 from tunewright.models.batch import Batch, PackedStream
 from tunewright.models.chat_template import PLAIN_TEMPLATE
 from tunewright.models.chat_tokens import (
@@ -239,6 +238,10 @@ class TextGeneration(Task):
         ]
         return [Marked(window, np.full(len(window), TEXT, np.int32)) for window in windows]
 
+    def units(self, rows: Sequence[Sequence[Features]]) -> list[list[Features]]:
+        """Returns each sequence as a row of its own: `batch_size` counts windows of a text."""
+        return [[item] for items in rows for item in items]
+
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
     ) -> tuple[Any, tuple[str, ...]]:
@@ -247,7 +250,7 @@ class TextGeneration(Task):
         )
         model = loaded.model
         model_type = model.config.model_type
-        if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        if not is_decoder(model_type):
             raise ModelError(
                 str(source),
                 f"{model_type} reads a text from both sides",
