@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import tunewright as tw
+from tests.tiny import tiny_model
 from tunewright.errors import ModelError, ParityRefused, SettingsError
 from tunewright.models.adapter_config import ADAPTERS, LEARNING_RATES
 from tunewright.models.adapters import adapters_of
@@ -318,3 +319,44 @@ def test_a_model_of_its_own_is_no_adapter_to_share(train):
     run = train(None, max_steps=2)
     with pytest.raises(SettingsError, match=r"holds no adapter\. It is a model of its own\."):
         tw.load_adapters({"a": run.path})
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory):
+    """A tiny model whose rows have as many numbers as a block of 4 bits."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    return tiny_model("bert", tmp_path_factory.mktemp("wide") / "bert", settings=sizes)
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+@pytest.mark.parametrize("adapter", ["lora", "bottleneck"])
+def test_a_run_on_weights_in_fewer_bits_is_read_again_and_resumed(
+    train, wide, tmp_path, adapter, bits
+):
+    def cut(event):
+        if isinstance(event, Step) and event.step == 11:
+            raise Cut
+
+    whole = train(adapter, "whole", quantize=bits, eval_steps=5, model=wide)
+    about = json.loads((whole.path / "run.json").read_text(encoding="utf-8"))
+    assert about["parity"]["against"] == "its folder, read again"
+    with pytest.raises(Cut):
+        train(adapter, "cut", cut, quantize=bits, eval_steps=5, model=wide)
+    resumed = tw.resume(tmp_path / "runs" / "cut", (TEXTS, LABELS))
+    assert weights(resumed) == weights(whole)
+    base = json.loads((whole.folder.model / "base.json").read_text(encoding="utf-8"))
+    assert base["quantize"] == bits
+    card = (whole.folder.model / "README.md").read_text(encoding="utf-8")
+    assert (f"weights in {bits}" in card) == (adapter == "lora")
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+@pytest.mark.parametrize("adapter", ["lora", "dora", "ia3"])
+def test_an_adapter_on_fewer_bits_is_exported_to_what_it_answered(
+    train, wide, tmp_path, adapter, bits
+):
+    run = train(adapter, quantize=bits, model=wide)
+    expected = figures(tw.load(run.path, "fp32").predict(ASKED))
+    tw.export(run.path, tmp_path / "merged")
+    again = figures(tw.load(tmp_path / "merged", "fp32").predict(ASKED))
+    torch.testing.assert_close(again, expected, atol=1e-4, rtol=0)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 AdapterName = Literal[
     "lora", "dora", "adalora", "ia3", "prefix", "prompt", "p-tuning", "bottleneck"
 ]
+Bits = Literal["8bit", "4bit"]
 ADAPTERS: tuple[AdapterName, ...] = get_args(AdapterName)
 # They add tokens to a text, or keys and values to its attention: one prompt a sequence, so padded.
 PROMPTS = frozenset({"prefix", "prompt", "p-tuning"})
@@ -56,6 +57,10 @@ class AdapterConfig(BaseModel):
     target_modules: Annotated[tuple[str, ...] | None, BeforeValidator(_several)] = Field(
         None, strict=False, description="ends of the names of the layers that are adapted; off: "
         "every linear layer of the backbone, for ia3 keys, values and feed-forward"
+    )  # fmt: skip
+    quantize: Bits | None = Field(
+        None, description="bits in which the backbone's linear layers are kept while they are "
+        "frozen, by bitsandbytes; off: as they are"
     )  # fmt: skip
     num_virtual_tokens: int = Field(
         20, ge=1, le=10_000, description="prefix, prompt, p-tuning: tokens put before a text"

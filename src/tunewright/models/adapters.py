@@ -30,8 +30,8 @@ from transformers.pytorch_utils import Conv1D
 
 from tunewright.errors import ModelError, SettingsError, listed
 from tunewright.models.adapted_layers import OWN_PARTS, head_modules, layers_for, places_behind
-from tunewright.models.adapter_config import MERGEABLE, PROMPTS, AdapterConfig, AdapterName
-from tunewright.models.architecture import Kind
+from tunewright.models.adapter_config import MERGEABLE, PROMPTS, AdapterConfig, AdapterName, Bits
+from tunewright.models.architecture import ENCODER, Kind
 from tunewright.models.bases import (
     OWN_CONFIG,
     OWN_WEIGHTS,
@@ -39,6 +39,7 @@ from tunewright.models.bases import (
     PEFT_WEIGHTS,
     Base,
     adapter_description,
+    read_base,
 )
 from tunewright.models.peft_config import (
     ADAPTER,
@@ -49,6 +50,7 @@ from tunewright.models.peft_config import (
     require_peft,
 )
 from tunewright.models.prompts import Prompts
+from tunewright.models.quantised import quantise, restore
 from tunewright.models.ranks import Ranks
 from tunewright.models.weights import TensorEntry, read_header, read_tensor_file
 
@@ -100,7 +102,8 @@ class Adapters:
 
     `peft` is its wrapper around the model, whose modules it changed; None for a bottleneck, whose
     `own` configuration stands here. `ranks` is
-    the budget of an AdaLoRA that learns; `base` says which model's weights they go with.
+    the budget of an AdaLoRA that learns; `base` says which model's weights they go with, `kind` and
+    `quantize` what model a loaded one was put into.
     """
 
     name: AdapterName
@@ -109,6 +112,8 @@ class Adapters:
     own: Mapping[str, Any] | None = None
     ranks: Ranks | None = None
     base: Base | None = None
+    quantize: Bits | None = None
+    kind: Kind = ENCODER
 
     @property
     def is_prompt(self) -> bool:
@@ -174,10 +179,21 @@ class Adapters:
                 + ("tokens." if self.is_prompt else "layers."),
                 "Use the adapter's folder as it is.",
             )
+        if self.quantize is not None:
+            self._stand_on_plain_layers()
         self.peft.base_model.merge_adapter()
         _unwrap(self.model)
         delattr(self.model, ATTRIBUTE)
         return self.model.eval()
+
+    def _stand_on_plain_layers(self) -> None:
+        """Puts the adapter onto layers that hold the same numbers in full."""
+        config, tensors = self.peft.peft_config[ADAPTER], self._tensors()
+        _unwrap(self.model)
+        restore(self.model)
+        again = _wrapped(self.model, self.name, config, self.kind)
+        _put_peft(again, tensors)
+        self.peft = again.peft
 
 
 def _unwrap(model: Any) -> None:
@@ -224,12 +240,14 @@ def attach(model: Any, config: AdapterConfig, kind: Kind, seed: int = 0) -> Adap
     """
     assert config.name is not None
     heads = head_modules(model) if kind in NEW_HEADS else ()
+    is_own = config.name == "bottleneck"
+    made = (_own_config(model, config, heads) if is_own
+            else peft_config(model, config, kind, heads))  # fmt: skip
+    if config.quantize is not None:
+        quantise(model, config.quantize)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.name == "bottleneck":
-            adapters = _insert(model, _own_config(model, config, heads))
-        else:
-            adapters = _wrapped(model, config.name, peft_config(model, config, kind, heads), kind)
+        adapters = _insert(model, made) if is_own else _wrapped(model, config.name, made, kind)
     if config.name == "adalora":
         adapters.ranks = Ranks(adapters.peft)
         model.add_module("adapter_ranks", adapters.ranks)
@@ -244,9 +262,12 @@ def load_adapter(model: Any, folder: Path, kind: Kind) -> None:
     """
     description = adapter_description(folder)
     kind_of_adapter = description.get("peft_type")
+    quantize = read_base(folder).quantize
+    if quantize is not None:
+        quantise(model, quantize)
     try:
         if kind_of_adapter == BOTTLENECK:
-            _insert(model, description)
+            adapters = _insert(model, description)
             _put_own(model, read_tensor_file(folder / OWN_WEIGHTS))
         else:
             config, name = read_peft_config(folder, description)
@@ -260,6 +281,7 @@ def load_adapter(model: Any, folder: Path, kind: Kind) -> None:
             "",
             "Use the files that belong together.",
         ) from error
+    adapters.quantize, adapters.kind = quantize, kind
     model.requires_grad_(False)
 
 

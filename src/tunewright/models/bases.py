@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ModelError
+from tunewright.models.adapter_config import Bits
 from tunewright.models.manifest import digest_of
 from tunewright.models.weights import INDEX, WEIGHTS, find_weights, read_json_object
 
@@ -27,16 +28,20 @@ MAX_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class Base:
-    """The name by which a run was given its model, the folder that it was, and its weights."""
+    """The name by which a run was given its model, the folder that it was, and its weights.
+
+    `quantize` says in how many bits they were kept while the adapter learned.
+    """
 
     name: str
     folder: str
     sha256: Mapping[str, str]
+    quantize: Bits | None = None
 
     @classmethod
-    def of(cls, name: str, folder: Path) -> Base:
+    def of(cls, name: str, folder: Path, quantize: Bits | None = None) -> Base:
         """Describes a model folder; `name` is `starter`, an id of the Hub, or a path."""
-        return cls(name, str(folder.resolve()), _digests(folder))
+        return cls(name, str(folder.resolve()), _digests(folder), quantize)
 
     def to_json_text(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
@@ -73,8 +78,8 @@ def read_base(folder: Path) -> Base:
     """Returns what an adapter's folder says of its base; peft's own folders give a name alone."""
     if (folder / BASE).is_file():
         values = read_json_object(folder / BASE, MAX_BYTES)
-        if values.keys() == {"name", "folder", "sha256"} and isinstance(values["sha256"], dict):
-            return Base(str(values["name"]), str(values["folder"]), values["sha256"])
+        if values.keys() == set(Base.__dataclass_fields__) and isinstance(values["sha256"], dict):
+            return Base(**values)
         raise ModelError(str(folder / BASE), "it is not as it was saved", "", "Use another copy.")
     name = read_json_object(folder / PEFT_CONFIG, MAX_BYTES).get("base_model_name_or_path")
     return Base(str(name), str(name), {})

@@ -31,7 +31,7 @@ from tunewright.models.architecture import (
     other_heads,
     read_description,
 )
-from tunewright.models.bases import PEFT_CONFIG, find_base, is_adapter_folder
+from tunewright.models.bases import PEFT_CONFIG, find_base, is_adapter_folder, read_base
 from tunewright.models.weights import read_headers, read_tensors
 
 SINGLE_LABEL = "single_label_classification"
@@ -108,11 +108,12 @@ def load_library_model(
 def load_stock(folder: Path, kind: Kind) -> Any:
     """Returns what stock transformers reads from a saved folder, in fp32 and evaluation mode.
 
-    An adapter's folder is read by stock peft, onto what transformers reads from its base; one that
-    peft has not is read by us.
+    An adapter's folder is read by stock peft, onto what transformers reads from its base. One that
+    peft has not is read by us, and so is one whose base was kept in fewer bits: bitsandbytes'
+    layers answer otherwise when they are evaluated (see `quantised.py`).
     """
     if is_adapter_folder(folder):
-        if (folder / PEFT_CONFIG).is_file():
+        if (folder / PEFT_CONFIG).is_file() and read_base(folder).quantize is None:
             return _load_stock_adapter(folder, kind)
         return load_library_model(folder, kind, read_description(folder).labels or ()).model
     with quiet_library():

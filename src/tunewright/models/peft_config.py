@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,8 @@ FIRST_RANK = 1.5
 
 def require_peft() -> Any:
     try:
-        import peft
+        with quiet_imports():
+            import peft
     except ImportError as error:
         raise SettingsError(
             "[adapter]",
@@ -59,6 +62,18 @@ def require_peft() -> Any:
             'Run: pip install "tunewright[adapters]"',
         ) from error
     return peft
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keeps bitsandbytes from reporting kernels that it misses and nobody here needs."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def peft_config(model: Any, config: AdapterConfig, kind: Kind, heads: Sequence[str]) -> Any:

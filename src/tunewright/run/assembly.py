@@ -80,7 +80,7 @@ def _attach(ground: Groundwork, model: Any) -> None:
     for kind, part in parts:
         _check_head(ground, kind, part)
     num_before = sum(p.numel() for p in model.parameters())
-    base = Base.of(ground.config.model.name, ground.source)
+    base = Base.of(ground.config.model.name, ground.source, config.quantize)
     attach_to_all(parts, config, ground.config.training.seed, base)
     num_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     ground.note(

@@ -88,10 +88,16 @@ def _adapter_card(folder: RunFolder, task: Task) -> tuple[str, str, list[str]]:
         f"    {json.dumps(base.folder)}, config=AutoConfig.from_pretrained(folder)\n)\n"
         "model = PeftModel.from_pretrained(base, folder)"
     )
-    return "peft", usage, [
+    limits = [
         "The weights are those of an adapter and its head; the model itself is needed beside it, "
         f"unchanged: {base.name}."
-    ]  # fmt: skip
+    ]
+    if base.quantize is not None:
+        limits.append(
+            f"It was trained on the model's weights in {base.quantize}, as bitsandbytes keeps "
+            "them. On the full weights stock libraries give somewhat other answers."
+        )
+    return "peft", usage, limits
 
 
 def _content(folder: RunFolder, task: Task) -> content.ReportContent:

@@ -87,12 +87,13 @@ def compare_outputs(
 
 
 def _against(task: Task, model: Any) -> str:
-    """Says who reads the saved folder: peft an adapter's, and we what peft has not."""
+    """Says who reads the saved folder: peft an adapter's, and we what peft cannot read the same."""
     _, first = next(iter(task.models(model).values()))
     adapters = adapters_of(first)
     if adapters is None:
         return f"stock {task.library}"
-    return "its folder, read again" if adapters.peft is None else "stock peft"
+    quantised = adapters.base is not None and adapters.base.quantize is not None
+    return "its folder, read again" if adapters.peft is None or quantised else "stock peft"
 
 
 @torch.no_grad()
