@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import CPU
@@ -15,8 +17,10 @@ from tunewright.models.bases import Base
 from tunewright.models.batch import pack
 from tunewright.models.dropout import replace_dropout
 from tunewright.models.folder import check_model_folder, save_model
+from tunewright.models.generation import Generation
 from tunewright.models.sharing import attach_to_all
 from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.writing import write
 from tunewright.run.parity import compare_with_stock, task_outputs
 from tunewright.tasks import TASKS, find_task
 from tunewright.training.budget import keep_budget
@@ -43,25 +47,41 @@ def test_every_task_meets_every_adapter_that_it_can_have():
     assert len(PAIRS) >= 10 * 8 - 2 * 3
 
 
+HEADED = {
+    "masked-language-modelling": AutoModelForMaskedLM,
+    "text-generation": AutoModelForCausalLM,
+}
+
+
 @pytest.fixture(scope="session")
-def masked_folder(tiny_folder, tmp_path_factory):
-    """A tiny model with a head for hidden words; a new one is not learned beside an adapter."""
-    source, folder = tiny_folder("bert"), tmp_path_factory.mktemp("masked") / "bert"
-    folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((source / name).read_bytes())
-    torch.manual_seed(0)
-    AutoModelForMaskedLM.from_pretrained(source).save_pretrained(folder)
-    return folder
+def headed_folder(tiny_folder, tmp_path_factory):
+    """Returns a function (task) -> tiny model with a head as large as its vocabulary.
+
+    A new one is not learned beside an adapter.
+    """
+    made: dict[str, Path] = {}
+
+    def build(task):
+        if task not in made:
+            source = tiny_folder(ARCHITECTURES.get(task, "bert"))
+            folder = made[task] = tmp_path_factory.mktemp("headed") / task
+            folder.mkdir()
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                (folder / name).write_bytes((source / name).read_bytes())
+            torch.manual_seed(0)
+            HEADED[task].from_pretrained(source).save_pretrained(folder)
+        return made[task]
+
+    return build
 
 
 @pytest.fixture
-def source(request, tiny_folder):
+def source(tiny_folder, headed_folder):
     """Returns a function (name of a task) -> folder of the model that it starts from."""
 
     def choose(task):
-        if task == "masked-language-modelling":
-            return request.getfixturevalue("masked_folder")
+        if task in HEADED:
+            return headed_folder(task)
         return tiny_folder(ARCHITECTURES.get(task, "bert"))
 
     return choose
@@ -90,8 +110,6 @@ def trained(task, tokenizer, model, rows, steps=12):
     return [event.loss for event in loop.run()]
 
 
-# AdaLoRA may leave a layer no rank at all, and peft then speaks of shards that were not gathered.
-@pytest.mark.filterwarnings("ignore:Adapter 'default'")
 @pytest.mark.parametrize(("name", "adapter"), PAIRS)
 def test_it_learns_and_its_folder_answers_as_it_does(name, adapter, source, tmp_path):
     rows, base = rows_of(EXAMPLES[name]), source(name)
@@ -147,3 +165,33 @@ def test_answers_do_not_depend_on_the_batch(architecture, adapter, tiny_folder):
         alone = torch.cat([task.forward(model, pack([item]))["logits"] for item in items])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
     assert any(is_adapter(n) for n, _ in model.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # peft's
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_what_is_written_does_not_depend_on_the_batch_and_is_what_stock_writes(
+    adapter, source, tmp_path
+):
+    task, tokenizer, model = adapted("text-generation", adapter, source("text-generation"))
+    model.eval()
+    for parameter in adapters_of(model).parameters:
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+    prompts = [[40, 41, 42], [50, 51, 52, 53, 54, 55, 56, 57], [60]]
+    settings = Generation(max_new_tokens=12)
+    together = write(model, prompts, [0, 1, 2], settings, tokenizer, 100)
+    alone = [write(model, [each], [0], settings, tokenizer, 100)[0] for each in prompts]
+    assert [each[0].ids for each in together] == [each[0].ids for each in alone]
+    if adapter == "bottleneck":
+        return
+    save_model(model, tokenizer, tmp_path / "model")
+    stock = task.stock(tmp_path / "model")
+    for prompt, (writing,) in zip(prompts, together, strict=True):
+        found = stock.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+        )[0].tolist()
+        written = found[len(prompt) :] if found[: len(prompt)] == prompt else found
+        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+        assert [token for token in written if token not in ends] == list(writing.ids)

@@ -158,9 +158,11 @@ class Adapters:
         if self.peft is not None:
             from peft import get_peft_model_state_dict
 
-            found: dict[str, Tensor] = get_peft_model_state_dict(
-                self.peft, save_embedding_layers=False
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a layer that AdaLoRA left no rank is meant
+                found: dict[str, Tensor] = get_peft_model_state_dict(
+                    self.peft, save_embedding_layers=False
+                )
             return found
         heads = tuple(f"{name}." for name in (self.own or {})["modules_to_save"])
         every = self.model.state_dict().items()

@@ -268,6 +268,8 @@ def _write_model(model: Any, folder: Path) -> None:
         (model if adapters is None else model.config).save_pretrained(folder)
     if adapters is not None:
         adapters.save(folder)
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
         if adapters.base is not None:
             (folder / BASE).write_text(adapters.base.to_json_text(), encoding="utf-8")
     path = folder / "config.json"

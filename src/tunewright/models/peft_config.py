@@ -22,6 +22,7 @@ from tunewright.models.adapted_layers import (
 )
 from tunewright.models.adapter_config import PROMPTS, AdapterConfig, AdapterName
 from tunewright.models.architecture import (
+    CAUSAL_LM,
     CHOOSER,
     ENCODER,
     SEQUENCE_CLASSIFIER,
@@ -35,6 +36,7 @@ ADAPTER = "default"  # the name that peft gives the one adapter of a model
 
 # What peft calls the kinds of models; it has prompts for no others.
 TASK_TYPES = {
+    CAUSAL_LM: "CAUSAL_LM",
     ENCODER: "FEATURE_EXTRACTION",
     SEQUENCE_CLASSIFIER: "SEQ_CLS",
     SPAN_FINDER: "QUESTION_ANS",
@@ -44,7 +46,7 @@ TASK_TYPES = {
 # question answering it drops them always, so there layers are adapted without naming the task.
 SEGMENTED = frozenset({SEQUENCE_CLASSIFIER, TOKEN_CLASSIFIER})
 # Heads that come with the weights and share theirs with the embeddings stay as they are.
-NEW_HEADS = frozenset({*TASK_TYPES, CHOOSER} - {ENCODER})
+NEW_HEADS = frozenset({*TASK_TYPES, CHOOSER} - {CAUSAL_LM, ENCODER})
 
 # AdaLoRA starts with this multiple of the rank it ends with (Zhang et al. 2023, section 4.1).
 FIRST_RANK = 1.5

@@ -40,11 +40,18 @@ class Prompts:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = dict(zip(self._names, args, strict=False)) | kwargs
         ids_BT = given["input_ids"]
+        self._num_asked = ids_BT.shape[1]
         if "boundaries" in given:
             raise PaddedOnly("a prompt stands before each text, and a packed row would have one")
-        mask_BT = given["attention_mask"]
-        ones_BP = mask_BT.new_ones(len(ids_BT), self._length)
-        given["attention_mask"] = torch.cat([ones_BP, mask_BT], dim=1)
+        mask_BT, places_BT = given.get("attention_mask"), given.get("position_ids")
+        if mask_BT is not None:  # without one there is no padding
+            ones_BP = mask_BT.new_ones(len(ids_BT), self._length)
+            given["attention_mask"] = torch.cat([ones_BP, mask_BT], dim=1)
+        if places_BT is not None:
+            given["position_ids"] = places_BT + self._length
+        past = given.get("past_key_values")
+        if past is not None and past.get_seq_length() > 0:  # a text goes on: the prompt is in there
+            return (), given
         prompt = self._wrapper.get_prompt(len(ids_BT))
         if not self._keeps_segments:
             given.pop("token_type_ids", None)
@@ -53,6 +60,9 @@ class Prompts:
         words_BTD = self._wrapper.word_embeddings(ids_BT)
         given["inputs_embeds"] = torch.cat([prompt.to(words_BTD.dtype), words_BTD], dim=1)
         given["input_ids"] = None
+        if places_BT is not None:
+            own_BP = torch.arange(self._length, device=ids_BT.device).expand(len(ids_BT), -1)
+            given["position_ids"] = torch.cat([own_BP, given["position_ids"]], dim=1)
         types_BT = given.get("token_type_ids")
         if types_BT is not None:
             zeros_BP = types_BT.new_zeros(len(ids_BT), self._length)
@@ -60,7 +70,7 @@ class Prompts:
         return (), given
 
     def after(self, backbone: Any, args: Any, outputs: Any) -> Any:
-        outputs.last_hidden_state = outputs.last_hidden_state[:, self._length :]
+        outputs.last_hidden_state = outputs.last_hidden_state[:, -self._num_asked :]
         return outputs
 
 
