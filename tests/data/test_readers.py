@@ -350,7 +350,7 @@ def test_settings_reach_the_reader():
 
 def test_every_setting_says_what_it_is():
     fields = DataConfig.model_fields
-    assert len(fields) == 15
+    assert len(fields) == 16
     assert [name for name, field in fields.items() if not field.description] == []
 
 

@@ -60,6 +60,11 @@ class DataConfig(BaseModel):
         description="The character around CSV values that contain delimiters or line ends; '' "
         "makes quotes plain characters.",
     )
+    header: bool = Field(
+        default=True,
+        description="Whether the first line of a CSV or TSV file names its columns; false: it is a "
+        "row, and the columns are called column_1, column_2 and so on.",
+    )
     drop_unlabelled: bool = Field(
         default=False,
         description="Drop training rows whose label is empty, and count them; false makes them "
@@ -107,6 +112,7 @@ class DataConfig(BaseModel):
             encoding=self.encoding,
             delimiter=self.delimiter,
             quote=self.quote,
+            header=self.header,
             subset=self.subset,
             max_rows=self.max_rows,
             max_text_bytes=self.max_text_bytes,

@@ -30,11 +30,16 @@ Record = tuple[int, list[str]]
 
 
 def read_delimited(
-    lines: Lines, notes: list[str], delimiter: str | None = None, quote: str = '"'
+    lines: Lines,
+    notes: list[str],
+    delimiter: str | None = None,
+    quote: str = '"',
+    header: bool = True,
 ) -> Iterator[Batch]:
     """Yields the rows below the header, all columns as text.
 
     `delimiter` None is found from the header line; `quote` "" makes quotes plain characters.
+    Without a `header` the first line is a row, and the columns are column_1, column_2 and so on.
     What was found or skipped is added to `notes`.
 
     Raises: DataError for an empty file, a header with a name twice, a row with too many or too
@@ -49,8 +54,10 @@ def read_delimited(
         notes.append(f"{lines.name}: the columns are separated by {dialect.shown}.")
     records = _records(lines, itertools.chain([first], walk), dialect)
     filled = _without_blanks(records, lines.name, notes)
-    _, header = next(filled, (1, [""]))
-    names = _column_names(header, lines.name)
+    start, fields = next(filled, (1, [""]))
+    names = _column_names(fields if header else [""] * len(fields), lines.name)
+    if not header:
+        filled = itertools.chain([(start, fields)], filled)
     yield from _batches(_checked(filled, names, lines.name, dialect), names, lines)
 
 

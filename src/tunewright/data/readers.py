@@ -28,6 +28,7 @@ from tunewright.data.folders import (
 from tunewright.data.frames import memory_splits
 from tunewright.data.hub import fetch_hub_splits, is_hub_id, read_saved
 from tunewright.data.jsonfiles import read_json, read_json_lines
+from tunewright.data.parallel import paired, partner_of
 from tunewright.data.sources import (
     MIB,
     FileStamp,
@@ -52,6 +53,7 @@ class ReadSettings:
     encoding: str | None = None
     delimiter: str | None = None
     quote: str = '"'
+    header: bool = True
     subset: str | None = None
     max_rows: int | None = None
     max_text_bytes: int = 64 * MIB
@@ -154,6 +156,13 @@ def _single_table(path: Path, settings: ReadSettings) -> Table:
 
 
 def _file_table(path: Path, settings: ReadSettings) -> Table:
+    partner = partner_of(path)
+    if partner is None:
+        return _one_file(path, settings)
+    return paired(_one_file(path, settings), _one_file(partner, settings))
+
+
+def _one_file(path: Path, settings: ReadSettings) -> Table:
     stamp = FileStamp.of(path)
     notes: list[str] = []
     with _opened(path, settings, notes) as (batches, encoding):
@@ -196,7 +205,7 @@ def text_batches(
     if kind == "lines":
         return read_text_lines(lines)
     delimiter = settings.delimiter or ("\t" if kind == "tsv" else None)
-    return read_delimited(lines, notes, delimiter, settings.quote)
+    return read_delimited(lines, notes, delimiter, settings.quote, settings.header)
 
 
 def read_text_lines(lines: Lines) -> Iterator[Batch]:

@@ -35,6 +35,8 @@ TEXT_FORMATS = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".txt": "lines",
+    ".src": "lines",
+    ".tgt": "lines",
     ".conll": "conll",
     ".bio": "conll",
     ".bioes": "conll",

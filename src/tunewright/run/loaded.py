@@ -153,7 +153,7 @@ def _rows_of_texts(texts: Sequence[Any], roles: Sequence[str]) -> list[Row]:
 
 def reading_text(columns: Mapping[str, str], settings: ReadSettings) -> str:
     """Returns what stands in a model folder's `reading.json`: how its training data was read."""
-    kept = {name: getattr(settings, name) for name in ("encoding", "delimiter", "quote")}
+    kept = {name: getattr(settings, name) for name in ("encoding", "delimiter", "quote", "header")}
     return json.dumps({"columns": dict(columns), **kept}, ensure_ascii=False, indent=2) + "\n"
 
 

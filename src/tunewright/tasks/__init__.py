@@ -152,13 +152,13 @@ TRANSLATION_ROLES = (
     Role(
         "source",
         "the text to translate",
-        ("src", "input", "text", "sentence", "source_text"),
+        ("src", "input", "text", "sentence", "source_text", "column_1"),
         required=False,
     ),
     Role(
         "target",
         "its translation, or a list of them",
-        ("tgt", "output", "label", "reference", "references", "target_text"),
+        ("tgt", "output", "label", "reference", "references", "target_text", "column_2"),
         required=False,
         only_training=True,
     ),
