@@ -8,6 +8,7 @@ import random
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 import tunewright as tw
 from tests.run.test_resume import Cut
@@ -305,4 +306,18 @@ def test_large_row_groups_are_told_of(tmp_path, monkeypatch):
         "They are mixed in windows of about 50 rows, which lie together in one block.",
         f"{path}: its row groups are so large that rows are mixed within one only. If neighbours "
         "are alike, write it with smaller ones, such as row_group_size=50_000.",
+    ]
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "validation")])
+def test_what_datasets_saved_can_stay_on_the_disk(train, tmp_path, splits):
+    names = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    made = [{"text": row["text"], "label": "ba".index(row["label"])} for row in ROWS]
+    saved = Dataset.from_list(made, features=names)
+    (DatasetDict(dict.fromkeys(splits, saved)) if splits[1:] else saved).save_to_disk("saved")
+    run = train("saved")
+    assert json.loads((run.folder.model / "task.json").read_text())["labels"] == ["bad", "good"]
+    files = json.loads((run.path / "data.json").read_text())
+    assert [(file["split"], file["rows"], file["sha256"] is None) for file in files] == [
+        (split, 200, split == "train") for split in splits
     ]

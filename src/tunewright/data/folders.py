@@ -9,6 +9,7 @@ saved/dataset_info.json, saved/state.json       what `datasets` saved to disk
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,22 @@ def visible(folder: Path) -> list[Path]:
 def is_saved_dataset(folder: Path) -> bool:
     """Says whether `datasets` saved this folder with `save_to_disk`."""
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def saved_files(folder: Path) -> dict[str, list[Path]]:
+    """Returns the Arrow files of each split that `datasets` saved; {} where they cannot be told."""
+    try:
+        if not (folder / "dataset_dict.json").is_file():
+            return {"train": _data_files(folder)}
+        names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        return {SPLIT_NAMES.get(name, name): _data_files(folder / name) for name in names}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _data_files(folder: Path) -> list[Path]:
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return [folder / Path(file["filename"]).name for file in state["_data_files"]]
 
 
 def split_entries(folder: Path) -> dict[str, list[Path]]:

@@ -22,6 +22,7 @@ from tunewright.data.folders import (
     class_folders,
     is_saved_dataset,
     read_class_folders,
+    saved_files,
     split_entries,
     visible,
 )
@@ -90,8 +91,8 @@ def split_paths(source: object) -> dict[str, list[Path]]:
         return {}
     path = Path(os.fsdecode(source))
     with os_errors_named(str(path)):
-        if path.is_dir() and not is_saved_dataset(path):
-            return split_entries(path)
+        if path.is_dir():
+            return saved_files(path) if is_saved_dataset(path) else split_entries(path)
         return {"train": [path]} if path.is_file() else {}
 
 
