@@ -172,31 +172,57 @@ def with_odd_row(row):
     return [*ROWS[:150], row, *ROWS[150:]]
 
 
-def test_an_empty_label_ends_the_run_when_it_is_met_and_names_the_row(train, tmp_path):
-    path, steps = write(tmp_path / "train.jsonl", with_odd_row({"text": "odd", "label": ""})), []
+UNLABELLED = with_odd_row({"text": "odd", "label": ""})
+
+
+def test_an_empty_label_ends_the_run_when_it_is_met_and_the_updates_before_it_are_kept(
+    train, tmp_path
+):
+    path, steps, said = write(tmp_path / "train.jsonl", UNLABELLED), [], []
     with pytest.raises(DataError) as caught:
         train(path, tell=lambda event: steps.append(event) if isinstance(event, Step) else None)
     assert str(caught.value) == (
-        f'{path}, line 151: the value of "label" is empty. Every row needs one to train. Remove '
-        "the row, or fill it in."
+        f'{path}, line 151: column "label" is empty. Every row needs a label to train. Remove the '
+        "row or pass data.drop_unlabelled=true."
     )
-    assert steps
+    assert 0 < len(steps) < 20
+    run = tw.resume(tmp_path / "runs" / "run", drop_unlabelled=True,
+                    tell=lambda event: said.append(event))  # fmt: skip
+    assert next(event.step for event in said if isinstance(event, Step)) == len(steps) + 1
+    whole = train(path, "whole", drop_unlabelled=True)
+    assert weights(run) == weights(whole)
+    (notice,) = [event.sentence for event in said if "on the way" in getattr(event, "sentence", "")]
+    assert notice == (
+        "1 training row without a label or text met on the way; the next row stood in the place of "
+        "each."
+    )
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("data.drop_unlabelled", {"drop_unlabelled": True}),
-        ("data.split.method=group", {"method": "group", "group_column": "text"}),
-    ],
-)
-def test_what_needs_every_row_first_is_refused(train, tmp_path, name, settings):
+@pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
+def test_rows_without_a_label_or_text_are_dropped_where_that_is_wished(train, tmp_path, name):
+    odd = [{"text": "odd", "label": None if n % 2 else "a"} for n in range(30)]
+    odd = [row if row["label"] is None else {**row, "text": " "} for row in odd]
+    rows = [row for pair in zip(ROWS[:30], odd, strict=True) for row in pair] + ROWS[30:]
+    run = train(write(tmp_path / name, rows), drop_unlabelled=True, drop_blank=True)
+    said = json.loads((run.path / "run.json").read_text())["notices"]
+    assert any("training rows without a label or text met on the way" in words for words in said)
+
+
+def test_a_column_without_labels_is_no_column_of_labels(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_demand, "MAX_DROPPED", 5)
+    rows = [*ROWS[:100], *({"text": f"odd {n}", "label": None} for n in range(60)), *ROWS[100:]]
+    with pytest.raises(DataError, match=r"it and the 4 rows after it are dropped, without a label"):
+        train(write(tmp_path / "train.jsonl", rows), drop_unlabelled=True)
+
+
+def test_a_split_that_needs_every_row_first_is_refused(train, tmp_path):
     path = write(tmp_path / "train.jsonl")
     with pytest.raises(SettingsError) as caught:
-        train(path, **settings)
+        train(path, method="group", group_column="text")
     assert str(caught.value) == (
-        f"{name}: it needs to see every row of {path} first, and they stay on the disk. Rows are "
-        "read as they are needed. Do it beforehand, or pass data.streaming=off where memory allows."
+        f"data.split.method=group: it needs to see every row of {path} first, and they stay on the "
+        "disk. Rows are read as they are needed. Give validation and test files, or pass "
+        "data.streaming=off where memory allows."
     )
 
 

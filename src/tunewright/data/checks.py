@@ -119,17 +119,41 @@ def check_rows(
     return CheckedRows(kept, dropped, 0 if drop_blank else len(blank))
 
 
-def check_row(row: Row, roles: Sequence[Role]) -> None:
-    """Raises DataError when a row that is read on demand lacks a label it needs to train."""
-    for role in roles:
-        is_needed = role.required and role.only_training and role.name in row.values
-        if is_needed and is_blank(row.values[role.name]):
-            raise DataError(
-                row.where,
-                f'the value of "{role.name}" is empty',
-                "Every row needs one to train.",
-                "Remove the row, or fill it in.",
-            )
+def is_dropped(
+    row: Row,
+    columns: Mapping[str, str],
+    roles: Sequence[Role],
+    *,
+    drop_unlabelled: bool = False,
+    drop_blank: bool = False,
+) -> bool:
+    """Says of a row by itself whether `check_rows` would drop it.
+
+    `columns` are the columns of its roles. Raises: DataError when its label is empty and
+    `drop_unlabelled` is off.
+    """
+    known = [role for role in roles if role.name in row.values]
+    blank = {role.name for role in known if is_blank(row.values[role.name])}
+    labels = [role.name for role in known if role.required and role.only_training]
+    if blank.intersection(labels):
+        if drop_unlabelled:
+            return True
+        column = listed(columns[name] for name in labels)
+        raise _empty_label(row.where, column)
+    texts = [role for role in known if not role.only_training]
+    needed = {role.name for role in texts if role.required}
+    if needed or not texts:
+        return drop_blank and bool(needed & blank)
+    return drop_blank and blank.issuperset(role.name for role in texts)
+
+
+def _empty_label(where: str, column: str) -> DataError:
+    return DataError(
+        where,
+        f"column {column} is empty",
+        "Every row needs a label to train.",
+        "Remove the row or pass data.drop_unlabelled=true.",
+    )
 
 
 def _blank_places(rows: TableRows, roles: Iterable[str]) -> set[int]:
@@ -157,10 +181,7 @@ def _empty_labels(rows: TableRows, labels: Sequence[str], places: Sequence[int])
     columns = listed(rows.columns[role] for role in labels)
     where, remedy = rows.table.name, "or pass data.drop_unlabelled=true."
     if len(places) == 1:
-        row = rows[places[0]]
-        found = f"column {columns} is empty"
-        needed = "Every row needs a label to train."
-        return DataError(row.where, found, needed, f"Remove the row {remedy}")
+        return _empty_label(rows[places[0]].where, columns)
     lines = _first_lines(rows, places)
     first = [str(line or place) for line, place in zip(lines, places, strict=False)]
     more = " and more" if len(places) > SHOWN_LINES else ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunewright.data import check_row
+from tunewright.data import is_dropped
 from tunewright.data.audit import Audit, audit
 from tunewright.data.blocks import BlockRows
 from tunewright.data.ledger import TruncationLedger
@@ -141,7 +141,9 @@ class Groundwork:
             if name != "test":  # judged later, streaming
                 encoded[name] = made
         if on_disk is not None:
-            encoded["train"] = EncodedOnDemand(on_disk, lambda row: self._met(row, encoder))
+            encoded["train"] = EncodedOnDemand(
+                on_disk, lambda row: self._met(row, on_disk.columns, encoder)
+            )
             self.digests["train"] = digest_of_blocks(on_disk, self.digests["train"])
             if "validation" in splits:
                 encoded["validation"] = EncodedOnce(splits["validation"], encoder.row)
@@ -156,9 +158,12 @@ class Groundwork:
         )
         return encoded, found
 
-    def _met(self, row: Row, encoder: Encoder) -> EncodedRow:
-        """Encodes a row that was not looked at before, if it can be learned from."""
-        check_row(row, self.task.roles)
+    def _met(self, row: Row, columns: Mapping[str, str], encoder: Encoder) -> EncodedRow | None:
+        """Encodes a row that was not looked at before; None for one that is dropped."""
+        data = self.config.data
+        drops = {"drop_unlabelled": data.drop_unlabelled, "drop_blank": data.drop_blank}
+        if is_dropped(row, columns, self.task.roles, **drops):
+            return None
         unseen = self.task.unseen_label(row)
         if unseen is not None:
             raise unseen_label_error(row, unseen, getattr(self.task, "labels", ()))

@@ -74,7 +74,7 @@ def prepare(
     train = prepared.splits["train"]
     if isinstance(train, BlockRows):
         missing = [name for name in SPLITS[1:] if name not in prepared.splits]
-        parts = divide_blocks(train, roles, label_role, config.split, missing)
+        parts = divide_blocks(train, roles, label_role, config, missing)
         for name in missing:
             if name in parts:
                 prepared.notices.append(

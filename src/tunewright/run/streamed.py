@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.data import DataConfig, SplitConfig, check_row, split
+from tunewright.data import DataConfig, SplitConfig, check_rows, split
 from tunewright.data.block_files import can_be_blocks
 from tunewright.data.blocks import BlockRows, BlockTable, block_table, sample_places
 from tunewright.data.encoding import marked_encoding
@@ -112,27 +112,21 @@ def limit_of(table: BlockTable) -> int:
 
 def check_settings(table: BlockTable, config: DataConfig, given: Collection[str]) -> None:
     """Raises SettingsError for settings that need to see every row first."""
-    needs_all = {
-        "data.drop_unlabelled": config.drop_unlabelled,
-        "data.drop_blank": config.drop_blank,
-        f"data.split.method={config.split.method}": config.split.method in ("group", "time")
-        and not {"validation", "test"}.issubset(given),
-    }
-    for name, is_set in needs_all.items():
-        if is_set:
-            raise SettingsError(
-                name,
-                f"it needs to see every row of {table.name} first, and they stay on the disk",
-                "Rows are read as they are needed.",
-                "Do it beforehand, or pass data.streaming=off where memory allows.",
-            )
+    method = config.split.method
+    if method in ("group", "time") and not {"validation", "test"}.issubset(given):
+        raise SettingsError(
+            f"data.split.method={method}",
+            f"it needs to see every row of {table.name} first, and they stay on the disk",
+            "Rows are read as they are needed.",
+            "Give validation and test files, or pass data.streaming=off where memory allows.",
+        )
 
 
 def divide_blocks(
     rows: BlockRows,
     roles: Sequence[Role],
     label_role: str | None,
-    config: SplitConfig,
+    data: DataConfig,
     missing: Sequence[str],
 ) -> dict[str, Rows]:
     """Cuts the splits that are `missing` out of the training rows, and a sample of the rest.
@@ -140,6 +134,7 @@ def divide_blocks(
     They are rows in memory from blocks all over the data. Raises: DataError for rows among them
     that cannot be used.
     """
+    config = data.split
     limit, total = limit_of(rows.table), len(rows)
     sizes = {
         name: min(limit, max(1, round(total * getattr(config, name))))
@@ -148,9 +143,13 @@ def divide_blocks(
         for name in ("validation", "test")
     }
     places = sample_places(rows, min(total, sum(sizes.values()) + limit), config.seed)
-    pool = rows.tables(places).rows(rows.columns)
-    for row in pool:
-        check_row(row, roles)
+    pool = check_rows(
+        rows.tables(places).rows(rows.columns),
+        roles,
+        drop_unlabelled=data.drop_unlabelled,
+        drop_blank=data.drop_blank,
+    ).rows
+    places = places[pool.indices]
     shares = {name: size / len(pool) for name, size in sizes.items()}
     labels = [row.values[label_role] for row in pool] if label_role else None
     parts = split(labels, len(pool), config.model_copy(update={**shares, **_random(config)}))

@@ -12,6 +12,7 @@ from typing import Any
 
 from tunewright.data.audit import Audit
 from tunewright.data.blocks import BlockRows
+from tunewright.data.wording import counted
 from tunewright.devices import Device, measure_roof
 from tunewright.devices.memory import free_bytes
 from tunewright.errors import ParityRefused
@@ -46,6 +47,7 @@ from tunewright.training.course import Best, Course
 from tunewright.training.events import Event, Finished, NotSaved, Phase, Shrunk
 from tunewright.training.footprint import footprint
 from tunewright.training.loop import Loop
+from tunewright.training.on_demand import EncodedOnDemand
 from tunewright.training.order import EncodedRow
 from tunewright.training.saving import Saver
 from tunewright.training.state import frozen_digest
@@ -121,6 +123,7 @@ class Training:
                 self.resumption.restore(course, self.ground.note)
             self.describe(found)
             finished = self.follow(course, found)
+            self.note_dropped(loop)
             self.tell(Phase("saving the model", finished.step))
             self.calibrate()
             parity = self.save()
@@ -143,6 +146,14 @@ class Training:
                 f"Gradients and the state of the optimizer need {size.added_bytes / 1e9:.1f} GB "
                 f"beside the model, and {free / 1e9:.1f} GB are free, so this run will not fit. A "
                 "smaller model, or freeze_layers, needs less."
+            )
+
+    def note_dropped(self, loop: Loop) -> None:
+        """Says how many rows that were read on the way had to be dropped."""
+        if isinstance(loop.rows, EncodedOnDemand) and loop.rows.num_dropped:
+            self.ground.note(
+                f"{counted(loop.rows.num_dropped, 'training row')} without a label or text met on "
+                "the way; the next row stood in the place of each."
             )
 
     @contextmanager

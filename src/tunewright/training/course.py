@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tunewright.errors import RunError, SettingsError, listed, nearest
+from tunewright.errors import DataError, RunError, SettingsError, listed, nearest
 from tunewright.training.checkpoint import Checkpoint
 from tunewright.training.events import Evaluation, Event, Finished, Phase, Step
 from tunewright.training.loop import Loop
@@ -141,10 +141,13 @@ class Course:
         self._stop_if_wished()
 
     def _updates(self) -> Iterator[Event]:
-        """Yields the loop's events; when it fails, its last good state is saved."""
+        """Yields the loop's events; when it fails, its last good state is saved.
+
+        It fails also at a row that cannot be read, where rows are read as they are needed.
+        """
         try:
             yield from self.loop.run()
-        except RunError:
+        except (RunError, DataError):
             with suppress(RunError):
                 deque(self._save(), maxlen=0)
             raise
