@@ -148,3 +148,29 @@ def test_every_dropout_of_a_model_is_replaced_and_nothing_else():
     assert [layer.p for layer in found] == [0.1, 255 / 256]
     assert not any(type(module) is nn.Dropout for module in model.modules())
     assert before.keys() == model.state_dict().keys()
+
+
+def test_a_stream_that_is_named_has_the_masks_of_its_own_lengths():
+    def masks(rows):
+        streams = [
+            Features(row, {"source": TokenStream([7] * a), "target": TokenStream([7] * b)})
+            for row, a, b in rows
+        ]
+        source = DropoutSource()
+        source.begin((1, 2), pack(streams))
+        found = {}
+        for place, name in enumerate(("source", "target"), 1):
+            source.read(name)
+            lengths = [row[place] for row in rows]
+            mask = source.keep_mask(torch.Size([sum(lengths), WIDTH]), 128)
+            found |= {
+                (name, row[0]): part for row, part in zip(rows, mask.split(lengths), strict=True)
+            }
+        return found
+
+    rows = [(0, 5, 9), (1, 9, 5), (2, 3, 3)]
+    together = masks(rows)
+    for row in rows:
+        for key, mask in masks([row]).items():
+            assert torch.equal(mask, together[key])
+    assert not torch.equal(together["source", 2], together["target", 2])

@@ -50,7 +50,8 @@ class DropoutSource:
 
     def __init__(self) -> None:
         self._counters: tuple[int, ...] = (0,)
-        self._lengths: list[list[int]] = []
+        self._lengths: dict[str, list[int]] = {}
+        self._read: str | None = None
         self._keys: list[tuple[int, ...]] = [()]
         self._forget()
 
@@ -58,17 +59,22 @@ class DropoutSource:
         """Starts anew for a forward pass over `batch`; `counters` are the seed and the update."""
         windows = batch.windows or (0,) * batch.num_sequences
         self._counters, self._keys = counters, list(zip(batch.row_ids, windows, strict=True))
-        self._lengths = [stream.lengths for stream in batch.streams.values()]
+        self._lengths = {name: stream.lengths for name, stream in batch.streams.items()}
+        self._read = None
         self._forget()
+
+    def read(self, stream: str) -> None:
+        """Says which stream the next masks are of; until then it is the first that fits."""
+        self._read = stream
 
     def _forget(self) -> None:
         self._bits: list[np.random.SFC64] = []
         self._shared: np.random.SFC64 | None = None
-        self._drawn: dict[torch.Size, list[np.ndarray]] = {}
+        self._drawn: dict[tuple[str | None, torch.Size], list[np.ndarray]] = {}
 
     def keep_mask(self, shape: torch.Size, drop_bytes: int) -> Tensor:
         """Returns booleans, true with probability 1 - drop_bytes / 256."""
-        drawn = self._drawn.setdefault(shape, [])
+        drawn = self._drawn.setdefault((self._read, shape), [])
         if not drawn:
             drawn.extend(self._masks(shape))
         return torch.from_numpy(drawn.pop()).view(shape) >= drop_bytes
@@ -92,7 +98,8 @@ class DropoutSource:
         num_vectors, size = shape[:-1].numel(), len(self._keys)
         if num_vectors == size and self._lengths:
             return [(place, 1) for place in range(size)]
-        for lengths in self._lengths:
+        read = self._lengths.get(self._read or "")
+        for lengths in [read] if read is not None else self._lengths.values():
             longest = max(lengths)
             if len(shape) == 3 and shape[:2] == (size, longest):
                 return [(place * longest, length) for place, length in enumerate(lengths)]
@@ -119,16 +126,22 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
         self._drop_bytes = round(p * 256)
-        self._source = source
+        self.source = source
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or self._drop_bytes == 0:
             return values
         if values.device.type != "cpu":
             return nn.functional.dropout(values, self.p)
-        keep = self._source.keep_mask(values.shape, self._drop_bytes)
+        keep = self.source.keep_mask(values.shape, self._drop_bytes)
         scaled: Tensor = _Masked.apply(values, keep, 256 / (256 - self._drop_bytes))  # type: ignore[no-untyped-call]
         return scaled
+
+
+def read_stream(module: nn.Module, stream: str) -> None:
+    """Tells the source behind a dropout of ours which stream of the batch comes next."""
+    if isinstance(module, Dropout):
+        module.source.read(stream)
 
 
 def replace_dropout(model: nn.Module) -> DropoutSource:

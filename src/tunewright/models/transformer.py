@@ -48,6 +48,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from tunewright.models.attention import attend
 from tunewright.models.batch import PackedStream, filled_together
+from tunewright.models.dropout import read_stream
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -471,7 +472,9 @@ class Transformer(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """
         num_tokens = target.num_tokens
         source, target = filled_together(source, target)
+        read_stream(self.dropout, "source")
         memory_ND = self._packed_stack(self.encoder, source, Context(Packed(source.boundaries)))
+        read_stream(self.dropout, "target")
         hidden_MD = self._packed_stack(
             self.decoder,
             target,
