@@ -14,6 +14,9 @@ from tunewright.types import Estimate
         ("roc_auc", "ROC AUC"),
         ("mcc", "Matthews correlation"),
         ("my_own_score", "My own score"),
+        ("chrf", "chrF"),
+        ("bleu_lowercase", "BLEU lowercase"),
+        ("lead_rougeL", "Lead ROUGE-L"),
         ("", ""),
     ],
 )

@@ -202,3 +202,10 @@ def test_a_task_that_needs_a_model_refuses_a_new_one(tmp_path):
         "summarization begin from nothing. Name a model, or make one first: tunewright pretrain "
         "TEXTS --model new:mini."
     )
+
+
+def test_its_card_says_how_stock_transformers_comes_to_know_it(finished):
+    card = (finished.folder.model / "README.md").read_text()
+    assert "stock `transformers`, once Tunewright has made its architecture known there:" in card
+    assert "import tunewright.models.transformer" in card
+    assert Translation(model_type="t5").stock_lines().startswith("from transformers import")

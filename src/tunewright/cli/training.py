@@ -60,6 +60,8 @@ def show_run(run: Any, seconds: float, as_json: bool, next_step: str = "") -> No
     if result is not None:
         title = f"{result.split}: {result.num_rows:,} rows"
         show.out.print(show.metrics_table(title, result.metrics, show.HEADLINES))
+        for sentence in result.notices:
+            show.say(f"  {sentence}")
     show.out.print(f"Done in {seconds:.0f} seconds.", markup=False)
     for name, path in (("model", run.folder.model), ("report", run.report)):
         show.out.print(f"{name:>7}  {path}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Two text files that belong together line by line: `train.src` and its translations `train.tgt`."""
+"""Two text files that belong together line by line: `train.src` and its translation `train.tgt`."""
 
 from __future__ import annotations
 

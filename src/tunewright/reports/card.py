@@ -119,9 +119,11 @@ def _usage(content: CardContent) -> str:
     used = f"## Use\n\n{_block('python', ours)}"
     if content.library == OURS:
         return used
+    known = "once Tunewright has made its architecture known there"
+    how = known if "import tunewright" in stock else "without Tunewright"
     return (
         f"{used}\n\n"
-        f"The folder also loads in stock `{content.library}`, without Tunewright:\n\n"
+        f"The folder also loads in stock `{content.library}`, {how}:\n\n"
         f"{_block('python', stock)}"
     )
 

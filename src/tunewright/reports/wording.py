@@ -13,12 +13,18 @@ UNDEFINED = "–"
 
 _WORDS = {
     "auc": "AUC",
+    "bleu": "BLEU",
+    "chrf": "chrF",
     "ece": "Expected calibration error",
     "f1": "F1",
     "mcc": "Matthews correlation",
     "mfu": "MFU",
     "pr": "PR",
     "roc": "ROC",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
 }
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
@@ -26,8 +32,9 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\uff
 
 def readable(name: str) -> str:
     """Returns a metric's or setting's name as a reader says it: `f1_macro` is `F1 macro`."""
-    words = " ".join(_WORDS.get(word, word) for word in name.split("_") if word)
-    return words[:1].upper() + words[1:]
+    first, *rest = [word for word in name.split("_") if word] or [""]
+    begun = _WORDS.get(first, first[:1].upper() + first[1:])
+    return " ".join([begun, *(_WORDS.get(word, word) for word in rest)])
 
 
 def number(value: float | None, decimals: int = 3) -> str:

@@ -44,7 +44,7 @@ def write_card(folder: RunFolder) -> None:
     task, result = _task(folder), EvaluationResult.read(folder.evaluation)
     started_from = read_config(folder.config)["model"]["name"]
     known = {"starter": "sentence-transformers/all-MiniLM-L6-v2"}
-    library, stock_usage, limits = task.library, task.stock_usage, [*task.limits()]
+    library, stock_usage, limits = task.library, task.stock_lines(), [*task.limits()]
     if is_adapter_folder(folder.model):
         library, stock_usage, told = _adapter_card(folder, task)
         limits += told

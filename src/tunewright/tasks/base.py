@@ -199,6 +199,10 @@ class Task(ABC):
         """Returns the models to be saved with their tasks, by the folder each gets; "" is here."""
         return {"": (self, model)}
 
+    def stock_lines(self) -> str:
+        """Returns the lines of Python that show stock libraries on the model card."""
+        return self.stock_usage
+
     def limits(self) -> Sequence[str]:
         """Returns sentences for the model card on what stock libraries answer in another way."""
         return ()

@@ -35,7 +35,7 @@ from tunewright.models.targets import (
     write_targets,
 )
 from tunewright.models.tokens import encode_text
-from tunewright.models.transformer import Transformer
+from tunewright.models.transformer import Transformer, TransformerConfig
 from tunewright.models.writing import cut_at_stop
 from tunewright.tasks.base import Loss, Outputs, Task
 from tunewright.tasks.texts import fitting_length, text_of
@@ -210,6 +210,11 @@ class SequenceToSequence(Task):
         label_M = batch.targets["label"]
         total = smoothed_cross_entropy(outputs["logits"], label_M, self.label_smoothing)
         return Loss(total, len(label_M))
+
+    def stock_lines(self) -> str:
+        own = self.model_type == TransformerConfig.model_type
+        first = "import tunewright.models.transformer  # makes the architecture known\n"
+        return (first if own else "") + self.stock_usage
 
     # Writing ---------------------------------------------------------------------------------
 

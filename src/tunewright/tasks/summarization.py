@@ -52,7 +52,6 @@ class Summarization(SequenceToSequence):
         'tw.load("path/to/this/folder").predict(["A long text. It goes on."])'
     )
     stock_usage: ClassVar[str] = (
-        "import tunewright.models.transformer  # where this is a model of our own architecture\n"
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
         'model = AutoModelForSeq2SeqLM.from_pretrained("path/to/this/folder")\n'

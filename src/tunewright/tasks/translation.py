@@ -50,7 +50,6 @@ class Translation(SequenceToSequence):
         'import tunewright as tw\n\ntw.load("path/to/this/folder").predict(["A dog runs."])'
     )
     stock_usage: ClassVar[str] = (
-        "import tunewright.models.transformer  # where this is a model of our own architecture\n"
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
         'model = AutoModelForSeq2SeqLM.from_pretrained("path/to/this/folder")\n'
