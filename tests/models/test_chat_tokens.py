@@ -131,6 +131,13 @@ def test_then_the_end_of_the_longest_turn_is_cut(tokenizer):
     assert num_cut == len(chat_sequences(tokenizer, long, "here")[-1]) - length
 
 
+def test_a_huge_turn_is_cut_as_a_long_one_is(tokenizer, monkeypatch):
+    turns = (Message("user", "the film " * 500),)
+    at_once = fitted_prompt(tokenizer, turns, 40, "here")
+    monkeypatch.setattr("tunewright.models.chat_tokens.FAR_TOO_LONG", 10_000)
+    assert at_once == fitted_prompt(tokenizer, turns, 40, "here")
+
+
 def test_a_template_that_leaves_no_room_is_refused(tokenizer):
     with pytest.raises(DataError) as caught:
         fitted_prompt(tokenizer, (Message("user", "a"),), 5, "here")

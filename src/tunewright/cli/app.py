@@ -34,7 +34,7 @@ Task = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="starter, a folder, or a Hub id.", metavar="NAME"),
+    typer.Option("--model", "-m", help="starter, smollm2, a folder, or a Hub id.", metavar="NAME"),
 ]
 Text = Annotated[str | None, typer.Option(help="Column of the text.", metavar="COLUMN")]
 TextPair = Annotated[

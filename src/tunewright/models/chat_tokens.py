@@ -20,7 +20,7 @@ import numpy as np
 
 from tunewright.errors import DataError
 from tunewright.models.chat_template import PLAIN_TEMPLATE, render
-from tunewright.models.tokens import bare_tokens
+from tunewright.models.tokens import bare_ids, first_places
 from tunewright.types import Message
 
 GIVEN, ANSWER, TEXT = 0, 1, 2  # TEXT is learnt, too, and never asked for
@@ -40,6 +40,9 @@ class Marked:
         """Returns the first tokens."""
         return Marked(self.ids_N[:length], self.marks_N[:length])
 
+
+# A turn with so many characters for each token of the room is not read whole more than once.
+FAR_TOO_LONG = 50
 
 Piece = tuple[str, bool]  # a stretch of a rendered conversation; is it an answer?
 
@@ -126,7 +129,7 @@ def _tokens(tokenizer: Any, pieces: Sequence[Piece], only_last: bool) -> Marked:
     for index, (text, is_answer) in enumerate(pieces):
         if index > last >= 0 and index == len(pieces) - 1 and not text.strip():
             break  # the blank after the last answer
-        ids_N, _, _ = bare_tokens(tokenizer, text)
+        ids_N = bare_ids(tokenizer, text)
         marks_N = np.zeros(len(ids_N), np.int32)
         if is_answer:
             ends = np.flatnonzero(np.isin(ids_N, special_ids))
@@ -174,7 +177,8 @@ def fitted_prompt(
     The oldest exchanges go first, but for the system's turn and the last exchange; then the end of
     the longest turn. Raises DataError where the template alone does not fit.
     """
-    turns = list(messages)
+    each = [_sensible(tokenizer, turn, room) for turn in messages]
+    turns, num_gone = [turn for turn, _ in each], sum(gone for _, gone in each)
     length = needed = _num_tokens(tokenizer, turns, where)
     while length > room and (exchange := _oldest(turns)) is not None:
         del turns[exchange]
@@ -182,8 +186,8 @@ def fitted_prompt(
     while length > room:
         longest = max(range(len(turns)), key=lambda index: len(turns[index].content))
         content = turns[longest].content
-        _, places_N2, num_tokens = bare_tokens(tokenizer, content)
-        keep = num_tokens - (length - room)
+        places_N2, num_tokens = first_places(tokenizer, content, room + 1)
+        keep = min(num_tokens - (length - room), len(places_N2) - 1)
         if keep <= 0 or not content:
             raise DataError(
                 where,
@@ -194,7 +198,20 @@ def fitted_prompt(
         cut = content[: int(places_N2[keep][0])].rstrip()
         turns[longest] = Message(turns[longest].role, cut)
         length = _num_tokens(tokenizer, turns, where)
-    return tuple(turns), needed - length
+    return tuple(turns), num_gone + needed - length
+
+
+def _sensible(tokenizer: Any, turn: Message, room: int) -> tuple[Message, int]:
+    """Returns a turn of sensible size, and how many tokens were cut.
+
+    One that is far longer than the room is cut to it at once, so that memory stays flat.
+    """
+    if len(turn.content) <= FAR_TOO_LONG * room:
+        return turn, 0
+    places_N2, num_tokens = first_places(tokenizer, turn.content, room + 1)
+    if num_tokens <= room:
+        return turn, 0
+    return Message(turn.role, turn.content[: int(places_N2[room][0])]), num_tokens - room
 
 
 def _num_tokens(tokenizer: Any, turns: Sequence[Message], where: str) -> int:

@@ -96,17 +96,19 @@ def encode_windows(
     return [replace(streams[0], num_cut=cut + cut_before), *streams[1:]]
 
 
-def bare_tokens(
-    tokenizer: Any, text: str, limit: int | None = None
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns a text's token ids without special tokens added, their places, and how many it has.
+def bare_ids(tokenizer: Any, text: str) -> np.ndarray:
+    """Returns a text's token ids, without special tokens added: int32 (N,)."""
+    tokens = _Tokens.of(tokenizer.backend_tokenizer, text, None, False)
+    return np.array(tokens.encoding.ids, np.int32)
 
-    The ids and places (N, 2), in characters, are at most `limit` where there is one; all of the
-    text's are counted.
+
+def first_places(tokenizer: Any, text: str, limit: int) -> tuple[np.ndarray, int]:
+    """Returns where a text's first tokens stand, (N, 2) in characters, and how many it has.
+
+    The places are those of at most `limit` tokens; all of the text's are counted.
     """
     tokens = _Tokens.of(tokenizer.backend_tokenizer, text, limit, True)
-    ids_N = np.array(tokens.encoding.ids, np.int32)[:limit]
-    return ids_N, tokens.places_N2[: len(ids_N)], tokens.num_tokens
+    return tokens.places_N2[:limit], tokens.num_tokens
 
 
 def too_long_error(where: str, num_tokens: int, max_length: int) -> DataError:

@@ -76,8 +76,9 @@ class ModelConfig(BaseModel):
 
     name: str = Field(
         "starter",
-        description='"starter" (all-MiniLM-L6-v2), a folder, or an id of the Hub; translation and '
-        "summarization also begin from nothing: new:SIZE, such as new:small or new:4x256",
+        description='"starter" (all-MiniLM-L6-v2), "smollm2" (it chats), a folder, a GGUF file, or '
+        "an id of the Hub; translation and summarization also begin from nothing: new:SIZE, "
+        "such as new:small or new:4x256",
     )
     new: NewModelConfig = Field(
         default_factory=NewModelConfig, description="what a model is that begins from nothing"

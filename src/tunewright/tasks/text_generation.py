@@ -41,7 +41,7 @@ from tunewright.models.chosen_tokens import next_token_logits, next_token_losses
 from tunewright.models.generation import GENERATION_CONFIG, MAX_CONFIG_BYTES, Generation
 from tunewright.models.heads import choose_route
 from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import bare_tokens, too_long_error
+from tunewright.models.tokens import bare_ids, too_long_error
 from tunewright.models.weights import read_json_object
 from tunewright.models.writing import Writing, cut_at_stop, write
 from tunewright.tasks import CHAT_ROLES
@@ -225,7 +225,7 @@ class TextGeneration(Task):
     def _windows(self, row: Row, processor: Any) -> list[Marked]:
         """Returns a text in windows; each begins with the last token of the one before it."""
         length = self.max_length or DEFAULT_LENGTH
-        ids_N, _, _ = bare_tokens(processor, text_of(row, "text"))
+        ids_N = bare_ids(processor, text_of(row, "text"))
         before = processor.backend_tokenizer.encode("").ids[:1]
         begin = before if before and before[0] == processor.bos_token_id else []
         end = [] if processor.eos_token_id is None else [processor.eos_token_id]
