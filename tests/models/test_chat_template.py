@@ -38,10 +38,16 @@ MARKED = (
 )
 
 
+TOOLED = (
+    "{% if tools is not none %}never{% endif %}{% if documents is not none %}never{% endif %}"
+    "{{ messages[2].content }}"
+)
+
+
 @pytest.mark.parametrize(
     "template",
-    [CHATML, LLAMA, NAMESPACED, MARKED, PLAIN_TEMPLATE],
-    ids=["chatml", "llama", "namespaced", "marked", "plain"],
+    [CHATML, LLAMA, NAMESPACED, MARKED, TOOLED, PLAIN_TEMPLATE],
+    ids=["chatml", "llama", "namespaced", "marked", "tooled", "plain"],
 )
 @pytest.mark.parametrize("prompt", [True, False])
 def test_a_rendering_is_that_of_transformers(template, prompt):
@@ -129,6 +135,10 @@ def test_a_template_is_checked_before_it_is_used():
     )
     with pytest.raises(ModelError, match="has 200,001 characters"):
         check_template("a" * 200_001, "models/x")
+
+
+def test_the_plain_template_does_without_an_end_token():
+    assert render(PLAIN_TEMPLATE, TURNS[2:3], add_generation_prompt=False) == "Assistant: Hi!\n\n"
 
 
 def test_today_is_the_same_day_every_day():

@@ -41,7 +41,7 @@ TODAY = datetime(2024, 7, 26)  # the date that Llama 3's template falls back to
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    "{{ 'Assistant: ' + message['content'] + eos_token + '\\n\\n' }}"
+    "{{ 'Assistant: ' + message['content'] + (eos_token or '') + '\\n\\n' }}"
     "{% else %}"
     "{{ message['role'] | capitalize + ': ' + message['content'] + '\\n\\n' }}"
     "{% endif %}{% endfor %}"
@@ -246,6 +246,8 @@ def render(
         sandbox.budget.start(sum(len(message.content) for message in messages))
         pieces = compiled.generate(
             messages=[message.to_json() for message in messages],
+            tools=None,
+            documents=None,
             add_generation_prompt=add_generation_prompt,
             **(special or {}),
         )
