@@ -7,6 +7,11 @@ validation rows after 60 updates (that of all weights is the one of the quality 
 trains for the same two epochs on the 9,003 other rows and is measured on test. Every run is a
 process of its own, so that peak memory (ru_maxrss) is its own; speed is the median of its updates.
 Results go to `benchmarks/adapters.json`, one run at a time; what stands there is not run again.
+
+    python -m benchmarks.adapters memory
+
+needs no data and trains nothing: the numbers that learn, and what one forward pass over 32 texts of
+64 tokens keeps for the backward pass, weights aside, in fp32 and without dropout.
 """
 
 from __future__ import annotations
@@ -42,6 +47,9 @@ EPOCHS, CHOOSING_STEPS = 2, 60
 
 
 def main() -> None:
+    if sys.argv[1:] == ["memory"]:
+        print(memory_table())
+        return
     root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
     if not root or not Path(root).is_dir():
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the data sets.")
@@ -132,6 +140,54 @@ def _num_learning(run: Any) -> int:
 def _rows(file: Path) -> list[dict[str, Any]]:
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def memory_table() -> str:
+    """Returns what each method learns and keeps, as Markdown."""
+    lines = ["| method | numbers that learn | kept for the backward pass, MB |", "|---|---:|---:|"]
+    for method in RATES:
+        learning, kept = kept_for_backward(method)
+        shown = "all weights" if method == "full" else f"`{method}`"
+        lines.append(f"| {shown} | {learning:,} | {kept / 1e6:.0f} |")
+    learning, kept = kept_for_backward("lora", freeze_layers=3)
+    lines.append(f"| `lora`, `freeze_layers=3` | {learning:,} | {kept / 1e6:.0f} |")
+    return "\n".join(lines)
+
+
+def kept_for_backward(method: str, freeze_layers: int = 0) -> tuple[int, int]:
+    """Returns the numbers that learn, and the bytes that a forward pass keeps for them."""
+    import torch
+
+    from tunewright.models.adapter_config import AdapterConfig
+    from tunewright.models.adapters import attach
+    from tunewright.models.architecture import SEQUENCE_CLASSIFIER
+    from tunewright.models.batch import PackedStream
+    from tunewright.models.folder import find_model
+    from tunewright.models.heads import choose_route, classify
+    from tunewright.models.loading import load_classifier
+    from tunewright.training.optimizer import freeze
+
+    labels = tuple(map(str, range(77)))
+    model = load_classifier(find_model("starter"), labels, dropout=0.0, pad_token_id=0).model
+    freeze(model, freeze_layers)
+    if method != "full":
+        attach(model, AdapterConfig(name=method), SEQUENCE_CLASSIFIER)  # type: ignore[arg-type]
+    choose_route(model)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def take(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids_N = torch.arange(32 * 64) % 20_000 + 2_000
+    stream = PackedStream(ids_N, torch.arange(64).repeat(32), tuple(range(0, 32 * 64 + 1, 64)))
+    with torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor):
+        outputs = classify(model.train(), stream)
+    assert outputs.requires_grad  # or nothing would be kept
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(kept.values())
 
 
 def table(results: dict[str, Any]) -> str:

@@ -121,6 +121,40 @@ def test_backward_stops_at_the_lowest_adapter(tiny_folder):
     assert all(p.grad is None for p in layers[0].parameters())
 
 
+def kept_bytes(model):
+    """What a forward pass keeps for the backward pass, without the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def take(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor):
+        outputs = classify(model, stream(30, 34))
+    return sum(kept.values()), outputs
+
+
+@pytest.mark.parametrize("name", ["ia3", "prompt", "prefix", "bottleneck"])
+def test_layers_that_are_frozen_keep_less_for_the_backward_pass(adapted, tiny_folder, name):
+    whole = load_classifier(tiny_folder("bert"), LABELS, pad_token_id=0).model
+    model = adapted(name, bottleneck_size=4, num_virtual_tokens=1)
+    assert kept_bytes(model)[0] < kept_bytes(whole)[0]
+
+
+def test_layers_under_the_lowest_adapter_keep_nothing(tiny_folder):
+    kept = []
+    for frozen in ((), ("embeddings", "layer.0")):
+        model = load_classifier(tiny_folder("bert"), LABELS, pad_token_id=0).model
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not any(part in name for part in frozen))
+        attach(model, AdapterConfig(name="lora"), SEQUENCE_CLASSIFIER)
+        kept.append(kept_bytes(model)[0])
+    assert kept[1] < 0.6 * kept[0]
+
+
 def test_the_bottleneck_is_the_formula():
     layer = torch.nn.Linear(6, 4)
     bottleneck = Bottleneck(layer, 3)

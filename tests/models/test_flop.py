@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from tunewright.models.adapter_config import AdapterConfig
+from tunewright.models.adapters import attach
+from tunewright.models.architecture import SEQUENCE_CLASSIFIER
 from tunewright.models.batch import pack
 from tunewright.models.flop import FlopCount
 from tunewright.models.heads import choose_route, packed_hidden
@@ -24,6 +27,17 @@ def test_a_bert_layer_costs_its_six_matrices_and_its_square(tiny_folder):
 def test_training_costs_three_times_inference():
     count = FlopCount(10, 4.0)
     assert count.training([7]) == 3 * count.inference([7]) == 6 * 10 * 7 + 12 * 4 * 49
+
+
+def test_a_frozen_weight_costs_no_gradient_of_its_own(tiny_folder):
+    model = load_classifier(tiny_folder("bert"), ["a", "b"]).model
+    all_learn = FlopCount.of(model).training([7])
+    attach(model, AdapterConfig(name="lora", r=2), SEQUENCE_CLASSIFIER)
+    count, matrices = FlopCount.of(model), 2 * (4 * 32 * 32 + 2 * 32 * 48)
+    adapters = 2 * 2 * (4 * (32 + 32) + 2 * (32 + 48))
+    assert count.frozen_parameters == matrices
+    assert count.matrix_parameters == matrices + adapters
+    assert count.training([7]) == all_learn - 2 * matrices * 7 + 6 * adapters * 7
 
 
 def test_causal_attention_costs_half_the_square(tiny_folder):

@@ -187,6 +187,25 @@ def test_a_damaged_adapter_is_refused(train):
         tw.load(run.path)
 
 
+@pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "prefix"])
+def test_recomputed_activations_give_the_same_adapter(train, adapter):
+    kept, anew = (
+        train(adapter, str(recompute), max_steps=3, gradient_checkpointing=recompute, dropout=0.0)
+        for recompute in (False, True)
+    )
+    first, second = (figures(tw.load(run.path, "fp32").predict(ASKED)) for run in (kept, anew))
+    torch.testing.assert_close(second, first, atol=1e-4, rtol=1e-4)
+
+
+def test_a_prefix_and_recomputed_activations_do_not_go_together(train):
+    with pytest.raises(SettingsError) as caught:
+        train("prefix", gradient_checkpointing=True)
+    assert str(caught.value) == (
+        "training.gradient_checkpointing: it is on, and the adapter is a prefix. Layers that are "
+        'computed anew would see a prefix twice. Leave it off, or use adapter "prompt" or "lora".'
+    )
+
+
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_has_a_learning_rate_of_its_own(name):
     chosen = compose({"adapter": {"name": name}})

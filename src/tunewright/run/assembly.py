@@ -76,6 +76,13 @@ def _attach(ground: Groundwork, model: Any) -> None:
     config = ground.config.adapter
     if config.name is None:
         return
+    if config.name == "prefix" and ground.config.training.gradient_checkpointing:
+        raise SettingsError(
+            "training.gradient_checkpointing",
+            "it is on, and the adapter is a prefix",
+            "Layers that are computed anew would see a prefix twice.",
+            'Leave it off, or use adapter "prompt" or "lora".',
+        )
     parts = [(task.kind, part) for task, part in ground.task.models(model).values()]
     for kind, part in parts:
         _check_head(ground, kind, part)
