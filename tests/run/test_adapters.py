@@ -177,6 +177,58 @@ def test_a_base_that_is_gone_is_named(train, tiny_folder, tmp_path):
     )
 
 
+@pytest.mark.parametrize("adapter", ["lora", "prompt", "bottleneck"])
+def test_an_adapter_that_claims_the_earth_is_refused_before_memory_is_taken(train, adapter):
+    folder = train(adapter, max_steps=2).folder.model
+    (folder / "manifest.json").unlink()
+    file = folder / f"{'bottleneck' if adapter == 'bottleneck' else 'adapter'}_config.json"
+    sizes = {"lora": "r", "prompt": "num_virtual_tokens", "bottleneck": "bottleneck_size"}
+    values = json.loads(file.read_text(encoding="utf-8")) | {sizes[adapter]: 10**12}
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"its adapter's {sizes[adapter]} is 1000000000000"):
+        tw.load(folder)
+
+
+def test_an_adapter_of_a_kind_that_is_unknown_is_named(train):
+    folder = train("lora", max_steps=2).folder.model
+    (folder / "manifest.json").unlink()
+    file = folder / "adapter_config.json"
+    values = json.loads(file.read_text(encoding="utf-8")) | {"peft_type": "VERA"}
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        tw.load(folder)
+    assert str(caught.value) == (
+        f'{file}: its adapter is a VERA. "LORA", "ADALORA", "IA3", "PREFIX_TUNING", '
+        '"PROMPT_TUNING", "P_TUNING" can be read. Merge it with peft, and name the saved folder.'
+    )
+
+
+@pytest.mark.parametrize("change", [{"r": 3}, {"target_modules": ["nothing"]}])
+def test_an_adapter_whose_weights_do_not_fit_is_refused(train, change):
+    folder = train("lora", max_steps=2).folder.model
+    (folder / "manifest.json").unlink()
+    file = folder / "adapter_config.json"
+    values = json.loads(file.read_text(encoding="utf-8")) | change
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ModelError, match="its adapter does not fit the model"):
+        tw.load(folder)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "adalora"])
+def test_the_moving_average_is_that_of_what_learns(train, tmp_path, adapter):
+    def cut(event):
+        if isinstance(event, Step) and event.step == 11:
+            raise Cut
+
+    whole = train(adapter, "whole", ema_decay=0.9)
+    (newest, *_) = sorted((whole.path / "checkpoints").iterdir(), reverse=True)
+    sizes = [(newest / f"{name}.safetensors").stat().st_size for name in ("average", "optimizer")]
+    assert sizes[0] < sizes[1]
+    with pytest.raises(Cut):
+        train(adapter, "cut", cut, ema_decay=0.9)
+    assert weights(tw.resume(tmp_path / "runs" / "cut", (TEXTS, LABELS))) == weights(whole)
+
+
 def test_a_damaged_adapter_is_refused(train):
     run = train("lora", max_steps=2)
     file = run.folder.model / "adapter_model.safetensors"

@@ -56,6 +56,12 @@ from tunewright.models.weights import TensorEntry, read_header, read_tensor_file
 
 ATTRIBUTE = "tunewright_adapters"
 BOTTLENECK = "BOTTLENECK"
+# The largest numbers that `[adapter]` takes; AdaLoRA begins with more ranks than it ends with.
+LARGEST_SIZES = {
+    "r": 8192, "init_r": 8192, "target_r": 8192, "num_virtual_tokens": 10_000,
+    "encoder_hidden_size": 100_000, "bottleneck_size": 100_000, "num_layers": 10_000,
+    "num_attention_heads": 10_000, "token_dim": 1_000_000,
+}  # fmt: skip
 
 # A bottleneck begins as nearly nothing (Houlsby et al. 2019, section 3.6).
 INITIAL_DEVIATION = 0.01
@@ -263,6 +269,7 @@ def load_adapter(model: Any, folder: Path, kind: Kind) -> None:
     Raises ModelError when its configuration is unknown, or its weights do not fit.
     """
     description = adapter_description(folder)
+    _check_sizes(folder, description)
     kind_of_adapter = description.get("peft_type")
     quantize = read_base(folder).quantize
     if quantize is not None:
@@ -285,6 +292,24 @@ def load_adapter(model: Any, folder: Path, kind: Kind) -> None:
         ) from error
     adapters.quantize, adapters.kind = quantize, kind
     model.requires_grad_(False)
+
+
+def _check_sizes(folder: Path, description: Mapping[str, Any]) -> None:
+    """Raises ModelError for sizes that no adapter has, before memory is taken for them."""
+    ranks = description.get("rank_pattern") or {}
+    claimed = {name: description.get(name) for name in LARGEST_SIZES} | {
+        f"rank_pattern of {name}": rank for name, rank in dict(ranks).items()
+        if not isinstance(rank, list)
+    }  # fmt: skip
+    for name, size in claimed.items():
+        most = LARGEST_SIZES.get(name, LARGEST_SIZES["r"])
+        if size is not None and not (type(size) is int and 0 <= size <= most):
+            raise ModelError(
+                str(folder),
+                f"its adapter's {name} is {size!r:.40}",
+                f"It is a whole number of at most {most:,}.",
+                "Use the file that belongs to the weights.",
+            )
 
 
 def _wrapped(model: Any, name: AdapterName, config: Any, kind: Kind) -> Adapters:

@@ -120,7 +120,8 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
     schedule = _schedule(ground, len(units))
     average = None
     if settings.ema_decay is not None:
-        average = MovingAverage(model.parameters(), settings.ema_decay)
+        learning = (p for p in model.parameters() if p.requires_grad)
+        average = MovingAverage(learning, settings.ema_decay)
     loop = Loop(
         model=model,
         task=ground.task,

@@ -24,7 +24,7 @@ def footprint(loop: Loop, keeps_best: bool) -> Footprint:
     parameters = list(loop.model.parameters())
     weights = sum(parameter.nbytes for parameter in parameters)
     learning = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
-    average = 0 if loop.average is None else weights
+    average = 0 if loop.average is None else learning
     best = learning if keeps_best else 0
     return Footprint(
         sum(parameter.numel() for parameter in parameters),

@@ -63,7 +63,7 @@ def put_loop_state(
 
 
 def _averages(model: Any, average: MovingAverage) -> dict[str, Tensor]:
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
     return dict(zip(names, average.tensors, strict=True))
 
 
