@@ -402,3 +402,16 @@ def test_decoders_classify_packed_by_their_last_token(architecture, tiny_folder)
             ids = torch.tensor(np.array(item.streams["text"].token_ids)[None]).long()
             alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
             torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_card_says_what_stock_libraries_have_to_be_given():
+    assert TextGeneration().limits() == []
+    prompt, system = TextGeneration(prompt_template="Say {prompt}", system="Be brief.").limits()
+    assert prompt == (
+        "A prompt stands in the user's turn as 'Say {prompt}'; stock libraries are given the "
+        "whole turn."
+    )
+    assert system == (
+        "Each conversation begins with the system's turn 'Be brief.'; stock libraries are given "
+        "it, too."
+    )

@@ -280,6 +280,20 @@ class TextGeneration(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         return Loss(outputs["losses"].sum(), len(outputs["losses"]))
 
+    def limits(self) -> Sequence[str]:
+        told = []
+        if self.prompt_template is not None:
+            told.append(
+                f"A prompt stands in the user's turn as {self.prompt_template!r}; stock libraries "
+                "are given the whole turn."
+            )
+        if self.system is not None:
+            told.append(
+                f"Each conversation begins with the system's turn {self.system!r}; stock libraries "
+                "are given it, too."
+            )
+        return told
+
     def examine(self, model: Any, batch: Batch, processor: Any, settings: Generation) -> Outputs:
         if self.write_answers:
             return self.generate(model, batch, processor, settings)
