@@ -32,6 +32,7 @@ from tunewright.run.config import compose
 from tunewright.run.train import train
 
 NUM_RESAMPLES = 2000
+ONCE = ["0"]  # the seed of what is measured before any training
 DIGITS = 5  # of a row's statistics, which keeps the files small
 
 Rows = list[dict[str, Any]]
@@ -152,7 +153,7 @@ def _runs_of(entry: Mapping[str, Any], side: str, seeds: Sequence[str]) -> list[
 def _seeds_of(entry: Mapping[str, Any], *sides: str) -> list[str]:
     """Returns the seeds that all of these sides have been run with."""
     found = [set(entry["sides"].get(side, ())) for side in sides if side not in entry["before"]]
-    return sorted(set.intersection(*found), key=int) if found else ["0"]
+    return sorted(set.intersection(*found), key=int) if found else ONCE
 
 
 def summary(comparison: Comparison, entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -178,7 +179,8 @@ def gaps(comparison: Comparison, entry: Mapping[str, Any]) -> list[dict[str, Any
         reducers = [[comparison.reducer(each) for each in side] for side in runs]
         drawn = paired_intervals(*reducers, comparison.metrics, num_rows)
         for metric, (gap, low, high) in drawn.items():
-            found.append({"of": first, "over": second, "metric": metric, "seeds": len(seeds),
+            num_seeds = len(seeds) if seeds != ONCE else 0
+            found.append({"of": first, "over": second, "metric": metric, "seeds": num_seeds,
                           "gap": gap, "low": low, "high": high})  # fmt: skip
     return found
 
@@ -283,7 +285,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     for name, entry in found.items():
         for gap in entry["gaps"]:
             lines.append(
-                f"| {name} | {gap['of']} over {gap['over']} | {gap['metric']} | {gap['seeds']} | "
+                f"| {name} | {gap['of']} over {gap['over']} | {gap['metric']} | "
+                f"{gap['seeds'] or ''} | "
                 f"{gap['gap']:+.2f} | {gap['low']:+.2f} to {gap['high']:+.2f} |"
             )
     return "\n".join(lines)

@@ -40,13 +40,14 @@ Reproduce with `make bench-quality`; the data sets are found through `TUNEWRIGHT
 
 SEARCH = """## Vectors and search
 
-The starter model before and after fine-tuning, in points (hundredths of each metric), beside
-sentence-transformers with the same model, rows, settings and seeds. Every difference has a paired
-95 % interval over test rows and seeds.
+The starter model before and after fine-tuning, in points (hundredths of each metric). A `peer`, where
+there is one, is sentence-transformers with the same model, rows, settings and seeds. Every difference
+has a paired 95 % interval over test rows and seeds. Settings were chosen on validation rows.
 
 On MedQuAD the 1,370 distinct questions of the test rows look for their answers among the 1,537 of
-those rows. `words` is BM25 alone; `hybrid` searches an index of passages by words and meaning;
-`reranked` has a cross-encoder order the 20 documents that are nearest by vectors.
+those rows, by the vectors of whole texts. `words` is BM25 alone; `hybrid` is a search by words and
+by the same vectors; `reranked` has a cross-encoder order the 20 nearest documents. Vectors are of
+the first 128 tokens on all sides: before training that is better than 256.
 
 {table}
 
