@@ -40,9 +40,9 @@ Reproduce with `make bench-quality`; the data sets are found through `TUNEWRIGHT
 
 SEARCH = """## Vectors and search
 
-The starter model before and after fine-tuning, in points (hundredths of each metric). A `peer`, where
-there is one, is sentence-transformers with the same model, rows, settings and seeds. Every difference
-has a paired 95 % interval over test rows and seeds. Settings were chosen on validation rows.
+The starter model before and after fine-tuning, in points (hundredths of each metric). A `peer`,
+where there is one, is sentence-transformers with the same model, rows, settings and seeds. Every
+difference has a paired 95 % interval over test rows and seeds. No test row chose a setting.
 
 On MedQuAD the 1,370 distinct questions of the test rows look for their answers among the 1,537 of
 those rows, by the vectors of whole texts. `words` is BM25 alone; `hybrid` is a search by words and

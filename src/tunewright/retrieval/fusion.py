@@ -4,7 +4,7 @@
 
 Scores of unlike kinds are brought to 0 to 1 and added up (Bruch et al. 2023, "An Analysis of Fusion
 Functions for Hybrid Retrieval", find that this beats reciprocal ranks, which forget by how much one
-is better; so did we, see `docs/search.md`).
+is better; so did we, see the decision on the index).
 """
 
 from __future__ import annotations
