@@ -12,6 +12,10 @@ Results go to `benchmarks/adapters.json`, one run at a time; what stands there i
 
 needs no data and trains nothing: the numbers that learn, and what one forward pass over 32 texts of
 64 tokens keeps for the backward pass, weights aside, in fp32 and without dropout.
+
+    TUNEWRIGHT_BENCHMARK_DATA=DATA python -m benchmarks.adapters rates
+
+is a short look at step sizes: the training loss of the last ten of 30 updates of 32 rows.
 """
 
 from __future__ import annotations
@@ -53,6 +57,9 @@ def main() -> None:
     root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
     if not root or not Path(root).is_dir():
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the data sets.")
+    if sys.argv[1:] == ["rates"]:
+        print(rates_table(Path(root) / DATA))
+        return
     if sys.argv[1:2] == ["--alone"]:
         print(json.dumps(measure(Path(root) / DATA, *json.loads(sys.argv[2]))))
         return
@@ -188,6 +195,44 @@ def kept_for_backward(method: str, freeze_layers: int = 0) -> tuple[int, int]:
         outputs = classify(model.train(), stream)
     assert outputs.requires_grad  # or nothing would be kept
     return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(kept.values())
+
+
+def rates_table(data: Path) -> str:
+    """Returns what each method has learned in 30 updates at each of its step sizes, as Markdown."""
+    from tunewright.devices import find_device
+    from tunewright.models.adapter_config import AdapterConfig
+    from tunewright.models.adapters import attach
+    from tunewright.models.dropout import replace_dropout
+    from tunewright.models.folder import find_model
+    from tunewright.models.tokenizers import load_tokenizer
+    from tunewright.tasks import find_task
+    from tunewright.training.budget import keep_budget
+    from tunewright.training.loop import Loop
+    from tunewright.training.optimizer import build_optimizer
+    from tunewright.training.schedule import Schedule
+    from tunewright.types import Row
+
+    steps, source, device = 30, find_model("starter"), find_device("auto")
+    rows = _rows(data / "train.jsonl.gz")
+    random.Random(0).shuffle(rows)
+    read = [Row(number, row, "train", number) for number, row in enumerate(rows[:2560])]
+    task = find_task("text-classification")().within(128).learn(read)
+    tokenizer = load_tokenizer(source)
+    encoded = [task.encode(row, tokenizer) for row in read]
+    lines = ["| method | learning rate | loss |", "|---|---:|---:|"]
+    for method, rate in ((method, rate) for method, found in RATES.items() for rate in found):
+        model, _ = task.build(source, tokenizer, dropout=None, seed=1)
+        if method != "full":
+            attach(model, AdapterConfig(name=method), task.kind, 1)  # type: ignore[arg-type]
+        task.route(model)
+        optimizer = build_optimizer(model, learning_rate=rate, weight_decay=0.01)
+        keep_budget(model, optimizer, steps)
+        loop = Loop(model, task, encoded, optimizer, Schedule("linear", steps, 6), device,
+                    32, 8192, 1, 1.0, dropout=replace_dropout(model))  # fmt: skip
+        losses = [e.loss for e in loop.run() if type(e).__name__ == "Step"]
+        shown = "all weights" if method == "full" else f"`{method}`"
+        lines.append(f"| {shown} | {rate:g} | {statistics.fmean(losses[-10:]):.2f} |")
+    return "\n".join(lines)
 
 
 def table(results: dict[str, Any]) -> str:
