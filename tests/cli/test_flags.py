@@ -21,6 +21,7 @@ FLAGS = {
     "index": ["add", "id", "json", "model", "output", "passage-tokens", "precision", "remove",
               "stride", "text"],
     "init": ["json", "task"],
+    "launch": ["max-restarts", "nnodes", "nproc", "output", "target"],
     "plan": ["json", "label", "model", "task", "test", "text", "text-pair", "validation"],
     "predict": ["format", "json", "output", "precision", "text", "text-pair"],
     "pretrain": ["json", "lowercase", "model", "name", "test", "text", "tokenizer", "validation",
@@ -31,7 +32,7 @@ FLAGS = {
                "where"],
     "train": ["json", "label", "model", "name", "task", "test", "text", "text-pair", "validation"],
     "verify": ["json"],
-    "verify-resume": ["json", "kills"],
+    "verify-resume": ["json", "kills", "nproc"],
 }  # fmt: skip
 
 

@@ -299,7 +299,7 @@ def test_a_log_that_lost_lines_is_not_filled_up(cut):
 def test_another_machine_is_allowed_said_and_written_down(cut, monkeypatch):
     folder = cut(after(5))
     other = Device("cpu", "cpu", "bf16", 3, "another CPU")
-    monkeypatch.setattr(groundwork, "find_device", lambda precision: other)
+    monkeypatch.setattr(groundwork, "find_device", lambda *_: other)
     run = resume(folder)
     about = json.loads((run.path / "run.json").read_text())
     (entry,) = about["resumed"]

@@ -9,8 +9,6 @@ rows and tokens of its updates, and a digest of its weights.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from typing import Any
 
 from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import build_loop
+from tunewright.run.verify_resume import environments
 from tunewright.tasks import TASKS, find_task
 
 CASES: dict[str, dict[str, Any]] = {
@@ -36,23 +35,12 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"text-classification {name}", case) for name, case in CASES.items())
 
 
-def environments(size: int) -> list[dict[str, str]]:
-    """Returns the environment of each of `size` processes, as torchrun sets it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    own = {"OMP_NUM_THREADS": "1", "TUNEWRIGHT_TIMEOUT": os.environ.get("TUNEWRIGHT_TIMEOUT", "60")}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-    return [{**os.environ, **own, **place, **rank} for rank in ranks]
-
-
 def started(size: int, *command: str) -> list[subprocess.Popen[str]]:
     """Starts a Python command in each of `size` processes."""
     return [
         subprocess.Popen(
             [sys.executable, *command],
-            env=env,
+            env={**env, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,15 +6,31 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 
-from tunewright.errors import SettingsError, TunewrightError
+from tunewright.errors import GateError, SettingsError, Stopped, TunewrightError, UserError
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells count
+STATUS_FILE = "TUNEWRIGHT_STATUS"  # names the file in which `launch` reads how its processes ended
+FINAL = (2, 3)  # what another start would only meet again
 
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 failed, 2 the user's input, 3 a gate refused."""
-    sys.exit(run(sys.argv[1:]))
+    file = os.environ.get(STATUS_FILE)
+    if file is None:
+        sys.exit(run(sys.argv[1:]))
+    if leads():
+        Path(file).unlink(missing_ok=True)
+    status = run(sys.argv[1:])
+    if status and leads():
+        Path(file).write_text(str(status))
+    sys.exit(0 if status in FINAL else status)
+
+
+def leads() -> bool:
+    """Says whether this process speaks for all that were started together."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(arguments: list[str]) -> int:
@@ -46,7 +62,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _report(error: TunewrightError, as_json: bool) -> int:
-    if as_json:
+    if leads() and as_json:
         print(json.dumps({"error": str(error), "error_type": type(error).__name__}))
-    print(f"tunewright: {error}", file=sys.stderr)
+    if leads():
+        print(f"tunewright: {error}", file=sys.stderr)
+    elif not isinstance(error, (UserError, GateError, Stopped)):  # those all processes meet
+        print(f"tunewright, process {os.environ['RANK']}: {error}", file=sys.stderr)
     return error.exit_status

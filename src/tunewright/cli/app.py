@@ -268,6 +268,41 @@ def resume(
     resume_and_show(run, words or [], as_json)
 
 
+@app.command(
+    rich_help_panel=TRAIN,
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+)
+def launch(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="train, pretrain or resume, with its own words.",
+            metavar="VERB [WORDS]...",
+            show_default=False,
+        ),
+    ] = None,
+    nproc: Annotated[
+        int, typer.Option("--nproc", help="Processes on each machine; one a GPU.", min=1)
+    ] = 2,
+    nnodes: Annotated[int, typer.Option("--nnodes", help="Machines.", min=1)] = 1,
+    max_restarts: Annotated[
+        int,
+        typer.Option("--max-restarts", help="How often lost processes are started again.", min=0),
+    ] = 3,
+    target: Annotated[
+        str,
+        typer.Option(help="local starts them here; slurm and kubernetes write a job's file."),
+    ] = "local",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The job's file; - prints it.")
+    ] = "-",
+) -> None:
+    """Train in several processes, which share each update; one that is lost is started again."""
+    from tunewright.cli.launching import launch_and_show
+
+    launch_and_show(words or [], nproc, nnodes, max_restarts, target, output)
+
+
 @app.command(rich_help_panel=JUDGE)
 def evaluate(
     run: Run,
@@ -336,12 +371,15 @@ def verify_resume(
     kills: Annotated[
         int, typer.Option(help="How often the process is killed.", min=1, metavar="NUMBER")
     ] = 20,
+    nproc: Annotated[
+        int, typer.Option("--nproc", help="Processes that train together.", min=1, metavar="NUMBER")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Train undisturbed and killed at random moments, and compare; exit with 1 on a difference."""
     from tunewright.cli.verifying import verify_resume_and_show
 
-    verify_resume_and_show(words or [], kills, as_json)
+    verify_resume_and_show(words or [], kills, nproc, as_json)
 
 
 @app.command(rich_help_panel=USE)

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tunewright.cli import leads
 from tunewright.types import Estimate
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+LEADS = leads()  # of several processes one speaks
+out = Console(highlight=False, quiet=not LEADS)
+err = Console(stderr=True, highlight=False, quiet=not LEADS)
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 HEADLINES = ("accuracy", "f1_macro", "mcc", "roc_auc", "log_loss", "brier",
@@ -23,7 +25,8 @@ MAX_METRICS = 12  # of more than these the headlines are shown; metrics.json has
 
 def print_json(value: Any) -> None:
     """Prints one JSON object on one line; what is not finite becomes null."""
-    print(json.dumps(_plain(value), ensure_ascii=False))
+    if LEADS:
+        print(json.dumps(_plain(value), ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:

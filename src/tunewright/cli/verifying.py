@@ -34,13 +34,20 @@ def verify_and_show(folder: str, as_json: bool) -> None:
         raise typer.Exit(DIFFERENT)
 
 
-def verify_resume_and_show(words: Sequence[str], num_kills: int, as_json: bool) -> None:
+def verify_resume_and_show(
+    words: Sequence[str], num_kills: int, num_processes: int, as_json: bool
+) -> None:
     """Trains undisturbed and under kills; exits with 1 when they end differently."""
     config = config_of(words, {}, {}, {})
     sources_of(config)
     from tunewright.run.verify_resume import verify_resume
 
-    verdict = verify_resume(config, num_kills, tell=lambda sentence: show.say(f"  {sentence}"))
+    verdict = verify_resume(
+        config,
+        num_kills,
+        tell=lambda sentence: show.say(f"  {sentence}"),
+        num_processes=num_processes,
+    )
     if as_json:
         show.print_json(verdict.to_json())
     else:

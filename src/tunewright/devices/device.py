@@ -46,14 +46,16 @@ class Device:
         return asdict(self)
 
 
-def find_device(precision: Precision = "auto") -> Device:
-    """Returns the best device of this machine.
+def find_device(precision: Precision = "auto", place: int = 0) -> Device:
+    """Returns the best device of this machine; the process at `place` takes a GPU of its own.
 
     `auto` takes bf16 where matrix products have units for it (AMX, AVX-512 BF16, NVIDIA from
     compute capability 8.0), else fp32. Raises SettingsError when `TUNEWRIGHT_DEVICE` names a
     device that is not here.
     """
     name = os.environ.get("TUNEWRIGHT_DEVICE") or _best_name()
+    if name == "cuda" and place:
+        name = f"cuda:{place}"
     if not _is_present(name):
         raise SettingsError(
             "TUNEWRIGHT_DEVICE",

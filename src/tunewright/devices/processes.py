@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from tunewright import errors
 from tunewright.errors import ProcessLost, SettingsError, TunewrightError
@@ -37,11 +39,11 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `size`, counted by `rank` from 0; `local_rank` counts those of a machine.
+    """The place of this process among `size`.
 
-    The one of rank 0 leads: it writes files and speaks to the user. All have to call the same
-    methods in the same order. Each raises ProcessLost when another process has ended, or has not
-    answered in time.
+    `rank` counts all of them from 0, `local_rank` those of a machine. The one of rank 0 leads: it
+    writes files and speaks to the user. All have to call the same methods in the same order. Each
+    raises ProcessLost when another process has ended, or has not answered in time.
     """
 
     rank: int = 0
@@ -151,14 +153,26 @@ def join_processes() -> Processes:
     seconds = float(os.environ.get("TUNEWRIGHT_TIMEOUT", TIMEOUT_SECONDS))
     with _answering():
         dist.init_process_group(
-            backend, rank=rank, world_size=size, timeout=timedelta(seconds=seconds)
+            backend,
+            store=_meeting_place(),
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=seconds),
         )
     return Processes(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
 
 
-def place_in_environment() -> tuple[int, int]:
-    """Returns (rank, size) as the environment says, without connecting to anybody."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+def _meeting_place() -> Store:
+    """Returns where processes leave their addresses for one another.
+
+    On one machine torchrun keeps the place of the processes that it started before; their
+    addresses are told apart by how often it has started some. (On several machines it takes a new
+    one where TORCH_DISABLE_SHARE_RDZV_TCP_STORE is 1, as `tunewright launch` sets it.)
+    """
+    store: Store = next(rendezvous("env://"))[0]
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def leave_processes() -> None:

@@ -144,6 +144,7 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
         l1=settings.l1,
         dropout=_prepare_activations(model, settings),
         average=average,
+        processes=ground.processes,
     )
     keep_budget(model, loop.optimizer, schedule.total_steps)
     return loop

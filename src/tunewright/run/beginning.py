@@ -24,8 +24,8 @@ MAX_LENGTH = 512  # positions of a new model
 
 def begin_from_nothing(
     sources: Mapping[str, Any], config: RunConfig, tell: Callable[[Notice], None]
-) -> RunConfig:
-    """Writes the new model that the settings ask for; returns the settings with its folder.
+) -> str:
+    """Writes the new model that the settings ask for; returns its folder.
 
     The tokenizer learns from the training texts of all the task's roles. Raises SettingsError for
     a task that needs a model which exists.
@@ -58,8 +58,7 @@ def begin_from_nothing(
             f"{sizes.width}) with random weights, and its tokenizer of {len(tokenizer):,} tokens."
         )
     )
-    model = config.model.model_copy(update={"name": str(folder)})
-    return config.model_copy(update={"model": model})
+    return str(folder)
 
 
 def start_folder(config: RunConfig, prepared: Prepared) -> Path:

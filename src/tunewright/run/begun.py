@@ -83,11 +83,17 @@ class Begun:
 
     @classmethod
     def of(
-        cls, config: RunConfig, task: Task, rows: Mapping[str, str], frozen: str, device: Device
+        cls,
+        config: RunConfig,
+        task: Task,
+        rows: Mapping[str, str],
+        frozen: str,
+        device: Device,
+        num_processes: int = 1,
     ) -> Self:
         every = dict(_flat(config.model_dump(mode="json", exclude={"task"})))
         settings = {key: value for key, value in every.items() if not key.startswith(FREE)}
-        machine = {**device.to_json(), "versions": versions()}
+        machine = {**device.to_json(), "processes": num_processes, "versions": versions()}
         return cls(settings, _plain(task.to_json()), dict(rows), frozen, machine)
 
     @classmethod

@@ -11,6 +11,7 @@ from tunewright.data.audit import Audit, audit
 from tunewright.data.blocks import BlockRows
 from tunewright.data.ledger import TruncationLedger
 from tunewright.devices import find_device, settle_allocator
+from tunewright.devices.processes import join_processes
 from tunewright.models.adapter_config import prompt_length
 from tunewright.models.architecture import load_config
 from tunewright.models.folder import check_model_folder, find_model
@@ -73,11 +74,16 @@ class Groundwork:
         self.notices: list[str] = []
         self.digests: dict[str, str] = {}
         settle_allocator()
-        self.device = find_device(config.training.precision)
+        self.processes = join_processes()
+        self.device = find_device(config.training.precision, self.processes.local_rank)
         task = build_task(find_task(config.task.name), config.task.options)
         evaluation = config.evaluation
         self.judge = Judge(
-            evaluation.num_resamples, evaluation.slices, evaluation.num_mistakes, own_metrics
+            evaluation.num_resamples,
+            evaluation.slices,
+            evaluation.num_mistakes,
+            own_metrics,
+            self.processes,
         )
         self.judge.check_own(task)
         self.directions = {spec.name: spec.higher_is_better for spec in task.metrics} | {
@@ -99,10 +105,11 @@ class Groundwork:
         self.best_metric = wanted or self.task.metrics[0].name  # what is learned may rule some out
 
     def note(self, *sentences: str) -> None:
-        """Tells the user, and keeps what was told for the run folder."""
+        """Tells the user, once, and keeps what was told for the run folder."""
         for sentence in sentences:
             self.notices.append(sentence)
-            self._tell(Notice(sentence))
+            if self.processes.leads:
+                self._tell(Notice(sentence))
 
     def _learned(self, task: Task) -> Task:
         """Returns the task with what the training rows and the starting model have to tell."""

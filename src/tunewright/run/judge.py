@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,13 +16,16 @@ from typing import Any, Self, TextIO
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import DataError, SettingsError
 from tunewright.metrics import Slice, Slicer, bootstrap
 from tunewright.metrics.bootstrap import interval
 from tunewright.prediction.predictor import Predictor
+from tunewright.run.gathering import gather_statistics, in_order
 from tunewright.run.prepare import column_of
 from tunewright.run.record import finite
 from tunewright.tasks.base import Task
+from tunewright.training.shares import shares
 from tunewright.types import Estimate, Features, Row
 
 # A metric of the user's own is called anew for each draw, so it gets fewer than the built-in ones.
@@ -64,6 +68,11 @@ class EvaluationResult:
 
         Returns the result with its `folder`.
         """
+        self.write(folder)
+        return replace(self, folder=folder)
+
+    def write(self, folder: Path) -> None:
+        """Writes what `read` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         mistakes = {"num_mistakes": self.num_mistakes, "shown": [asdict(m) for m in self.mistakes]}
         for name, value in (("metrics.json", self.to_json()), ("mistakes.json", mistakes)):
@@ -71,7 +80,6 @@ class EvaluationResult:
             (folder / name).write_text(text, encoding="utf-8")
         figures = {name: np.ascontiguousarray(values) for name, values in self.statistics.items()}
         save_file(figures, folder / "statistics.safetensors")
-        return replace(self, folder=folder)
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -140,12 +148,17 @@ def _number(value: float | None) -> float:
 
 @dataclass
 class Judge:
-    """How evaluations are done: the draws, the columns to slice by, the user's own metrics."""
+    """How evaluations are done: the draws, the columns to slice by, the user's own metrics.
+
+    Several `processes` answer a share of the rows each, and every row counts once. Where there are
+    metrics of the user's own, which see all answers, the one that leads answers them all.
+    """
 
     num_resamples: int = 1000
     slices: Sequence[str] = ()
     num_mistakes: int = 50
     own_metrics: Sequence[OwnMetric] = ()
+    processes: Processes = ALONE
 
     def check_own(self, task: Task) -> None:
         """Raises SettingsError for a metric of the user's own without a name, or with one taken."""
@@ -166,15 +179,25 @@ class Judge:
     ) -> dict[str, float]:
         """Returns the metrics without intervals, for picking a checkpoint."""
         predictor = replace(predictor, examining=True)
-        answers = list(predictor.answer_encoded(rows, encoded))
-        pairs = list(zip(answers, rows, strict=True))
-        task = predictor.task
-        metrics = dict(task.reduce(task.stack(task.statistics(a, row) for a, row in pairs)))
-        compared = [task.compared(answer, row) for answer, row in pairs]
-        for metric in self.own_metrics:
-            true, answered = (list(side) for side in zip(*compared, strict=True))
-            metrics[metric.__name__] = float(metric(true, answered))
+        sizes = [sum(item.num_tokens for item in row) for row in encoded]
+        places, task = self._shared(sizes), predictor.task
+        own = places[self.processes.rank]
+        answers = predictor.answer_encoded([rows[i] for i in own], [encoded[i] for i in own])
+        pairs = [(answer, rows[i]) for answer, i in zip(answers, own, strict=True)]
+        found = [task.statistics(answer, row) for answer, row in pairs]
+        statistics = in_order(gather_statistics(found, self.processes), places)
+        metrics = dict(task.reduce(task.stack(statistics)))
+        if self.own_metrics:
+            compared = [task.compared(answer, row) for answer, row in pairs]
+            metrics |= self.processes.led(lambda: _points(self.own_metrics, compared))
         return metrics
+
+    def _shared(self, sizes: Sequence[int]) -> list[list[int]]:
+        """Returns the rows that each process answers, given how long each is."""
+        size = self.processes.size
+        if self.own_metrics:
+            return [list(range(len(sizes))), *([] for _ in range(size - 1))]
+        return shares(sizes, size)
 
     def judge(
         self, predictor: Predictor, rows: Sequence[Row], split: str, predictions: Path | None = None
@@ -183,17 +206,34 @@ class Judge:
 
         Only per-row figures are kept, so memory is flat in what the model puts out.
         """
+        return self.measure(self.tally(predictor, rows, split, predictions), rows, split)
+
+    def tally(
+        self, predictor: Predictor, rows: Sequence[Row], split: str, predictions: Path | None = None
+    ) -> Tally:
+        """Answers every row, each process a stretch of them; all return what came of all rows."""
         if not len(rows):
             raise DataError(split, "there are no rows", "At least one is needed to evaluate.")
         predictor = replace(predictor, examining=True)
-        tally = _Tally(predictor, self.num_mistakes)
+        tally, rank = Tally(predictor.task, self.num_mistakes), self.processes.rank
+        size = 1 if self.own_metrics else self.processes.size
+        start, stop = (len(rows) * min(place, size) // size for place in (rank, rank + 1))
+        own = rows[start:stop]
         with ExitStack() as closing:
-            file = closing.enter_context(_created(predictions)) if predictions else None
-            for row, answer in zip(rows, predictor.answers(rows), strict=True):
+            part = predictions and predictions.with_name(f".{predictions.name}.{rank}")
+            file = closing.enter_context(_created(part)) if part else None
+            for row, answer in zip(own, predictor.answers(own), strict=True):
                 tally.add(row, answer)
                 if file is not None:
                     file.write(_prediction(row, answer, predictor))
-        task = predictor.task
+        tally.gather(self.processes)
+        if predictions and self.processes.leads:
+            _join_parts(predictions, self.processes.size)
+        return tally
+
+    def measure(self, tally: Tally, rows: Sequence[Row], split: str) -> EvaluationResult:
+        """Returns the metrics of all rows, with their intervals."""
+        task = tally.task
         statistics = task.stack(tally.statistics)
         metrics = bootstrap(
             task.reduce, statistics, task.metrics, self.num_resamples, prepare=task.prepare
@@ -203,7 +243,7 @@ class Judge:
             split,
             len(rows),
             {**metrics, **own},
-            self._sliced(predictor, statistics, rows, tally.lengths),
+            self._sliced(task, statistics, rows, tally.lengths),
             tally.mistakes,
             tally.num_mistakes,
             statistics,
@@ -212,12 +252,11 @@ class Judge:
 
     def _sliced(
         self,
-        predictor: Predictor,
+        task: Task,
         statistics: Mapping[str, np.ndarray],
         rows: Sequence[Row],
         lengths: Sequence[int],
     ) -> dict[str, list[Slice]]:
-        task = predictor.task
         draws = min(self.num_resamples, 300)
         slicer = Slicer(task.reduce, statistics, task.metrics, task.prepare, draws)
         parts = {"text length": slicer.by_length(np.array(lengths), "characters")}
@@ -237,11 +276,11 @@ def _unseen(statistics: Mapping[str, np.ndarray], num_rows: int, split: str) -> 
     )
 
 
-class _Tally:
+class Tally:
     """Collects the per-row figures and the most confident mistakes of a stream of answers."""
 
-    def __init__(self, predictor: Predictor, num_mistakes: int) -> None:
-        self._task, self._limit = predictor.task, num_mistakes
+    def __init__(self, task: Task, num_mistakes: int) -> None:
+        self.task, self._limit = task, num_mistakes
         self._heap: list[tuple[float, int, Mistake]] = []
         self.statistics: list[Mapping[str, Any]] = []
         self.compared: list[tuple[Any, Any]] = []
@@ -249,21 +288,41 @@ class _Tally:
         self.num_mistakes = 0
 
     def add(self, row: Row, answer: Any) -> None:
-        self.statistics.append(self._task.statistics(answer, row))
-        true, predicted = self._task.compared(answer, row)
+        self.statistics.append(self.task.statistics(answer, row))
+        true, predicted = self.task.compared(answer, row)
         self.compared.append((true, predicted))
-        texts = [row.values.get(role) for role in self._task.text_roles]
+        texts = [row.values.get(role) for role in self.task.text_roles]
         self.lengths.append(sum(len(text) for text in texts if isinstance(text, str)))
-        severity = self._task.severity(answer, row)
+        severity = self.task.severity(answer, row)
         if severity is not None:
             self.num_mistakes += 1
             score = getattr(answer, "score", None)
             mistake = Mistake(
-                row.where, self._task.shown(row), _shown(true), _shown(predicted), score
+                row.where, self.task.shown(row), _shown(true), _shown(predicted), score
             )
-            heapq.heappush(self._heap, (severity, -row.id, mistake))
-            if len(self._heap) > self._limit:
-                heapq.heappop(self._heap)
+            self._keep(severity, -row.id, mistake)
+
+    def _keep(self, severity: float, place: int, mistake: Mistake) -> None:
+        heapq.heappush(self._heap, (severity, place, mistake))
+        if len(self._heap) > self._limit:
+            heapq.heappop(self._heap)
+
+    def gather(self, processes: Processes) -> None:
+        """Becomes the tally of the rows of all processes, one stretch after another.
+
+        What is compared stays each process's own.
+        """
+        if processes.is_alone:
+            return
+        found = gather_statistics(self.statistics, processes)
+        self.statistics = [row for part in found for row in part]
+        heap = [(severity, place, asdict(mistake)) for severity, place, mistake in self._heap]
+        told = processes.gather_json([self.lengths, self.num_mistakes, heap])
+        self.lengths = [length for lengths, _, _ in told for length in lengths]
+        self.num_mistakes, self._heap = sum(number for _, number, _ in told), []
+        for _, _, others in told:
+            for severity, place, mistake in others:
+                self._keep(severity, place, Mistake(**mistake))
 
     @property
     def mistakes(self) -> list[Mistake]:
@@ -304,6 +363,22 @@ def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
     place = {"row": row.id, "source": row.source, "line": row.line}
     line = {**place, **texts, "true": true, "answered": answered}
     return json.dumps(line | answer.to_json() | logits, ensure_ascii=False, default=str) + "\n"
+
+
+def _points(metrics: Sequence[OwnMetric], compared: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+    true, answered = (list(side) for side in zip(*compared, strict=True))
+    return {metric.__name__: float(metric(true, answered)) for metric in metrics}
+
+
+def _join_parts(predictions: Path, num_parts: int) -> None:
+    """Makes one file of what the processes have written, in their order."""
+    parts = [predictions.with_name(f".{predictions.name}.{rank}") for rank in range(num_parts)]
+    with parts[0].open("ab") as whole:
+        for part in parts[1:]:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole)
+            part.unlink()
+    parts[0].replace(predictions)
 
 
 def _created(path: Path) -> TextIO:

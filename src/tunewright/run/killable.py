@@ -8,6 +8,7 @@ Each line is an update and what is done after it: `12 updated`, `12 saving`, `12
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def _hear(event: object) -> None:
 
 
 def _say(what: str, step: int) -> None:
-    print(step, what, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(step, what, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.data.blocks import BlockRows, sample_places
+from tunewright.devices.processes import join_processes
 from tunewright.errors import SettingsError
 from tunewright.models.architecture import is_decoder, load_config
 from tunewright.models.folder import find_model
@@ -95,14 +96,18 @@ def pretrain(
             )
         return train(sources, _for_its_kind(config), tell=tell)
     sizes = sizes_of(name)
-    folder, num_tokens = _begin(sources, config, sizes, tokenizer or NewTokenizer())
-    tell(
-        Notice(
-            f"{folder} holds the new model (layers: {sizes.layers}, width: {sizes.width}) with "
-            f"random weights, and its tokenizer of {num_tokens:,} tokens."
-        )
+    processes = join_processes()
+    folder, num_tokens = processes.led(
+        lambda: _begin(sources, config, sizes, tokenizer or NewTokenizer())
     )
-    begun = config.model_copy(update={"model": ModelConfig(name=str(folder))})
+    if processes.leads:
+        tell(
+            Notice(
+                f"{folder} holds the new model (layers: {sizes.layers}, width: {sizes.width}) with "
+                f"random weights, and its tokenizer of {num_tokens:,} tokens."
+            )
+        )
+    begun = config.model_copy(update={"model": ModelConfig(name=folder)})
     return train(sources, begun, tell=tell)
 
 
@@ -126,7 +131,7 @@ def _rows_of(rows: Rows) -> Rows:
 
 def _begin(
     sources: Mapping[str, Any], config: RunConfig, sizes: Sizes, tokenizer: NewTokenizer
-) -> tuple[Path, int]:
+) -> tuple[str, int]:
     """Writes a new model, whose tokenizer learns from the training texts.
 
     Returns its folder and the size of the vocabulary.
@@ -142,4 +147,4 @@ def _begin(
     )
     folder = start_folder(config, prepared)
     save_new_model(folder, sizes, trained, seed=config.training.seed)
-    return folder, len(trained)
+    return str(folder), len(trained)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from tunewright.devices.processes import join_processes
 from tunewright.errors import SettingsError
 from tunewright.run.config import RunConfig, compose, read_config
 from tunewright.run.finished import FinishedRun
@@ -42,10 +44,12 @@ def resume(
             str(run), "there is no run.toml", "A run folder is needed.",
             "Name a folder under runs/.",
         )  # fmt: skip
-    with folder.locked():
+    processes = join_processes()
+    with ExitStack() as held:
+        processes.led(lambda: held.enter_context(folder.locked()))
         _check_unfinished(folder, settings or {})
         config = compose(read_config(folder.config), settings or {}, where=str(folder.config))
-        resumption = Resumption.of(folder)
+        resumption = Resumption.of(folder, processes)
         ground = Groundwork(_sources(folder, sources or {}, config), config, own_metrics, tell)
         return Training(ground, tell, resumption).run()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import SettingsError
 from tunewright.run.begun import Begun
 from tunewright.run.record import RunFolder
@@ -23,11 +25,12 @@ class Resumption:
     notices: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, folder: RunFolder) -> Resumption:
+    def of(cls, folder: RunFolder, processes: Processes = ALONE) -> Resumption:
         """Reads the newest checkpoint that is whole; what is damaged stands in `notices`."""
         notices: list[str] = []
         store = Checkpoints(folder.checkpoints)
-        path = store.latest(notices.append)
+        found = processes.led(lambda: str(store.latest(notices.append) or ""))
+        path = Path(found) if found else None
         if path is None and folder.is_finished:
             raise SettingsError(
                 str(folder.path), "it holds no whole checkpoint", "A longer run goes on from one.",

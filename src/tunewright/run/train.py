@@ -15,6 +15,7 @@ from tunewright.data.blocks import BlockRows
 from tunewright.data.wording import counted
 from tunewright.devices import Device, measure_roof
 from tunewright.devices.memory import free_bytes
+from tunewright.devices.processes import join_processes
 from tunewright.errors import ParityRefused
 from tunewright.models.folder import put_generation, save_model
 from tunewright.models.new_model import is_new
@@ -26,9 +27,10 @@ from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.finished import FinishedRun
 from tunewright.run.groundwork import Groundwork, Notice
 from tunewright.run.judge import OwnMetric
+from tunewright.run.launched import begun_before, note_launched
 from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
-from tunewright.run.parity import PROBE_SEQUENCES, Parity, compare_with_stock
+from tunewright.run.parity import PROBE_SEQUENCES, compare_with_stock
 from tunewright.run.prepare import Prepared
 from tunewright.run.record import (
     ABOUT,
@@ -41,7 +43,8 @@ from tunewright.run.record import (
 from tunewright.run.resumption import Resumption
 from tunewright.run.streamed import in_memory
 from tunewright.run.tracking import Journal
-from tunewright.tasks.base import Task
+from tunewright.tasks import find_task
+from tunewright.tasks.base import Task, build_task
 from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course
 from tunewright.training.events import Event, Finished, NotSaved, Phase, Shrunk
@@ -52,7 +55,6 @@ from tunewright.training.order import EncodedRow
 from tunewright.training.saving import Saver
 from tunewright.training.state import frozen_digest
 from tunewright.training.stopping import StopSignals
-from tunewright.types import Rows
 
 
 @dataclass(frozen=True)
@@ -88,24 +90,37 @@ def train(
     lists. `tell` hears of everything as it happens. Raises UserError for input that cannot be
     used, AuditRefused when a gate of `[audit]` fails, ParityRefused when the saved model does
     not answer as the trained one, NonFiniteLoss when training diverges, Stopped after SIGTERM
-    and Interrupted after SIGINT.
+    and Interrupted after SIGINT. In several processes it is called in each: the one that leads
+    writes and tells, and ProcessLost is raised when one of them ends. Where torchrun starts them
+    again, the run that they had begun goes on.
     """
+    earlier = begun_before(Path(config.output.folder))
+    if earlier is not None:
+        from tunewright.run.resume import resume  # which goes on with a Training of this module
+
+        if RunFolder(earlier).is_finished:
+            return FinishedRun(earlier)
+        return resume(earlier, sources, None, own_metrics, tell)
     check_is_no_run(sources["train"])
     if is_new(config.model.name):
-        config = begin_from_nothing(sources, config, tell)
+        made = join_processes().led(lambda: begin_from_nothing(sources, config, tell))
+        model = config.model.model_copy(update={"name": made})
+        config = config.model_copy(update={"model": model})
     return Training(Groundwork(sources, config, own_metrics, tell), tell).run()
 
 
 class Training:
     """One training run, step by step; each method is a stage and leaves what the next ones need.
 
-    With a `resumption` it goes on with an earlier one in the same folder, which is locked.
+    With a `resumption` it goes on with an earlier one in the same folder, which is locked. Several
+    processes go through the same stages together; only the one that leads writes.
     """
 
     def __init__(
         self, ground: Groundwork, tell: Tell, resumption: Resumption | None = None
     ) -> None:
-        self.ground, self.tell, self.resumption = ground, tell, resumption
+        self.ground, self.resumption, self.processes = ground, resumption, ground.processes
+        self.tell: Tell = tell if self.processes.leads else lambda _: None
         self.config, self.settings = ground.config, ground.config.training
         self.prepared, self.judge, self.device = ground.prepared, ground.judge, ground.device
         self.task, self.tokenizer = ground.task, ground.tokenizer
@@ -121,19 +136,26 @@ class Training:
             course = self.course(loop, encoded)
             if self.resumption is not None:
                 self.resumption.restore(course, self.ground.note)
-            self.describe(found)
+            self.processes.led(lambda: self.describe(found))
             finished = self.follow(course, found)
             self.note_dropped(loop)
             self.tell(Phase("saving the model", finished.step))
             self.calibrate()
-            parity = self.save()
+            self.task = self.task.settle(self.model)
+            self.processes.led(self.save)
             self.tell(Phase("measuring", finished.step))
-            return self.conclude(finished, parity)
+            self.conclude(finished)
+        return FinishedRun(self.folder.path)
 
     def begin(self) -> Begun:
         """Returns what decides this run's weights; refuses to go on with a run of other ones."""
         now = Begun.of(
-            self.config, self.task, self.ground.digests, frozen_digest(self.model), self.device
+            self.config,
+            self.task,
+            self.ground.digests,
+            frozen_digest(self.model),
+            self.device,
+            self.processes.size,
         )
         return now if self.resumption is None else self.resumption.checked(now, self.ground.note)
 
@@ -162,17 +184,23 @@ class Training:
         if self.resumption is not None:
             yield self.resumption.folder
             return
+        with ExitStack() as held:
+            yield RunFolder(Path(self.processes.led(lambda: self._new_folder(held))))
+
+    def _new_folder(self, held: ExitStack) -> str:
+        """Makes the run's folder, which is locked until `held` ends; returns its path."""
         output = self.config.output
         data_name = self.prepared.files[0]["path"] or "run"
         folder = new_run_folder(output.folder, output.name, data_name)
-        with folder.locked():
-            other = cut_off_before(folder)
-            if other is not None:
-                self.ground.note(
-                    f"{other.path} holds a run that did not finish. To go on with it instead: "
-                    f"tunewright resume {other.path}"
-                )
-            yield folder
+        held.enter_context(folder.locked())
+        note_launched(folder)
+        other = cut_off_before(folder)
+        if other is not None:
+            self.ground.note(
+                f"{other.path} holds a run that did not finish. To go on with it instead: "
+                f"tunewright resume {other.path}"
+            )
+        return str(folder.path)
 
     def describe(self, found: Audit) -> None:
         """Writes to the folder what is known before the first step."""
@@ -205,7 +233,7 @@ class Training:
         settings = self.settings
         if settings.save_total_limit == 0:
             return None
-        store = Checkpoints(self.folder.checkpoints, settings.save_total_limit)
+        store = Checkpoints(self.folder.checkpoints, settings.save_total_limit, self.processes)
         return Saver(store, 60 * settings.save_minutes, settings.save_steps)
 
     def _note_idle_settings(self) -> None:
@@ -235,20 +263,23 @@ class Training:
 
     def follow(self, course: Course, found: Audit) -> Finished:
         """Runs the course, handing every event to the journal and the listener."""
-        step, roof = course.loop.step, measure_roof(self.device)
+        step = course.loop.step
+        roof = float(self.processes.gather_numbers([measure_roof(self.device)]).sum())
         sizes = {name: len(rows) for name, rows in self.prepared.splits.items()}
         total = course.loop.schedule.total_steps
         with ExitStack() as closing:
-            journal = closing.enter_context(self._journal(step, roof))
-            course.about = lambda: {"log": journal.state(), "identity": self.begun.identity}
+            listeners: list[Callable[[Event], None]] = [self.tell, self._note_trouble]
+            if self.processes.leads:
+                journal = closing.enter_context(self._journal(step, roof))
+                listeners.insert(0, journal.take)
+                course.about = lambda: {"log": journal.state(), "identity": self.begun.identity}
             if course.saver is not None:
                 course.stop = closing.enter_context(StopSignals(str(self.folder.path)))
             self.tell(Started(self.folder.path, self.device, self.route, roof, found, sizes,
                               total, step))  # fmt: skip
             for event in course.run():
-                journal.take(event)
-                self.tell(event)
-                self._note_trouble(event)
+                for listen in listeners:
+                    listen(event)
         assert isinstance(event, Finished)
         return event
 
@@ -277,12 +308,15 @@ class Training:
         """Fits on validation what the task fits there, such as its temperature."""
         if type(self.task).calibrate is Task.calibrate:
             return  # nothing is fitted, and texts take long to write
-        validation: Rows | None = self.prepared.splits.get("validation")
-        if validation is None:
+        if "validation" not in self.prepared.splits:
             self.ground.note("Without validation rows the scores are not calibrated.")
             return
-        rows = list(validation)
-        self.task = self.task.calibrate(list(self.predictor.answers(rows)), rows)
+        values = self.processes.led(self._calibrated)
+        self.task = build_task(find_task(values.pop("task")), values)
+
+    def _calibrated(self) -> dict[str, Any]:
+        rows = list(self.prepared.splits["validation"])
+        return self.task.calibrate(list(self.predictor.answers(rows)), rows).to_json()
 
     def _beside_the_model(self) -> dict[str, str | bytes]:
         """Returns the files that say what the models' answers mean."""
@@ -297,11 +331,10 @@ class Training:
         reading = reading_text(self.prepared.columns, self.config.data.reading())
         return files | {"task.json": self.task.to_json_text(), READING: reading}
 
-    def save(self) -> Parity:
+    def save(self) -> None:
         """Saves the model, and publishes it when what stock libraries read there agrees with it."""
         saved = self.folder.path / ".model"
         shutil.rmtree(saved, ignore_errors=True)
-        self.task = self.task.settle(self.model)
         if self.task.generates:
             put_generation(self.model, self.config.generation)
         models = {place: model for place, (_, model) in self.task.models(self.model).items()}
@@ -316,16 +349,15 @@ class Training:
         rows = self.prepared.splits.get("validation") or in_memory(self.prepared.splits["train"])
         places = range(0, len(rows), -(-len(rows) // PROBE_SEQUENCES))
         probe = [item for i in places for item in self.task.encode(rows[i], self.tokenizer)]
-        parity = compare_with_stock(self.task, self.model, saved, probe)
+        self.parity = compare_with_stock(self.task, self.model, saved, probe)
         try:
-            parity.check(str(self.folder.model))
+            self.parity.check(str(self.folder.model))
         except ParityRefused:
             _replace(saved, self.folder.path / "model-refused")
             raise
         _replace(saved, self.folder.model)
-        return parity
 
-    def conclude(self, finished: Finished, parity: Parity) -> FinishedRun:
+    def conclude(self, finished: Finished) -> None:
         """Judges the model on test (or validation), then writes the report and the card."""
         split = "test" if "test" in self.prepared.splits else "validation"
         if split not in self.prepared.splits:
@@ -335,28 +367,34 @@ class Training:
                 "There are no test rows: the figures are those of the validation rows, which also "
                 "chose the weights and the temperature, so they flatter the model."
             )
-        about = {
-            "complete": False,
+        self.processes.led(lambda: self.folder.write_json(ABOUT, self._about(finished, False)))
+        if split in self.prepared.splits:
+            rows, folder = self.prepared.splits[split], self.folder.evaluation
+            predictions = folder / "predictions.jsonl"
+            tally = self.judge.tally(self.predictor, rows, split, predictions)
+            self.processes.led(lambda: self.judge.measure(tally, rows, split).write(folder))
+        self.processes.led(lambda: self._write_pages(finished))
+
+    def _write_pages(self, finished: Finished) -> None:
+        write_report(self.folder)
+        write_card(self.folder)
+        self.folder.write_json(ABOUT, self._about(finished, True))
+
+    def _about(self, finished: Finished, complete: bool) -> dict[str, Any]:
+        """Returns what run.json says; a run whose figures are not all there yet can be resumed."""
+        return {
+            "complete": complete,
             "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "finished": finished.reason,
             "kept_step": finished.kept_step,
             "seconds": round(finished.seconds, 1),
             "device": self.device.to_json(),
             "route": self.route,
-            "parity": parity.to_json(),
+            "parity": self.parity.to_json(),
             "resumed": self.begun.resumed,
             "versions": versions(),
             "notices": self.ground.notices,
         }
-        self.folder.write_json(ABOUT, about)
-        if split in self.prepared.splits:
-            rows, folder = self.prepared.splits[split], self.folder.evaluation
-            predictions = folder / "predictions.jsonl"
-            self.judge.judge(self.predictor, rows, split, predictions).save(folder)
-        write_report(self.folder)
-        write_card(self.folder)
-        self.folder.write_json(ABOUT, about | {"complete": True})
-        return FinishedRun(self.folder.path)
 
 
 def _replace(new: Path, target: Path) -> None:

@@ -12,11 +12,13 @@ figures, and the lines of the log but for what the clock says.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,18 +39,23 @@ SAVES_OF_A_RUN = 30  # so many saves make it likely that a kill comes within one
 # multiple of how long it takes.
 AIMS = {"start": (0.1, 1.0), "update": (0.4, 3.0), "save": (0.45, 1.2), "end": (0.05, 1.1)}
 ENDING = ("saving the model", "measuring")
+# Of several processes one is killed, and the others have to notice; or all are, as by a power cut.
+ALL_ARE_KILLED = 0.25
+PATIENCE_SECONDS = 60.0  # for the others to notice
 
 
 @dataclass(frozen=True)
 class Kill:
     """Where a kill hit: what was begun last, and after which update.
 
-    `within_save` says that a half-written checkpoint was left behind.
+    `within_save` says that a half-written checkpoint was left behind, `ranks` which of several
+    processes were killed.
     """
 
     doing: str
     step: int
     within_save: bool
+    ranks: tuple[int, ...] = (0,)
 
 
 @dataclass
@@ -80,13 +87,15 @@ def verify_resume(
     num_kills: int = 20,
     seed: int = 0,
     tell: Callable[[str], None] = lambda _: None,
+    num_processes: int = 1,
 ) -> Verdict:
     """Trains undisturbed and under kills, and compares; equal runs leave nothing behind.
 
-    Raises RunError when a process fails by itself.
+    Raises RunError when a process fails by itself, or does not end when another one was killed.
     """
     folder = new_folder(Path(config.output.folder), "verify-resume")
-    verdict = _Trial(config, folder, np.random.default_rng(seed), tell).run(num_kills)
+    rng = np.random.default_rng(seed)
+    verdict = _Trial(config, folder, rng, tell, num_processes).run(num_kills)
     if verdict.is_equal:
         shutil.rmtree(folder)
     return verdict
@@ -101,8 +110,10 @@ class _Trial:
         folder: Path,
         rng: np.random.Generator,
         tell: Callable[[str], None],
+        num_processes: int,
     ) -> None:
         self.config, self.folder, self.rng, self.tell = config, folder, rng, tell
+        self.num_processes = num_processes
         self.verdict = Verdict()
         self.seconds: dict[str, float] = {}
 
@@ -123,7 +134,7 @@ class _Trial:
         return verdict
 
     def _undisturbed(self) -> dict[str, Any]:
-        with _child("train", self._config("undisturbed", {})) as child:
+        with _child(self.num_processes, "train", self._config("undisturbed", {})) as child:
             lines = list(child.lines())
         ends = [line.at for line in lines[1:]] + [lines[-1].at]
         lasted = {line.doing: end - line.at for line, end in zip(lines, ends, strict=True)}
@@ -163,7 +174,8 @@ class _Trial:
             is_begun = (run / "run.toml").is_file()
             if not is_begun:  # or another one of that name is made beside it
                 shutil.rmtree(run, ignore_errors=True)
-            with _child(*(("resume", run) if is_begun else ("train", begin))) as child:
+            words = ("resume", run) if is_begun else ("train", begin)
+            with _child(self.num_processes, *words) as child:
                 if len(self.verdict.kills) < num_kills:
                     self._kill(child, run)
                 said = list(child.lines())
@@ -187,15 +199,22 @@ class _Trial:
         beginnings = {"start": "reading", "update": "updated", "save": "saving", "end": ENDING[0]}
         most = {"update": 2 * self.verdict.save_steps, "save": 2}.get(aim, 1)
         if child.wait_for(beginnings[aim], int(self.rng.integers(1, most + 1))):
+            ranks = self._victims()
             time.sleep(float(self.rng.random()) * AIMS[aim][1] * self.seconds[aim])
-            if child.kill():
+            if child.kill(ranks):
                 last = list(child.lines())[-1]
                 within = any((run / "checkpoints").glob(f".*{PARTIAL}"))
-                self.verdict.kills.append(Kill(last.doing, last.step, within))
+                self.verdict.kills.append(Kill(last.doing, last.step, within, ranks))
+                whom = f" (processes {ranks} of {self.num_processes})"
                 self.tell(
                     f"kill {len(self.verdict.kills)}: {last.doing}, after update {last.step}"
-                    f"{', within a save' if within else ''}"
+                    f"{', within a save' if within else ''}{whom if self.num_processes > 1 else ''}"
                 )
+
+    def _victims(self) -> tuple[int, ...]:
+        if self.num_processes == 1 or self.rng.random() < ALL_ARE_KILLED:
+            return tuple(range(self.num_processes))
+        return (int(self.rng.integers(self.num_processes)),)
 
 
 @dataclass(frozen=True)
@@ -208,10 +227,10 @@ class _Line:
 
 
 @contextmanager
-def _child(verb: str, path: Path) -> Iterator[_Child]:
-    """Starts a training in a process of its own, which ends with the block."""
+def _child(num_processes: int, verb: str, path: Path) -> Iterator[_Child]:
+    """Starts a training in processes of its own, which end with the block."""
     with TemporaryFile("w+") as errors:  # a pipe that nobody reads would fill up
-        child = _Child(verb, path, errors)
+        child = _Child(num_processes, verb, path, errors)
         try:
             yield child
         finally:
@@ -219,17 +238,22 @@ def _child(verb: str, path: Path) -> Iterator[_Child]:
 
 
 class _Child:
-    """A training in a process of its own."""
+    """A training in one process or several of its own; the one that leads says what they do."""
 
-    def __init__(self, verb: str, path: Path, errors: IO[str]) -> None:
+    def __init__(self, num_processes: int, verb: str, path: Path, errors: IO[str]) -> None:
         self._begun, self._said, self._was_killed = time.monotonic(), list[_Line](), False
         command = [sys.executable, "-m", "tunewright.run.killable", verb, str(path)]
         self._errors = errors
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        self._processes = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=place)
+            for place in environments(num_processes)
+        ]
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.communicate()
 
     def wait_for(self, doing: str, count: int) -> bool:
         """Waits until something was begun so many times; returns whether it ever was."""
@@ -237,28 +261,55 @@ class _Child:
         return any(number == count for number, _ in enumerate(found, 1))
 
     def lines(self) -> Iterator[_Line]:
-        """Yields all that the process says until it ends.
+        """Yields all that the processes say until they end.
 
-        Raises RunError when it fails by itself.
+        Raises RunError when one fails by itself, or does not notice that another was killed.
         """
         yield from [*self._said, *self._read()]
-        if self._process.wait() != 0 and not self._was_killed:
+        try:
+            ends = [process.wait(PATIENCE_SECONDS) for process in self._processes]
+        except subprocess.TimeoutExpired:
+            raise RunError(
+                "verify-resume", "a process went on alone when another had ended"
+            ) from None
+        if any(ends) and not self._was_killed:
             self._errors.seek(0)
             why = self._errors.read().strip().splitlines() or ["It said nothing."]
             raise RunError("verify-resume", "a training failed by itself", why[-1])
 
     def _read(self) -> Iterator[_Line]:
-        assert self._process.stdout is not None
-        for text in self._process.stdout:
+        leader = self._processes[0]
+        assert leader.stdout is not None
+        for text in leader.stdout:
             step, _, doing = text.strip().partition(" ")
             self._said.append(_Line(int(step), doing, time.monotonic() - self._begun))
             yield self._said[-1]
 
-    def kill(self) -> bool:
-        """Kills the process with SIGKILL; returns False when it had ended by itself."""
-        self._was_killed = self._process.poll() is None
-        self._process.kill()
+    def kill(self, ranks: Sequence[int]) -> bool:
+        """Kills processes with SIGKILL; returns False when one had ended by itself."""
+        self._was_killed = all(process.poll() is None for process in self._processes)
+        if self._was_killed:
+            for rank in ranks:
+                self._processes[rank].kill()
         return self._was_killed
+
+
+def environments(num_processes: int) -> list[dict[str, str]]:
+    """Returns the environment of each of several processes on this machine, as torchrun sets it."""
+    if num_processes == 1:
+        return [dict(os.environ)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(num_processes),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes)),
+        "TUNEWRIGHT_TIMEOUT": os.environ.get("TUNEWRIGHT_TIMEOUT", str(PATIENCE_SECONDS)),
+    }
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_processes)]
+    return [{**os.environ, **shared, **rank} for rank in ranks]
 
 
 def _left_behind(run: RunFolder) -> dict[str, Any]:

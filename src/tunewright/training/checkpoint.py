@@ -12,13 +12,18 @@
 Each holds all that training needs to go on, so that any of them can be lost. Files go to a hidden
 folder beside the others; they are flushed to the disk, described by the manifest, and renamed
 together. A kill, a full disk or an I/O error at any instant leaves the earlier checkpoints whole.
+
+Several processes write their shares side by side, into `model-00001-of-00002.safetensors` and so
+on. A share is some of the tensors, each whole, so that any number of processes can go on from it.
+Their disk has to be one that all of them see.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +33,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import ModelError, RunError
 from tunewright.models.manifest import check_manifest, flush, read_manifest, seal
 from tunewright.models.weights import read_json_object
+from tunewright.training.shares import shares
 
 STATE = "state.json"
 FORMAT = 1  # counts the ways in which checkpoints have been written
 SUFFIX = ".safetensors"
+SHARE = re.compile(r"-\d{5}-of-\d{5}$")
 PARTIAL, REMOVED = ".partial", ".removed"  # endings of hidden folders that are not checkpoints
 # The state holds some numbers, and the updates that no line of the log has yet.
 MAX_STATE_BYTES = 100_000_000
@@ -62,10 +70,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run; the newest `limit` that are whole are kept."""
+    """The checkpoints of one run; the newest `limit` that are whole are kept.
+
+    All `processes` of the run save together; each raises what one of them has met.
+    """
 
     folder: Path
     limit: int = 2
+    processes: Processes = ALONE
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Writes a checkpoint and returns its folder, which is on the disk and has been read back.
@@ -74,21 +86,59 @@ class Checkpoints:
         Raises RunError when it cannot be written; the earlier ones are then as they were.
         """
         partial = self.folder / f".{_name(checkpoint.step)}{PARTIAL}"
-        saved: Path | None = None
+        self.processes.led(lambda: self._open(partial, checkpoint.num_bytes))
+        self._write_share(partial, checkpoint)
+        return Path(self.processes.led(lambda: self._publish(partial, checkpoint)))
+
+    def _open(self, partial: Path, num_bytes: int) -> None:
+        with self._undone([partial]):
+            self._make_room(num_bytes)
+            partial.mkdir()
+
+    def _write_share(self, partial: Path, checkpoint: Checkpoint) -> None:
+        """Writes this process's tensors; raises RunError, everywhere, when one cannot."""
+        rank, size, problem = self.processes.rank, self.processes.size, None
+        ending = "" if size == 1 else f"-{rank + 1:05d}-of-{size:05d}"
         try:
-            self._make_room(checkpoint.num_bytes)
-            _write(partial, checkpoint)
-            saved = partial.rename(self._free_path(checkpoint.step))
+            with self._undone([]):
+                for name, tensors in checkpoint.tensors.items():
+                    file = partial / f"{name}{ending}{SUFFIX}"
+                    save_file(_share(tensors, rank, size), file)
+                    flush(file)
+        except RunError as error:
+            problem = error.found
+        problems = [told for told in self.processes.gather_json(problem) if told]
+        if problems:
+            _discard(partial)
+            raise self._not_saved(problems[0])
+
+    def _publish(self, partial: Path, checkpoint: Checkpoint) -> str:
+        """Makes a checkpoint of what all processes have written, and drops older ones."""
+        made = [partial]
+        with self._undone(made):
+            made.append(saved := self._free_path(checkpoint.step))
+            state = json.dumps({"step": checkpoint.step, **checkpoint.state}, ensure_ascii=False)
+            (partial / STATE).write_text(state, encoding="utf-8")
+            seal(partial, format=FORMAT, step=checkpoint.step)
+            partial.rename(saved)
             flush(self.folder)
             check_checkpoint(saved)
-        except (OSError, SafetensorError, ModelError) as error:
-            for left in (partial, saved):
-                if left is not None:
-                    _discard(left)
-            raise self._not_saved(error) from error
         with suppress(OSError):  # what cannot be dropped now is dropped by a later save
             self._prune(saved, checkpoint.step)
-        return saved
+        return str(saved)
+
+    @contextmanager
+    def _undone(self, folders: Sequence[Path]) -> Iterator[None]:
+        """Turns what a disk refuses into RunError, and removes what was begun."""
+        try:
+            yield
+        except (OSError, SafetensorError, ModelError) as error:
+            for left in folders:
+                _discard(left)
+            reason = getattr(error, "strerror", None) or str(error)
+            raise self._not_saved(
+                f"the state of training could not be saved ({reason.rstrip('.')})"
+            ) from error
 
     def latest(self, tell: Callable[[str], None] = lambda _: None) -> Path | None:
         """Returns the newest checkpoint that is whole, or None when there is none.
@@ -116,10 +166,11 @@ class Checkpoints:
 
         Raises ModelError when a file or the manifest is missing or damaged.
         """
-        files = check_checkpoint(path)
-        tensors = {
-            Path(name).stem: load_file(path / name) for name in files if name.endswith(SUFFIX)
-        }
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for name in check_checkpoint(path):
+            if name.endswith(SUFFIX):
+                whole = tensors.setdefault(SHARE.sub("", Path(name).stem), {})
+                whole.update(load_file(path / name))
         state = read_json_object(path / STATE, MAX_STATE_BYTES)
         return Checkpoint(state.pop("step"), tensors, state)
 
@@ -167,11 +218,10 @@ class Checkpoints:
             if path not in kept:
                 _discard(path)
 
-    def _not_saved(self, error: Exception) -> RunError:
-        reason = getattr(error, "strerror", None) or str(error)
+    def _not_saved(self, found: str) -> RunError:
         return RunError(
             str(self.folder),
-            f"the state of training could not be saved ({reason.rstrip('.')})",
+            found,
             "The earlier checkpoints are as they were, and nothing was left behind.",
             "Free some space, or mend the disk.",
         )
@@ -201,14 +251,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise ModelError(str(path), f"it cannot be read ({error.strerror})") from error
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    folder.mkdir()
-    for name, tensors in checkpoint.tensors.items():
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()},
-                  folder / f"{name}{SUFFIX}")  # fmt: skip
-    state = json.dumps({"step": checkpoint.step, **checkpoint.state}, ensure_ascii=False)
-    (folder / STATE).write_text(state, encoding="utf-8")
-    seal(folder, format=FORMAT, step=checkpoint.step)
+def _share(tensors: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
+    """Returns the tensors that the process of a rank writes: about as many bytes for each."""
+    names = list(tensors)
+    own = shares([tensors[name].nbytes for name in names], size)[rank]
+    return {names[place]: tensors[names[place]].contiguous() for place in own}
 
 
 def _name(step: int) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from tunewright.errors import DataError, RunError, SettingsError, listed, nearest
+from tunewright.errors import (
+    DataError,
+    NonFiniteLoss,
+    RunError,
+    SettingsError,
+    listed,
+    nearest,
+)
 from tunewright.training.checkpoint import Checkpoint
 from tunewright.training.events import Evaluation, Event, Finished, Phase, Step
 from tunewright.training.loop import Loop
@@ -91,7 +98,8 @@ class Course:
 
     `judge` returns the validation metrics of the weights that the model holds. The best weights
     are kept on the CPU, and in every checkpoint. `stop` asks between updates whether to end early.
-    `about` returns what else a checkpoint is to hold.
+    `about` returns what else a checkpoint is to hold. Several processes save and stop together,
+    when one of them is to.
     """
 
     loop: Loop
@@ -138,25 +146,34 @@ class Course:
                 yield from self._save_between()
         self.ended = self.ended or "all updates done"
         yield from self._save()
-        self._stop_if_wished()
+        (stop_wished,) = self.loop.processes.any_of(self.stop is not None and self.stop.is_wished)
+        if stop_wished:
+            self._stop()
 
     def _updates(self) -> Iterator[Event]:
         """Yields the loop's events; when it fails, its last good state is saved.
 
-        It fails also at a row that cannot be read, where rows are read as they are needed.
+        It fails also at a row that cannot be read, where rows are read as they are needed. Several
+        processes can only save what stopped them all.
         """
         try:
             yield from self.loop.run()
-        except (RunError, DataError):
-            with suppress(RunError):
-                deque(self._save(), maxlen=0)
+        except (RunError, DataError) as error:
+            if self.loop.processes.is_alone or isinstance(error, NonFiniteLoss):
+                with suppress(RunError):
+                    deque(self._save(), maxlen=0)
             raise
 
     def _save_between(self) -> Iterator[Event]:
-        if self.stop is not None and self.stop.is_wished:
+        stop_wished, save_due = self.loop.processes.any_of(
+            self.stop is not None and self.stop.is_wished,
+            self.saver is not None and self.saver.is_due(self.loop.step),
+        )
+        if stop_wished:
             yield from self._save()
-            self._stop_if_wished()
-        if self.saver is not None and self.saver.is_due(self.loop.step):
+            self._stop()
+        if save_due:
+            assert self.saver is not None
             yield Phase("saving", self.loop.step)
             yield self.saver.try_to_save(self.checkpoint())
 
@@ -165,9 +182,9 @@ class Course:
             yield Phase("saving", self.loop.step)
             yield self.saver.save(self.checkpoint())
 
-    def _stop_if_wished(self) -> None:
-        if self.stop is not None and self.stop.is_wished:
-            raise self.stop.error(self.loop.step)
+    def _stop(self) -> None:
+        assert self.stop is not None
+        raise self.stop.error(self.loop.step)
 
     def checkpoint(self) -> Checkpoint:
         """Returns the whole state of the course, for a save."""

@@ -310,8 +310,8 @@ class Loop:
         if smallest < self.max_tokens:
             self.max_tokens = smallest
             self._shrunk = Shrunk(self.step + 1, smallest)
-        has_gradient = told[:, len(own) + 1 :].any(0)
-        used = [p for p, has in zip(learning, has_gradient, strict=True) if has]
+        num_used = told[:, len(own) + 1 :].sum(0)
+        used = [p for p, num in zip(learning, num_used, strict=True) if num]
         add_up_gradients(self.model, used, self.processes)
         return [float(number) for number in told[:, : len(own)].sum(0)]
 

@@ -56,12 +56,15 @@ class StopSignals:
         return self._came is not None
 
     def error(self, step: int) -> Stopped:
-        """Returns what to raise after update `step`, which is saved."""
-        assert self._came is not None
-        kind = Interrupted if self._came == signal.SIGINT else Stopped
+        """Returns what to raise after update `step`, which is saved.
+
+        Where the signal came to another process of the run, it is taken for SIGTERM.
+        """
+        came = self._came or signal.SIGTERM
+        kind = Interrupted if came == signal.SIGINT else Stopped
         return kind(
             self._run,
-            f"{self._came.name} came, and the run stopped after update {step:,}, which is saved",
+            f"{came.name} came, and the run stopped after update {step:,}, which is saved",
             "",
             f"Go on with: tunewright resume {self._run}",
         )
