@@ -1,6 +1,6 @@
 """Loops over tiny models in one process or several, each a process of its own.
 
-    python -m tests.training.processes MODEL_FOLDER
+    python -m tests.training.processes '{"TASK": "MODEL_FOLDER", ...}'
 
 trains several cases and prints as JSON, for the process that leads, the losses of each, the
 rows and tokens of its updates, and a digest of its weights.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,9 @@ def started(size: int, *command: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def told_by(size: int, folder: Path) -> dict[str, Any]:
-    """Returns what the process that leads says of all cases."""
-    processes = started(size, "-m", "tests.training.processes", str(folder))
+def told_by(size: int, folders: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what the process that leads says of all cases, by the folder of each task's model."""
+    processes = started(size, "-m", "tests.training.processes", json.dumps(folders))
     said = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, said, strict=True):
         assert process.returncode == 0, errors
@@ -59,7 +59,7 @@ def told_by(size: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-def main(folder: Path) -> None:
+def main(folders: Mapping[str, str]) -> None:
     from tunewright.devices.processes import join_processes, leave_processes
 
     processes = join_processes()
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
         rows = rows_of(EXAMPLES[task_name])
         task = find_task(task_name)(**SETTINGS.get(task_name, {})).within(128).learn(rows)
         settings = {"steps": 8, "batch_size": 3, "learning_rate": 2e-5, **case}
-        loop = build_loop(folder, task, rows, **settings)
+        loop = build_loop(Path(folders[task_name]), task, rows, **settings)
         loop.processes = processes
         events = list(loop.run())
         digest = sha256()
@@ -87,4 +87,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(json.loads(sys.argv[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.tasks.examples import ARCHITECTURES
 from tests.training.processes import cases, started, told_by
 from tunewright.tasks import TASKS
 
@@ -13,7 +14,8 @@ NAMES = [name for name, _ in cases()]
 @pytest.fixture(scope="module")
 def told(tiny_folder):
     """What one process and two say of the same trainings."""
-    return {size: told_by(size, tiny_folder("bert")) for size in (1, 2)}
+    folders = {name: str(tiny_folder(ARCHITECTURES.get(name, "bert"))) for name in TASKS}
+    return {size: told_by(size, folders) for size in (1, 2)}
 
 
 def test_every_task_is_trained(told):
