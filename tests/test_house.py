@@ -34,6 +34,7 @@ FLOORS = {
     "label_errors": 8,
     "mining": 8,
     "cli": 11,
+    "__main__": 12,
 }
 
 
