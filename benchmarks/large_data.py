@@ -32,7 +32,8 @@ import pyarrow.parquet
 
 HERE = Path(__file__).parent
 ROWS_AT_ONCE = 50_000  # rows of a row group, which is about 20 MB
-UPDATES, SAVE_STEPS, KILLED_AFTER = 200, 50, 120
+LARGEST = 10.0  # gigabytes of the files on which a run is killed, too
+UPDATES, SAVE_STEPS, KILLED_AFTER = 100, 25, 60
 # Few rows are set aside, or evaluations would take longer than the updates that are measured.
 SET_ASIDE = {"validation": 2e-5, "test": 2e-5}
 SETTINGS: dict[str, Any] = {
@@ -181,7 +182,8 @@ def measured(suffix: str, gigabytes: float, place: Path, kills: bool) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, nargs="*", default=[1.0, 10.0])
+    parser.add_argument("--gigabytes", type=float, nargs="*", default=[1.0, LARGEST])
+    parser.add_argument("--files", nargs="*", default=[".parquet", ".jsonl"])
     parser.add_argument("--folder", type=Path, default=None, help="a disk with room for the files")
     parser.add_argument("--child", nargs=2, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--goes-on", action="store_true", help=argparse.SUPPRESS)
@@ -189,15 +191,26 @@ def main() -> None:
     if given.child:
         child(*given.child, given.goes_on)
         return
-    found = []
-    for suffix in (".parquet", ".jsonl"):
+    for suffix in given.files:
         for gigabytes in given.gigabytes:
             with tempfile.TemporaryDirectory(dir=given.folder) as place:
-                kills = gigabytes == max(given.gigabytes)
-                found.append(measured(suffix, gigabytes, Path(place), kills))
-            print(json.dumps(found[-1]), flush=True)
-    text = json.dumps({"updates": UPDATES, "settings": SETTINGS, "runs": found}, indent=2) + "\n"
-    (HERE / "large_data.json").write_text(text, encoding="utf-8")
+                found = measured(suffix, gigabytes, Path(place), gigabytes == LARGEST)
+            print(json.dumps(found), flush=True)
+            note(found)
+
+
+def note(found: dict[str, Any]) -> None:
+    """Writes a run's figures down in the place of earlier ones of the same file and size."""
+    from tunewright.devices import find_device  # not above: imports are measured in the child
+
+    path = HERE / "large_data.json"
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    key = found["file"], round(found["gigabytes"])
+    kept = [run for run in runs if (run["file"], round(run["gigabytes"])) != key]
+    kept = sorted([*kept, found], key=lambda run: (run["file"], run["gigabytes"]))
+    about = {"machine": find_device().description, "settings": SETTINGS, "set_aside": SET_ASIDE}
+    text = json.dumps({**about, "runs": kept}, indent=2) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

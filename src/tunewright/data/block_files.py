@@ -11,6 +11,7 @@ as they were read, or the lines, of which only those that are asked for are pars
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -71,6 +72,12 @@ class ParquetBlocks(BlockFile):
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, "Parquet", error) from None
         groups = [self._metadata.row_group(g) for g in range(self._metadata.num_row_groups)]
+        self._packed_bytes: Counter[str] = Counter()  # of each column, in all groups
+        for group in groups:
+            for place in range(group.num_columns):
+                chunk = group.column(place)
+                name = chunk.path_in_schema.split(".")[0]
+                self._packed_bytes[name] += chunk.total_compressed_size
         super().__init__(
             stamp,
             np.array([group.num_rows for group in groups], np.int64),
@@ -84,26 +91,15 @@ class ParquetBlocks(BlockFile):
         return Table(self.name, columns, lines).select
 
     def column(self, block: int, name: str) -> pa.Array | None:
-        if self._column_bytes(name) > MAX_SCANNED_BYTES:
+        if self._packed_bytes[name] > MAX_SCANNED_BYTES:
             return None
         return self._read(block, [name]).column(0).combine_chunks()
-
-    def _column_bytes(self, name: str) -> int:
-        total = 0
-        for number in range(self._metadata.num_row_groups):
-            group = self._metadata.row_group(number)
-            chunks = (group.column(place) for place in range(group.num_columns))
-            total += sum(
-                chunk.total_compressed_size
-                for chunk in chunks
-                if chunk.path_in_schema.split(".")[0] == name
-            )
-        return total
 
     def _read(self, block: int, names: list[str] | None) -> pa.Table:
         path = self.stamp.path
         try:
-            with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
+            known = self._metadata
+            with pa.parquet.ParquetFile(path, metadata=known, pre_buffer=False) as file:
                 found = file.read_row_group(block, columns=names)
                 found.validate(full=True)
                 metadata = file.schema_arrow.metadata
