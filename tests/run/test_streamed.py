@@ -347,3 +347,10 @@ def test_what_datasets_saved_can_stay_on_the_disk(train, tmp_path, splits):
     assert [(file["split"], file["rows"], file["sha256"] is None) for file in files] == [
         (split, 200, split == "train") for split in splits
     ]
+
+
+def test_lines_whose_translations_lie_beside_them_have_no_blocks(tmp_path):
+    for name in ("train.src", "train.tgt"):
+        (tmp_path / name).write_text("one\ntwo\n")
+    with pytest.raises(SettingsError, match=r"train\.src: it cannot be read in blocks"):
+        notices_of(str(tmp_path / "train.src"), streaming="on")

@@ -26,6 +26,7 @@ from tunewright.data.arrays import plain_table, python_values
 from tunewright.data.columnar import check_schema, damaged
 from tunewright.data.encoding import LINE_OF_TEXTS, Lines, too_long_error
 from tunewright.data.jsonfiles import read_json_lines
+from tunewright.data.parallel import partner_of
 from tunewright.data.sources import FileStamp, format_of
 from tunewright.data.table import Batch, Numbers, Table, table_of
 from tunewright.errors import DataError
@@ -320,7 +321,9 @@ def block_file(path: Path, max_text_bytes: int, max_rows: int | None) -> BlockFi
 
 
 def can_be_blocks(path: Path) -> bool:
-    """Says whether a file's format can be read in blocks."""
+    """Says whether a file can be read in blocks: by its format, and where it stands alone."""
+    if partner_of(path) is not None:  # two files, line by line
+        return False
     try:
         kind, packing = format_of(path)
     except DataError:
