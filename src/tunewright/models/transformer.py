@@ -306,6 +306,12 @@ class FeedForward(nn.Module):
         return self.outer(self.dropout(self.activation(self.inner(hidden))))
 
 
+def narrowed(hidden: Tensor) -> Tensor:
+    """Returns vectors as products under autocast read them, once for all that do."""
+    kind = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
+
+
 @dataclass(frozen=True)
 class Context:
     """What all layers of a stack are told about a batch.
@@ -357,8 +363,8 @@ class Layer(nn.Module):
     def _add(self, hidden: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """The residual: x + sublayer(norm(x)), or norm(x + sublayer(x)), with dropout."""
         if self.norm_first:
-            return hidden + self.dropout(sublayer(norm(hidden)))
-        return norm(hidden + self.dropout(sublayer(hidden)))
+            return hidden + self.dropout(sublayer(narrowed(norm(hidden))))
+        return norm(hidden + self.dropout(sublayer(narrowed(hidden))))
 
 
 class Stack(nn.Module):
@@ -481,7 +487,7 @@ class Transformer(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             Context(
                 Packed(target.boundaries, causal=True),
                 Packed(target.boundaries, source.boundaries),
-                memory_ND,
+                narrowed(memory_ND),
             ),
         )
         return self.score(hidden_MD[:num_tokens])
@@ -536,7 +542,7 @@ class Transformer(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         context = Context(
             Padded(seen),
             Padded(_of_keys(attention_mask)),
-            memory,
+            narrowed(memory),
             past,
             self.decoder.bias(query_S, key_T),
             self.decoder.rotation(query_S, end),
