@@ -54,7 +54,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 NUM_CANDIDATES = 20
 NUM_NEGATIVES = 3
 
-STSB = Settings(num_train_epochs=4, learning_rate=5e-5, max_length=128, batch_size=32)
+STSB = Settings(num_train_epochs=1, learning_rate=2e-4, max_length=128, batch_size=64)
 MEDQUAD = Settings(num_train_epochs=1, learning_rate=2e-4, max_length=128, batch_size=64)
 SAMPLE_ROWS = 640  # the first training rows, for a comparison that a laptop does in minutes
 RERANKER = Settings(num_train_epochs=1, learning_rate=1e-4, max_length=128, batch_size=64)
