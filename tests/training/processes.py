@@ -9,6 +9,7 @@ rows and tokens of its updates, and a digest of its weights.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def started(size: int, *command: str) -> list[subprocess.Popen[str]]:
     return [
         subprocess.Popen(
             [sys.executable, *command],
-            env={**env, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **env, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

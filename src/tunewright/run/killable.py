@@ -1,54 +1,61 @@
-"""A training that says line by line what it does, for a process that is meant to be killed.
+"""A training that says step by step what it does, for a process that is meant to be killed.
 
-    python -m tunewright.run.killable train RUN.toml
-    python -m tunewright.run.killable resume RUN_FOLDER
-
-Each line is an update and what is done after it: `12 updated`, `12 saving`, `12 saved`.
+Each message is an update and what is done after it: `12 updated`, `12 saving`, `12 saved`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tunewright.run.config import compose, read_config
 
+Say = Callable[[str, int], None]
 
-def main(verb: str, path: str) -> None:
-    """Trains as the TOML file says, or goes on with the run."""
-    _say("reading", 0)
+
+def main(verb: str, path: str, place: Mapping[str, str], says: Connection, errors: str) -> None:
+    """Trains as a TOML file says (`train`), or goes on with a run (`resume`).
+
+    `place` are environment variables that say which of several processes this is; of those one
+    `says` what it does. What goes wrong is written to the file `errors`.
+    """
+    import torch
+
+    os.environ.update(place)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    if "OMP_NUM_THREADS" in place:  # which torch, being imported already, reads no more
+        torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
+    say = _sayer(says) if place.get("RANK", "0") == "0" else lambda _, __: None
+    say("reading", 0)
     if verb == "resume":
         from tunewright.run.resume import resume
 
-        resume(path, tell=_hear)
+        resume(path, tell=lambda event: _hear(event, say))
     else:
         from tunewright.run.train import train
 
         config = compose(read_config(Path(path)), where=path)
         splits = {"train", "validation", "test"}
-        train(config.data.model_dump(include=splits), config, tell=_hear)
-    _say("finished", 0)
+        sources = config.data.model_dump(include=splits)
+        train(sources, config, tell=lambda event: _hear(event, say))
+    say("finished", 0)
 
 
-def _hear(event: object) -> None:
+def _sayer(says: Connection) -> Say:
+    return lambda what, step: says.send_bytes(f"{step} {what}".encode())
+
+
+def _hear(event: object, say: Say) -> None:
     from tunewright.run.train import Started
     from tunewright.training.events import Phase, Saved, Step
 
     if isinstance(event, Started):
-        _say("started", event.step)
+        say("started", event.step)
     elif isinstance(event, Step):
-        _say("updated", event.step)
+        say("updated", event.step)
     elif isinstance(event, Phase):
-        _say(event.name, event.step)
+        say(event.name, event.step)
     elif isinstance(event, Saved):
-        _say("saved", event.step)
-
-
-def _say(what: str, step: int) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        print(step, what, flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        say("saved", event.step)

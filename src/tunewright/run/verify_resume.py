@@ -15,20 +15,20 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from tunewright.errors import RunError
 from tunewright.models.manifest import read_manifest
+from tunewright.run import killable
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.record import RunFolder, new_folder
 from tunewright.training.checkpoint import PARTIAL
@@ -42,6 +42,7 @@ ENDING = ("saving the model", "measuring")
 # Of several processes one is killed, and the others have to notice; or all are, as by a power cut.
 ALL_ARE_KILLED = 0.25
 PATIENCE_SECONDS = 60.0  # for the others to notice
+PRELOADED = ["tunewright.run.resume", "tunewright.run.train"]
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,8 @@ class _Line:
 @contextmanager
 def _child(num_processes: int, verb: str, path: Path) -> Iterator[_Child]:
     """Starts a training in processes of its own, which end with the block."""
-    with TemporaryFile("w+") as errors:  # a pipe that nobody reads would fill up
-        child = _Child(num_processes, verb, path, errors)
+    with TemporaryDirectory(prefix="tunewright-") as folder:
+        child = _Child(num_processes, verb, path, Path(folder) / "errors")
         try:
             yield child
         finally:
@@ -238,22 +239,33 @@ def _child(num_processes: int, verb: str, path: Path) -> Iterator[_Child]:
 
 
 class _Child:
-    """A training in one process or several of its own; the one that leads says what they do."""
+    """A training in one process or several of its own; the one that leads says what they do.
 
-    def __init__(self, num_processes: int, verb: str, path: Path, errors: IO[str]) -> None:
+    They are forked from one process that has imported everything and done nothing: a kill then
+    costs what it interrupts, and not some seconds of imports too.
+    """
+
+    def __init__(self, num_processes: int, verb: str, path: Path, errors: Path) -> None:
         self._begun, self._said, self._was_killed = time.monotonic(), list[_Line](), False
-        command = [sys.executable, "-m", "tunewright.run.killable", verb, str(path)]
         self._errors = errors
+        server = get_context("forkserver")
+        server.set_forkserver_preload(PRELOADED)
+        self._heard, says = server.Pipe(duplex=False)
         self._processes = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=place)
+            server.Process(target=killable.main, args=(verb, str(path), place, says, str(errors)))
             for place in environments(num_processes)
         ]
+        for process in self._processes:
+            process.start()
+        says.close()  # so that nobody holds it when the last of them has ended
 
     def end(self) -> None:
         for process in self._processes:
             process.kill()
         for process in self._processes:
-            process.communicate()
+            process.join()
+            process.close()
+        self._heard.close()
 
     def wait_for(self, doing: str, count: int) -> bool:
         """Waits until something was begun so many times; returns whether it ever was."""
@@ -266,28 +278,25 @@ class _Child:
         Raises RunError when one fails by itself, or does not notice that another was killed.
         """
         yield from [*self._said, *self._read()]
-        try:
-            ends = [process.wait(PATIENCE_SECONDS) for process in self._processes]
-        except subprocess.TimeoutExpired:
-            raise RunError(
-                "verify-resume", "a process went on alone when another had ended"
-            ) from None
-        if any(ends) and not self._was_killed:
-            self._errors.seek(0)
-            why = self._errors.read().strip().splitlines() or ["It said nothing."]
+        for process in self._processes:
+            process.join(PATIENCE_SECONDS)
+        if any(process.exitcode is None for process in self._processes):
+            raise RunError("verify-resume", "a process went on alone when another had ended")
+        if any(process.exitcode for process in self._processes) and not self._was_killed:
+            said = self._errors.read_text(encoding="utf-8") if self._errors.exists() else ""
+            why = said.strip().splitlines() or ["It said nothing."]
             raise RunError("verify-resume", "a training failed by itself", why[-1])
 
     def _read(self) -> Iterator[_Line]:
-        leader = self._processes[0]
-        assert leader.stdout is not None
-        for text in leader.stdout:
-            step, _, doing = text.strip().partition(" ")
-            self._said.append(_Line(int(step), doing, time.monotonic() - self._begun))
-            yield self._said[-1]
+        with suppress(EOFError, ConnectionError):
+            while True:
+                step, _, doing = self._heard.recv_bytes().decode().partition(" ")
+                self._said.append(_Line(int(step), doing, time.monotonic() - self._begun))
+                yield self._said[-1]
 
     def kill(self, ranks: Sequence[int]) -> bool:
         """Kills processes with SIGKILL; returns False when one had ended by itself."""
-        self._was_killed = all(process.poll() is None for process in self._processes)
+        self._was_killed = all(process.is_alive() for process in self._processes)
         if self._was_killed:
             for rank in ranks:
                 self._processes[rank].kill()
@@ -295,9 +304,9 @@ class _Child:
 
 
 def environments(num_processes: int) -> list[dict[str, str]]:
-    """Returns the environment of each of several processes on this machine, as torchrun sets it."""
+    """Returns what torchrun tells each of several processes on this machine; nothing to one."""
     if num_processes == 1:
-        return [dict(os.environ)]
+        return [{}]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -308,8 +317,7 @@ def environments(num_processes: int) -> list[dict[str, str]]:
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes)),
         "TUNEWRIGHT_TIMEOUT": os.environ.get("TUNEWRIGHT_TIMEOUT", str(PATIENCE_SECONDS)),
     }
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_processes)]
-    return [{**os.environ, **shared, **rank} for rank in ranks]
+    return [shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(num_processes)]
 
 
 def _left_behind(run: RunFolder) -> dict[str, Any]:
