@@ -206,6 +206,9 @@ EXAMPLES = {
         "tunewright train reviews.csv --text review --label stars --name second max_length=64",
         "tunewright train runs/second/run.toml",
     ],
+    "launch": [
+        "tunewright launch --target slurm --nnodes 2 --nproc 8 train reviews.csv --label stars"
+    ],
     "plan": ["tunewright plan reviews.csv --text review --label stars"],
     "resume": ["tunewright resume runs/reviews num_train_epochs=6"],
     "verify": ["tunewright verify runs/reviews"],
