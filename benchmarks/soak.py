@@ -2,13 +2,15 @@
 
     python -m benchmarks.soak --kills 200 --damages 1000
 
-Kills are shared among the tasks, in fp32 and in bf16, over BBC news articles with the starter
-model, dropout on, and masks drawn anew at every step where the task has any. Each run is trained
-once undisturbed, and then killed with SIGKILL until its share of kills is done; everything that it
-leaves behind has to be the same. Then the files of a model and its checkpoints are damaged, one at
+Kills are shared among the tasks, in fp32 and in bf16, in one process and in two, over BBC news
+articles, dropout on, and masks drawn anew at every step where the task has any. The model is a
+small one made on the spot, so that a kill costs seconds; `--model starter` takes a real one. Each
+run is trained once undisturbed, and then killed with SIGKILL until its share of kills is done;
+everything that it leaves behind has to be the same. Of two processes one is killed, and the other
+has to notice, or both are. Before that the files of a model and its checkpoints are damaged, one at
 a time: each damage has to be seen, and another checkpoint found.
 
-Writes benchmarks/soak.json and docs/reliability.md.
+Writes benchmarks/soak.json and docs/reliability.md, anew after each case.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from tunewright.data.starter import bbc_news
 from tunewright.devices import find_device
+from tunewright.models.new_model import is_new, save_new_model, sizes_of
+from tunewright.models.new_tokenizer import train_tokenizer
 from tunewright.run.config import RunConfig, compose
 from tunewright.run.record import versions
 from tunewright.run.train import train
@@ -39,6 +44,7 @@ from tunewright.training.checkpoint import Checkpoints
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "reliability.md"
 NUM_ARTICLES, SEED = 400, 7
+SMALL = "new:tiny"
 
 Rows = list[dict[str, Any]]
 
@@ -73,6 +79,14 @@ TASKS: dict[str, Callable[[Rows], Rows]] = {
 }
 
 
+def small_model(folder: Path, name: str) -> str:
+    """Writes a new model with random weights, whose tokenizer has read the articles."""
+    texts = [row["text"] for row in articles()]
+    tokenizer = train_tokenizer(texts, "wordpiece", 4000, lowercase=True, max_length=512)
+    save_new_model(folder, sizes_of(name), tokenizer, seed=SEED)
+    return str(folder)
+
+
 def config_of(task: str, precision: str, data: Path, folder: Path, model: str) -> RunConfig:
     return compose(
         {
@@ -94,9 +108,12 @@ def config_of(task: str, precision: str, data: Path, folder: Path, model: str) -
     )
 
 
-def killed(case: tuple[str, str], num_kills: int, folder: Path, model: str) -> dict[str, Any]:
+Case = tuple[str, str, int]
+
+
+def killed(case: Case, num_kills: int, folder: Path, model: str) -> dict[str, Any]:
     """Returns what the kills of one task at one precision hit, and whether all ended the same."""
-    task, precision = case
+    task, precision, num_processes = case
     data = folder / f"{task}.jsonl"
     rows = TASKS[task](articles())
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -106,11 +123,13 @@ def killed(case: tuple[str, str], num_kills: int, folder: Path, model: str) -> d
         num_kills,
         SEED,
         tell=lambda sentence: print(f"  {sentence}", flush=True),
+        num_processes=num_processes,
     )
     hit = Counter(kill.doing for kill in verdict.kills)
     return {
         "task": task,
         "precision": precision,
+        "processes": num_processes,
         "kills": len(verdict.kills),
         "runs": verdict.num_runs,
         "hit": dict(hit.most_common()),
@@ -238,12 +257,12 @@ def page(found: dict[str, Any], saving: dict[str, Any] | None) -> str:
         "",
         "## Kills",
         "",
-        "| task | precision | kills | within a save | runs | the same | most updates repeated "
-        "| updates between saves |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | precision | processes | kills | within a save | runs | the same "
+        "| most updates repeated | updates between saves |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| {c['task']} | {c['precision']} | {c['kills']} | {c['within_save']} | {c['runs']} | "
-            f"{'all' if not c['different'] else 'NOT ALL'} | {c['most_repeated']} | "
+            f"| {c['task']} | {c['precision']} | {c['processes']} | {c['kills']} | "
+            f"{c['within_save']} | {c['runs']} | {'all' if not c['different'] else 'NOT ALL'} | {c['most_repeated']} | "
             f"{c['save_steps']} |"
             for c in cases
         ),
@@ -255,8 +274,9 @@ def page(found: dict[str, Any], saving: dict[str, Any] | None) -> str:
         )
         + ". (`updated`: in the update after that; `started`: in the first one.)",
         "",
-        "Dropout is on throughout, and the masks of masked language modelling are drawn anew for "
-        "every row and epoch: both come from counters, so what is done again is the same.",
+        f"The model is {found['model']}. Dropout is on throughout, and the masks of masked "
+        "language modelling are drawn anew for every row and epoch: both come from counters, so what is done again is the same. Of two "
+        "processes one is killed, three times out of four, and else both.",
         "",
         "## Damage",
         "",
@@ -297,29 +317,36 @@ def _saving_lines(saving: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--damages", type=int, default=1000)
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
-    given = parser.parse_args()
-    cases = [(task, precision) for task in given.tasks for precision in given.precisions]
-    share = -(-given.kills // len(cases))
-    found: dict[str, Any] = {"machine": find_device().description, "versions": versions()}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        found["damage"] = damaged(given.damages, folder, given.model)
-        print(json.dumps(found["damage"]), flush=True)
-        found["cases"] = []
-        for case in cases:
-            print(*case, flush=True)
-            found["cases"].append(killed(case, share, folder, given.model))
+def write(found: dict[str, Any]) -> None:
     (HERE / "soak.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     saving = HERE / "saving.json"
     costs = json.loads(saving.read_text(encoding="utf-8")) if saving.exists() else None
     PAGE.write_text(page(found, costs), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--damages", type=int, default=1000)
+    parser.add_argument("--model", default=SMALL)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
+    parser.add_argument("--processes", nargs="*", type=int, default=[1, 2])
+    given = parser.parse_args()
+    cases = [*product(given.tasks, given.precisions, given.processes)]
+    share = -(-given.kills // len(cases))
+    found: dict[str, Any] = {"machine": find_device().description, "versions": versions()}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = small_model(folder / "small", given.model) if is_new(given.model) else given.model
+        found["model"] = given.model
+        found["damage"] = damaged(given.damages, folder, model)
+        print(json.dumps(found["damage"]), flush=True)
+        found["cases"] = []
+        for case in cases:
+            print(*case, flush=True)
+            found["cases"].append(killed(case, share, folder, model))
+            write(found)
     unlike = [case for case in found["cases"] if case["different"]]
     total = sum(found["damage"]["damages"].values())
     if unlike or found["damage"]["seen"] < total or found["damage"]["right_one_used"] < total:
