@@ -262,8 +262,8 @@ def page(found: dict[str, Any], saving: dict[str, Any] | None) -> str:
         "|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {c['task']} | {c['precision']} | {c['processes']} | {c['kills']} | "
-            f"{c['within_save']} | {c['runs']} | {'all' if not c['different'] else 'NOT ALL'} | {c['most_repeated']} | "
-            f"{c['save_steps']} |"
+            f"{c['within_save']} | {c['runs']} | {'all' if not c['different'] else 'NOT ALL'} | "
+            f"{c['most_repeated']} | {c['save_steps']} |"
             for c in cases
         ),
         "",
@@ -275,7 +275,8 @@ def page(found: dict[str, Any], saving: dict[str, Any] | None) -> str:
         + ". (`updated`: in the update after that; `started`: in the first one.)",
         "",
         f"The model is {found['model']}. Dropout is on throughout, and the masks of masked "
-        "language modelling are drawn anew for every row and epoch: both come from counters, so what is done again is the same. Of two "
+        "language modelling are drawn anew for every row and epoch: both come from counters, so "
+        "what is done again is the same. Of two "
         "processes one is killed, three times out of four, and else both.",
         "",
         "## Damage",
