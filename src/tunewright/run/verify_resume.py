@@ -180,7 +180,8 @@ class _Trial:
                 if len(self.verdict.kills) < num_kills:
                     self._kill(child, run)
                 said = list(child.lines())
-                is_finished = said[-1].doing == "finished"
+            # Of several processes one may be killed when all is written and only the end is left.
+            is_finished = said[-1].doing == "finished" or RunFolder(run).is_finished
             done = self._take(said, done)
 
     def _take(self, said: list[_Line], done: int) -> int:
