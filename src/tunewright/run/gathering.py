@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,50 +15,51 @@ T = TypeVar("T")
 
 def gather_statistics(
     own: Sequence[Mapping[str, Any]], processes: Processes
-) -> list[list[dict[str, np.ndarray]]]:
+) -> list[Sequence[Mapping[str, Any]]]:
     """Returns the per-row figures of every process, to the bit, by rank.
 
-    A row's figures are numbers or small arrays by name; all rows have the same names.
+    A row's figures are plain values or arrays by name. Arrays travel as they lie in memory.
     """
     if processes.is_alone:
-        return [[{name: np.asarray(value) for name, value in row.items()} for row in own]]
-    about = processes.gather_json(_described(own))
-    names = sorted(set().union(*(told["names"] for told in about)))
-    found: list[list[dict[str, np.ndarray]]] = [
-        [{} for _ in range(told["num_rows"])] for told in about
-    ]
-    for name in names:
-        arrays = [np.ascontiguousarray(row[name]) for row in own]
-        raw = np.frombuffer(b"".join(array.tobytes() for array in arrays), np.uint8)
-        parts = processes.gather(torch.tensor(raw))
-        for rows, told, part in zip(found, about, parts, strict=True):
-            described = told["names"].get(name, ())
-            for row, array in zip(rows, _cut(bytes(part.numpy()), described), strict=False):
-                row[name] = array
-    return found
+        return [own]
+    told = processes.gather_json([_described(row) for row in own])
+    arrays = (value for row in own for _, value in sorted(row.items()) if _is_array(value))
+    raw = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+    parts = processes.gather(torch.tensor(np.frombuffer(raw, np.uint8)))
+    return [list(_rows(rows, bytes(part.numpy()))) for rows, part in zip(told, parts, strict=True)]
 
 
-def _described(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the dtype and the shape of each row's figures, by name."""
-    arrays = [{name: np.asarray(value) for name, value in row.items()} for row in rows]
-    names = arrays[0].keys() if arrays else ()
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray | np.generic)
+
+
+def _described(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row's plain values, and the dtype and shape of each of its arrays."""
+    arrays = {name: value for name, value in row.items() if _is_array(value)}
     return {
-        "num_rows": len(rows),
-        "names": {name: [[row[name].dtype.str, row[name].shape] for row in arrays]
-                  for name in names},
-    }  # fmt: skip
+        "plain": {name: value for name, value in row.items() if name not in arrays},
+        "arrays": {name: [value.dtype.str, value.shape] for name, value in sorted(arrays.items())},
+    }
 
 
-def _cut(raw: bytes, described: Iterable[tuple[str, Sequence[int]]]) -> Iterable[np.ndarray]:
+def _rows(described: Iterable[Mapping[str, Any]], raw: bytes) -> Iterator[dict[str, Any]]:
+    """Yields rows as `_described` told of them, their arrays cut out of the bytes of all."""
     start = 0
-    for dtype, shape in described:
-        count = int(np.prod(shape, dtype=np.int64))
-        yield np.frombuffer(raw, dtype, count, start).reshape(shape)
-        start += count * np.dtype(dtype).itemsize
+    for row in described:
+        arrays = {}
+        for name, (dtype, shape) in row["arrays"].items():
+            count = int(np.prod(shape, dtype=np.int64))
+            found = np.frombuffer(raw, dtype, count, start).reshape(shape)
+            arrays[name] = found[()] if not shape else found
+            start += found.nbytes
+        yield row["plain"] | arrays
 
 
 def in_order(parts: Sequence[Sequence[T]], places: Sequence[Sequence[int]]) -> list[T]:
     """Returns what stands at `places` of a whole, put together from its parts."""
-    whole = {place: item for part, own in zip(parts, places, strict=True)
-             for place, item in zip(own, part, strict=True)}  # fmt: skip
+    whole = {
+        place: item
+        for part, own in zip(parts, places, strict=True)
+        for place, item in zip(own, part, strict=True)
+    }
     return [whole[place] for place in range(len(whole))]
