@@ -15,12 +15,15 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(READY)
 	$(BIN)/tunewright demo
 
+# A process of tests for each core, so each of them has one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Without the tests of the documentation's site and of real data.
 test-quick: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(READY) format lint types test
 
