@@ -39,6 +39,7 @@ from tunewright.training.flat_rows import FlatRows
 FORM = 1  # raised whenever rows are encoded or laid down in another way
 DEFAULT_GB = 10.0
 ARRAYS = "rows.safetensors"
+READINGS = 3  # of an entry, before it counts as damaged
 # What is half written and this old was left by a process that was killed.
 LEFT_BEHIND_SECONDS = 3600.0
 
@@ -133,20 +134,25 @@ class RowCache:
         return cls(_usual_folder() / "encoded", int(size * 1e9))
 
     def find(self, key: str, note: Callable[[str], None] = lambda _: None) -> Kept | None:
-        """Returns an entry, or None where there is none; a damaged one is removed and told of."""
+        """Returns an entry, or None where there is none; a damaged one is removed and told of.
+
+        Another process may remove an entry and write it anew while this one reads it, so only one
+        that cannot be read again and again is damaged.
+        """
         place = self.folder / key
-        if not place.is_dir():
-            return None
-        try:
-            about = check_manifest(place)
-            arrays = _mapped(place / ARRAYS)
-            os.utime(place / MANIFEST)
-            return Kept(FlatRows(arrays, about["kinds"]), arrays, about)
-        except (ModelError, OSError, KeyError, ValueError) as error:
-            if place.is_dir():  # and not just removed by another process
-                note(f"An entry of the cache is damaged ({error}); it is made anew.")
-                self._remove(place)
-            return None
+        for attempt in range(1, READINGS + 1):
+            if not place.is_dir():
+                return None
+            try:
+                about = check_manifest(place)
+                arrays = _mapped(place / ARRAYS)
+                os.utime(place / MANIFEST)
+                return Kept(FlatRows(arrays, about["kinds"]), arrays, about)
+            except (ModelError, OSError, KeyError, ValueError) as error:
+                if attempt == READINGS and place.is_dir():
+                    note(f"An entry of the cache is damaged ({error}); it is made anew.")
+                    self._remove(place)
+        return None
 
     def put(
         self,
@@ -196,9 +202,13 @@ class RowCache:
         return sorted(found, key=lambda entry: entry.last_used)
 
     def clear(self) -> int:
-        """Removes everything, also what is half written; returns how many entries there were."""
+        """Removes everything, also what killed processes left; returns how many entries there were.
+
+        What a process is still writing is left to it: emptied under its hands, it would be renamed
+        to an entry of which files are missing.
+        """
         places = self._places()
-        for place in (*places, *self._partials()):
+        for place in (*places, *filter(_is_left_behind, self._partials())):
             self._remove(place)
         return len(places)
 
@@ -234,6 +244,20 @@ class RowCache:
             with suppress(OSError):
                 place.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _is_left_behind(partial: Path) -> bool:
+    """Says whether the process that a half-written entry is named after has ended."""
+    pid = [*partial.name.split("."), "", ""][2]
+    if not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is another user's
+        return False
+    return False
 
 
 def _usual_folder() -> Path:
