@@ -19,6 +19,7 @@ FLOORS = {
     "errors": 0,
     "types": 0,
     "figures": 0,
+    "native": 0,
     "data": 1,
     "models": 1,
     "devices": 1,

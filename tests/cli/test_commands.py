@@ -322,6 +322,13 @@ def test_doctor_measures_the_machine(command):
 
     assert ended.json["roof_tflops"] > 0
     assert ended.json["extras"]["starter"] == "installed"
+    assert ended.json["native_code"] == "compiled"
+
+
+def test_doctor_says_why_there_is_no_native_code(command, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_NATIVE", "0")
+
+    assert command("doctor", "--json").json["native_code"] == "none: TUNEWRIGHT_NATIVE=0"
 
 
 def test_version_is_printed(command):

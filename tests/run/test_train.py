@@ -189,6 +189,17 @@ def test_abstention_is_fitted_on_validation_and_kept_in_the_model(train):
     assert task.temperature != 1.0
 
 
+def test_a_run_without_native_code_says_so_once_and_says_why(train, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_NATIVE", "0")
+    heard = []
+    train(max_steps=2, tell=heard.append)
+
+    told = [event.sentence for event in heard if isinstance(event, Notice)]
+    assert [text for text in told if "native" in text] == [
+        "There is no native code (TUNEWRIGHT_NATIVE=0): training takes more time."
+    ]
+
+
 def test_without_validation_and_test_nothing_is_measured_and_that_is_said(train):
     heard = []
     run = train(settings={"data": {"split": {"validation": 0, "test": 0}}}, tell=heard.append)

@@ -25,6 +25,7 @@ def examine(as_json: bool) -> None:
     import torch
 
     from tunewright.devices import find_device, measure_roof, settle_allocator
+    from tunewright.native import why_not
     from tunewright.run.record import versions
 
     allocator = settle_allocator()
@@ -35,6 +36,7 @@ def examine(as_json: bool) -> None:
         "precision": device.precision,
         "threads": torch.get_num_threads(),
         "roof_tflops": round(measure_roof(device) / 1e12, 3),
+        "native_code": f"none: {reason}" if (reason := why_not()) else "compiled",
         "allocator": "large blocks are kept" if allocator else "the C library's own",
         **versions(),
         "extras": {name: "missing" if gone else "installed" for name, gone in missing.items()},

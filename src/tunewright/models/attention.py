@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tunewright.models.blocks import Block, blocks_of, paired_blocks_of
+from tunewright.models.native_attention import can_attend, native_attend
 
 PACKED = "packed"
 
@@ -222,8 +223,13 @@ def attend(
 
     `queries` and `keys` are the boundaries of both rows, sequence by sequence; without `keys` each
     sequence attends to itself, `causal` to its own past only. `bias_HST` is added to the scores of
-    every sequence, from its first token on.
+    every sequence, from its first token on. Keys and values may have fewer heads, each shared by
+    as many of the queries, where native code attends.
     """
+    if can_attend(value_MHD):
+        return native_attend(
+            query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal, window
+        )
     if keys is None:
         blocks: Blocks = [(block, block) for block in blocks_of(queries, query_NHD.device)]
     else:
@@ -265,7 +271,7 @@ def packed_attention(
     if boundaries is None:
         raise TypeError("packed attention needs boundaries=, and this model did not pass it on")
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:
+    if groups > 1 and not can_attend(value):
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     output_NHD = attend(

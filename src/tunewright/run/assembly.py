@@ -20,6 +20,7 @@ from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.peft_config import NEW_HEADS
 from tunewright.models.sharing import attach_to_all
 from tunewright.models.weights import read_headers
+from tunewright.native import why_not
 from tunewright.run.groundwork import Groundwork
 from tunewright.training.budget import keep_budget
 from tunewright.training.config import TrainingConfig
@@ -50,6 +51,8 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
         ground.note(f"{ground.config.model.name} runs in padded batches ({route}).")
     elif any(getattr(model.config, name, 0) for name in ATTENTION_DROPOUT):
         ground.note("Attention dropout is off: packed attention has none.")
+    if ground.device.kind == "cpu" and (reason := why_not()):
+        ground.note(f"There is no native code ({reason}): training takes more time.")
     keep_row_gradients(model)
     return model, route
 

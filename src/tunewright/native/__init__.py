@@ -1,0 +1,9 @@
+"""Native code for the CPU: `kernels.c`, compiled on the machine that runs it.
+
+It is never required. Without a C compiler, or with `TUNEWRIGHT_NATIVE=0`, plain torch does the
+same work in more time.
+"""
+
+from tunewright.native.build import Native, native, why_not
+
+__all__ = ["Native", "native", "why_not"]

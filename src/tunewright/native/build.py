@@ -1,0 +1,140 @@
+"""Compiles `kernels.c` once for a machine, and loads it.
+
+The library lies in the user's cache, under a hash of the source, the compiler, its flags and the
+processor, so that another of any of them makes another library. It is put there whole, by a
+rename: processes that start together may each compile it, and all take the same file.
+
+`TUNEWRIGHT_NATIVE=0` turns native code off. `TUNEWRIGHT_MARCH` is the processor to compile for
+(`native`; `x86-64-v3` is one with AVX2 only), and `CC` the compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch  # noqa: F401  loads the OpenMP library whose threads native code shares
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-w")
+
+
+class _Unavailable(Exception):
+    """Why there is no native code here."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """The compiled library, and what it was compiled for."""
+
+    library: ctypes.CDLL
+    target: str
+
+
+def native() -> Native | None:
+    """Returns the native code, compiled if need be, or None where there is none."""
+    found = _made(_wishes())
+    return found if isinstance(found, Native) else None
+
+
+def why_not() -> str | None:
+    """Returns why there is no native code, or None where there is."""
+    found = _made(_wishes())
+    return None if isinstance(found, Native) else found
+
+
+def _wishes() -> tuple[str, ...]:
+    usual = {"TUNEWRIGHT_NATIVE": "1", "TUNEWRIGHT_MARCH": "native", "CC": "cc"}
+    return tuple(os.environ.get(name) or value for name, value in usual.items())
+
+
+@cache
+def _made(wishes: tuple[str, ...]) -> Native | str:
+    """Returns the native code, or why there is none."""
+    wanted, target, compiler = wishes
+    if wanted == "0":
+        return "TUNEWRIGHT_NATIVE=0"
+    try:
+        return Native(_opened(_compiled(target, compiler)), target)
+    except _Unavailable as reason:
+        return str(reason)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _compiled(target: str, compiler: str) -> Path:
+    """Returns the library, from the cache or newly made."""
+    if shutil.which(compiler) is None:
+        raise _Unavailable(f"there is no C compiler ({compiler})")
+    command = (compiler, *FLAGS, f"-march={target}")
+    folder = _folder()
+    path = folder / f"{_key(command)}.so"
+    if path.exists() and _is_whole(path):
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        made = _compile(command, Path(own))
+        with made.open("ab") as file:  # what stands after a library's end is not read
+            file.write(hashlib.sha256(made.read_bytes()).digest())
+        made.replace(path)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Says whether a library ends with the SHA-256 of what comes before: a damaged one crashes."""
+    content = path.read_bytes()
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
+def _compile(command: tuple[str, ...], folder: Path) -> Path:
+    """Compiles, and links without naming an OpenMP library: torch has loaded the right one."""
+    compiled, linked = folder / "kernels.o", folder / "kernels.so"
+    _call(*command, "-c", str(SOURCE), "-o", str(compiled))
+    _call(command[0], "-shared", str(compiled), "-o", str(linked), "-lm")
+    return linked
+
+
+def _call(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
+        raise _Unavailable(f"{command[0]} could not compile it: {last[0].strip()}")
+    return done.stdout
+
+
+def _key(command: tuple[str, ...]) -> str:
+    told = (*command, _call(command[0], "--version"), platform.machine(), _processor())
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest.update("\0".join(told).encode())
+    return digest.hexdigest()[:32]
+
+
+def _processor() -> str:
+    """Returns the features of the processor, as Linux tells them."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _folder() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) if given else Path.home() / ".cache") / "tunewright" / "native"
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    """Loads the library and says what its functions take."""
+    library = ctypes.CDLL(str(path))
+    library.attention_scratch.restype = ctypes.c_int64
+    library.attention_scratch.argtypes = [ctypes.c_int64] * 3
+    library.attention.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.attention.restype = None
+    return library

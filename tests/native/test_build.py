@@ -1,0 +1,102 @@
+"""How native code is made: once for a machine, whole, and never needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tunewright.native import build, native, why_not
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of this test's own, and no memory of what was found before it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build._made.cache_clear()
+    yield tmp_path / "tunewright" / "native"
+    build._made.cache_clear()
+
+
+def test_it_is_compiled_once_and_put_into_the_cache_whole(own_cache):
+    assert why_not() is None
+    (made,) = own_cache.iterdir()
+    before = made.stat().st_mtime_ns
+    build._made.cache_clear()
+
+    assert native() is not None
+    assert [file.stat().st_mtime_ns for file in own_cache.iterdir()] == [before]
+
+
+def test_processes_that_start_together_make_one_library(own_cache):
+    code = "from tunewright.native import why_not; assert why_not() is None, why_not()"
+    started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert len(list(own_cache.iterdir())) == 1
+
+
+def test_another_processor_gets_another_library(own_cache, monkeypatch):
+    assert why_not() is None
+    target = native().target
+    (first,) = own_cache.iterdir()
+    monkeypatch.setattr(build, "_processor", lambda: "another")
+    build._made.cache_clear()
+
+    assert why_not() is None
+    assert target == "native"
+    assert len({first, *own_cache.iterdir()}) == 2
+
+
+def test_it_shares_torch_s_threads():
+    before = torch.get_num_threads()
+    try:
+        for number in (3, 5):
+            torch.set_num_threads(number)
+            assert native().library.threads() == number
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_it_can_be_turned_off(monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_NATIVE", "0")
+
+    assert native() is None
+    assert why_not() == "TUNEWRIGHT_NATIVE=0"
+
+
+def test_a_machine_without_a_compiler_does_without(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+
+    assert native() is None
+    assert why_not() == "there is no C compiler (no-such-compiler)"
+
+
+def test_a_compiler_that_fails_is_no_reason_to_stop(own_cache, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_MARCH", "no-such-processor")
+
+    assert native() is None
+    assert why_not().startswith("cc could not compile it: ")
+    assert list(own_cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(own_cache, monkeypatch, tmp_path):
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+
+    assert native() is None
+    assert why_not().startswith("NotADirectoryError: ")
+
+
+def test_a_damaged_library_is_made_again(own_cache):
+    code = "from tunewright.native import why_not; assert why_not() is None, why_not()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (made,) = own_cache.iterdir()
+    whole = made.read_bytes()
+    made.write_bytes(whole[:5000])
+
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(made.read_bytes()) == len(whole)
