@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.models.batch import fill, filled, pack, padded
+from tunewright.models.batch import TOKEN_QUANTUM, fill, filled, pack, padded
 from tunewright.types import Features, TokenStream
 
 TOKENS = st.lists(st.integers(1, 99), min_size=1, max_size=12)
@@ -74,12 +74,12 @@ def test_padding_and_its_mask_give_back_the_texts(texts, side):
     assert edge_B.all()
 
 
-@given(TEXTS, st.sampled_from([1, 8, 64]))
-def test_filling_up_adds_one_sequence_at_the_end_and_leaves_the_texts_as_they_are(texts, quantum):
+@given(TEXTS)
+def test_filling_up_adds_one_sequence_at_the_end_and_leaves_the_texts_as_they_are(texts):
     stream = pack(features(texts)).streams["text"]
-    found = filled(stream, quantum)
-    assert found.num_tokens % quantum == 0
-    assert found.num_tokens - stream.num_tokens < quantum
+    found = filled(stream)
+    assert found.num_tokens % TOKEN_QUANTUM == 0
+    assert found.num_tokens - stream.num_tokens < TOKEN_QUANTUM
     assert found.token_ids_N[: stream.num_tokens].tolist() == stream.token_ids_N.tolist()
     assert found.boundaries[: len(texts) + 1] == stream.boundaries
     assert found.num_sequences - len(texts) == (found.num_tokens > stream.num_tokens)

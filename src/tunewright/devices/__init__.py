@@ -6,7 +6,9 @@ from tunewright.devices.device import (
     find_device,
     measure_roof,
     release_memory,
+    seed_kernels,
     settle_allocator,
+    settle_kernels,
 )
 
 __all__ = [
@@ -15,5 +17,7 @@ __all__ = [
     "find_device",
     "measure_roof",
     "release_memory",
+    "seed_kernels",
     "settle_allocator",
+    "settle_kernels",
 ]

@@ -36,11 +36,14 @@ class Device:
     num_threads: int
     description: str
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Returns the context in which a forward pass runs at this device's precision."""
+    def autocast(self, keep_casts: bool = True) -> AbstractContextManager[Any]:
+        """Returns the context in which a forward pass runs at this device's precision.
+
+        With `keep_casts` the narrow copy of a weight lives as long as the context.
+        """
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.kind, dtype=torch.bfloat16)
+        return torch.autocast(self.kind, dtype=torch.bfloat16, cache_enabled=keep_casts)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,6 +125,29 @@ def settle_allocator() -> bool:
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
         and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     )
+
+
+def settle_kernels(kind: str) -> None:
+    """Chooses kernels that give the same bits each time, where a device has others too.
+
+    Those that have none to choose stay as they are. Memory is not cleared for it.
+    """
+    if kind != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def seed_kernels(device: Device, seed: int) -> None:
+    """Starts torch's random numbers anew, on the CPU and on `device`; no others are asked for."""
+    torch.default_generator.manual_seed(seed)
+    if device.kind == "cuda":
+        place = torch.device(device.name).index
+        place = torch.cuda.current_device() if place is None else place
+        torch.cuda.default_generators[place].manual_seed(seed)
+    elif device.kind == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def release_memory(kind: str) -> None:

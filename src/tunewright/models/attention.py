@@ -23,7 +23,22 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tunewright.models.blocks import Block, blocks_of, paired_blocks_of
-from tunewright.models.native_attention import can_attend, native_attend
+if is_fit(value_MHD, bias_HST):
+        return attend_flash(
+            query_NHD.to(value_MHD.dtype),
+            key_MHD.to(value_MHD.dtype),
+            value_MHD,
+            _spans(queries, query_NHD.device),
+            _spans(keys or queries, query_NHD.device),
+            scale=scale,
+            causal=causal,
+            window=window,
+        )
+    queries, keys = tuple(queries), None if keys is None else tuple(keys)
+    if can_attend(value_MHD):
+        return native_attend(
+            query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal, window
+        )
 
 PACKED = "packed"
 
@@ -211,8 +226,8 @@ def attend(
     query_NHD: Tensor,
     key_MHD: Tensor,
     value_MHD: Tensor,
-    queries: tuple[int, ...],
-    keys: tuple[int, ...] | None = None,
+    queries: tuple[int, ...] | Spans,
+    keys: tuple[int, ...] | Spans | None = None,
     *,
     scale: float,
     causal: bool = False,
@@ -226,10 +241,25 @@ def attend(
     every sequence, from its first token on. Keys and values may have fewer heads, each shared by
     as many of the queries, where native code attends.
     """
+<<<<<<< HEAD
     if can_attend(value_MHD):
         return native_attend(
             query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal, window
         )
+=======
+    if is_fit(value_MHD, bias_HST):
+        return attend_flash(
+            query_NHD.to(value_MHD.dtype),
+            key_MHD.to(value_MHD.dtype),
+            value_MHD,
+            _spans(queries, query_NHD.device),
+            _spans(queries if keys is None else keys, query_NHD.device),
+            scale=scale,
+            causal=causal,
+            window=window,
+        )
+    queries, keys = tuple(queries), None if keys is None else tuple(keys)
+>>>>>>> dc0ec57 (CUDA: flash kernels for packed rows, recorded passes, one wait an update; a speed benchmark beside Trainer)
     if keys is None:
         blocks: Blocks = [(block, block) for block in blocks_of(queries, query_NHD.device)]
     else:
@@ -245,6 +275,10 @@ def attend(
         return function(query_NHD, key_MHD, value_MHD, bias_HST, blocks, scale, causal, window)
 
 
+def _spans(boundaries: tuple[int, ...] | Spans, device: torch.device) -> Spans:
+    return boundaries if isinstance(boundaries, Spans) else spans_of(boundaries, device)
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -253,7 +287,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    boundaries: Sequence[int] | None = None,
+    boundaries: Sequence[int] | Spans | None = None,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     **_: object,
@@ -278,7 +312,7 @@ def packed_attention(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        tuple(boundaries),
+        boundaries if isinstance(boundaries, Spans) else tuple(boundaries),
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         causal=causal,
         window=sliding_window,

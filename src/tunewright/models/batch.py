@@ -6,7 +6,7 @@ Shape letters: N tokens, B sequences, R values a sequence carries as its target.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from typing import Literal
 
@@ -18,6 +18,9 @@ from tunewright.types import Features, Integers, Target, TokenStream
 
 # On a CPU a new shape costs about 3 ms for each matrix product, a filler token about 0.1 ms.
 TOKEN_QUANTUM = 64
+
+# On a GPU every shape is recorded anew, so sizes come in coarser steps: of a sixteenth at most.
+STEPS_A_DOUBLING = 16
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,15 @@ class PackedStream:
 class Batch:
     """Named packed streams and their targets; all streams hold the same rows in the same order.
 
-    `windows` count the inputs of one row, as `Features.window` does.
+    `windows` count the inputs of one row, as `Features.window` does. `values` are the targets
+    before they went to the device.
     """
 
     streams: Mapping[str, PackedStream]
     targets: Mapping[str, Tensor]
     row_ids: tuple[int, ...]
     windows: tuple[int, ...] = ()
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -91,6 +96,11 @@ class Batch:
     @property
     def num_sequences(self) -> int:
         return len(self.row_ids)
+
+    def on_host(self, name: str) -> np.ndarray:
+        """Returns targets where a question about them costs a GPU no wait."""
+        values = self.values.get(name)
+        return self.targets[name].cpu().numpy() if values is None else values
 
 
 def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Batch:
@@ -103,14 +113,13 @@ def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     for item in features:
         if item.streams.keys() != names.keys() or item.targets.keys() != features[0].targets.keys():
             raise ValueError(f"row {item.row_id} has other streams or targets than its batch")
+    values = {name: _flat([f.targets[name] for f in features]) for name in features[0].targets}
     return Batch(
         {name: _pack_stream([f.streams[name] for f in features], device) for name in names},
-        {
-            name: _target([f.targets[name] for f in features], device)
-            for name in features[0].targets
-        },
+        {name: torch.from_numpy(flat).to(device) for name, flat in values.items()},
         tuple(f.row_id for f in features),
         tuple(f.window for f in features),
+        values,
     )
 
 
@@ -129,10 +138,9 @@ def _joined(parts: Sequence[Integers], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
 
 
-def _target(values: Sequence[Target], device: torch.device | str) -> Tensor:
+def _flat(values: Sequence[Target]) -> np.ndarray:
     flat = np.concatenate([np.atleast_1d(np.asarray(value)) for value in values])
-    whole = flat.dtype.kind in "iub"
-    return torch.from_numpy(flat.astype(np.int64 if whole else np.float32)).to(device)
+    return flat.astype(np.int64 if flat.dtype.kind in "iub" else np.float32)
 
 
 def fill(
@@ -173,12 +181,12 @@ def _rows(features: Iterable[Features]) -> Iterator[list[Features]]:
         yield list(group)
 
 
-def filled(stream: PackedStream, quantum: int) -> PackedStream:
-    """Returns the stream with one more sequence of zeros that makes N a multiple of `quantum`.
+def filled(stream: PackedStream) -> PackedStream:
+    """Returns the stream with one more sequence of zeros that makes N one of few sizes.
 
-    The stream itself is returned where N is one already.
+    The stream itself is returned where N is one of them already.
     """
-    missing = -stream.num_tokens % quantum
+    missing = -stream.num_tokens % _quantum(stream)
     if missing == 0:
         return stream
     zeros = stream.token_ids_N.new_zeros(missing)
@@ -191,15 +199,22 @@ def filled(stream: PackedStream, quantum: int) -> PackedStream:
     )
 
 
+def _quantum(stream: PackedStream) -> int:
+    if stream.token_ids_N.device.type != "cuda":
+        return TOKEN_QUANTUM
+    doubling = 1 << (stream.num_tokens.bit_length() - 1)
+    return max(TOKEN_QUANTUM, doubling // STEPS_A_DOUBLING)
+
+
 def filled_together(*streams: PackedStream) -> tuple[PackedStream, ...]:
     """Returns streams of the same texts, each `filled`, with as many sequences as before or one
     more in every one of them.
 
     One in 64 times there is a stream that needs no filler, and then none gets one.
     """
-    if any(stream.num_tokens % TOKEN_QUANTUM == 0 for stream in streams):
+    if any(stream.num_tokens % _quantum(stream) == 0 for stream in streams):
         return streams
-    return tuple(filled(stream, TOKEN_QUANTUM) for stream in streams)
+    return tuple(filled(stream) for stream in streams)
 
 
 def padded(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tunewright.models.adapters import stirred
 from tunewright.models.attention import PACKED, PaddedOnly, register
-from tunewright.models.batch import TOKEN_QUANTUM, PackedStream, filled, padded
+from tunewright.models.batch import PackedStream, filled, padded
 from tunewright.models.prompts import is_causal
 from tunewright.models.tokenizers import POSITIONS_AFTER_PADDING
 
@@ -141,10 +141,10 @@ def _positions_after_padding(stream: PackedStream, pad_id: int) -> Tensor:
 def packed_hidden(model: Any, stream: PackedStream) -> Tensor:
     """Runs the backbone over the packed row; returns the last hidden states, (N, D).
 
-    The row is filled up to a multiple of `TOKEN_QUANTUM` with a sequence of its own, which is cut
-    off again: matrix kernels are prepared anew for every number of rows that they have not seen.
+    The row is filled up with a sequence of its own, which is cut off again: matrix kernels are
+    prepared anew for every number of rows that they have not seen.
     """
-    inputs = _packed_inputs(model, filled(stream, TOKEN_QUANTUM))
+    inputs = _packed_inputs(model, filled(stream))
     return model.base_model(**inputs).last_hidden_state[0, : stream.num_tokens]
 
 
@@ -224,7 +224,7 @@ def token_outputs(model: Any, stream: PackedStream, *names: str) -> tuple[Tensor
     Heads that look at one token at a time need nothing of ours: they run over the packed row.
     """
     if is_packed(model):
-        outputs = model(**_packed_inputs(model, filled(stream, TOKEN_QUANTUM)))
+        outputs = model(**_packed_inputs(model, filled(stream)))
         return tuple(outputs[name][0, : stream.num_tokens] for name in names)
     inputs = _padded_inputs(model, stream)
     outputs, real = model(**inputs), inputs["attention_mask"].bool()
@@ -243,7 +243,7 @@ def hidden_states(model: Any, stream: PackedStream, layer: int = -1) -> Tensor:
     """
     every = {} if layer == -1 else {"output_hidden_states": True}
     if is_packed(model):
-        inputs = _packed_inputs(model, filled(stream, TOKEN_QUANTUM))
+        inputs = _packed_inputs(model, filled(stream))
         return _layer(model.base_model(**inputs, **every), layer)[0, : stream.num_tokens]
     inputs = _padded_inputs(model, stream)
     real = inputs["attention_mask"].bool()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from tunewright.errors import SettingsError, listed
@@ -17,6 +18,8 @@ from tunewright.models.architecture import (
 from tunewright.models.bases import Base
 from tunewright.models.dropout import DropoutSource, replace_dropout
 from tunewright.models.embedding import keep_row_gradients
+from tunewright.models.graphs import Graphs, record_passes
+from tunewright.models.heads import is_packed
 from tunewright.models.peft_config import NEW_HEADS
 from tunewright.models.sharing import attach_to_all
 from tunewright.models.weights import read_headers
@@ -146,11 +149,22 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
         max_grad_norm=settings.max_grad_norm,
         l1=settings.l1,
         dropout=_prepare_activations(model, settings),
+        graphs=_recorded(ground, model),
         average=average,
         processes=ground.processes,
     )
     keep_budget(model, loop.optimizer, schedule.total_steps)
     return loop
+
+
+def _recorded(ground: Groundwork, model: Any) -> list[Graphs]:
+    """Lets a GPU record the passes of every packed backbone whose weights are all its own."""
+    plain = ground.config.adapter.name is None and not ground.config.training.gradient_checkpointing
+    if (ground.device.kind, ground.device.precision) != ("cuda", "bf16") or not plain:
+        return []
+    autocast = partial(ground.device.autocast, keep_casts=False)
+    parts = [part for _, part in ground.task.models(model).values()]
+    return [record_passes(part.base_model, autocast) for part in parts if is_packed(part)]
 
 
 def _schedule(ground: Groundwork, num_rows: int) -> Schedule:

@@ -10,7 +10,7 @@ from tunewright.data import is_dropped
 from tunewright.data.audit import Audit, audit
 from tunewright.data.blocks import BlockRows
 from tunewright.data.ledger import TruncationLedger
-from tunewright.devices import find_device, settle_allocator
+from tunewright.devices import find_device, settle_allocator, settle_kernels
 from tunewright.devices.processes import join_processes
 from tunewright.models.adapter_config import prompt_length
 from tunewright.models.architecture import load_config
@@ -76,6 +76,7 @@ class Groundwork:
         settle_allocator()
         self.processes = join_processes()
         self.device = find_device(config.training.precision, self.processes.local_rank)
+        settle_kernels(self.device.kind)
         task = build_task(find_task(config.task.name), config.task.options)
         evaluation = config.evaluation
         self.judge = Judge(

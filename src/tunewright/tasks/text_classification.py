@@ -222,7 +222,7 @@ class TextClassification(Task):
             windows = [len(list(group)) for _, group in groupby(batch.row_ids)]
             logits_BC = _pooled(logits_BC, windows, self.pooling)
             label_B = torch.stack([label_W[0] for label_W in label_B.split(windows)])
-        if bool((label_B < 0).any()):
+        if (batch.on_host("label") < 0).any():
             raise DataError(
                 "the training data",
                 "a label was not there when the labels were learned",

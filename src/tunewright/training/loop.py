@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunewright.devices import Device, release_memory
+from tunewright.devices import Device, release_memory, seed_kernels
 from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import NonFiniteLoss, OutOfMemory, listed
 from tunewright.models.batch import Batch, fill, pack
 from tunewright.models.dropout import DropoutSource
 from tunewright.models.flop import FlopCount
+from tunewright.models.graphs import Graphs
 from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Outputs, Task
 from tunewright.training.events import Shrunk, Spike, Step
@@ -50,6 +51,9 @@ from tunewright.training.schedule import Schedule
 from tunewright.training.shares import shares
 from tunewright.types import Features
 
+# The parts of a summed loss, and what it is to be divided by.
+Accumulated = tuple[list[Tensor], float]
+
 
 @dataclass
 class Loop:
@@ -67,6 +71,7 @@ class Loop:
     max_grad_norm: float | None = None
     l1: float = 0.0
     dropout: DropoutSource | None = None
+    graphs: Sequence[Graphs] = ()
     average: MovingAverage | None = None
     processes: Processes = ALONE
     step: int = 0
@@ -134,9 +139,12 @@ class Loop:
         set_factor(self.optimizer, factor)
         parts = self._shared(row_indices, epoch)
         own = parts[self.processes.rank]
-        total, count = self._fitted(step, parts)
-        work = sum(item.num_tokens for item in own), self.flop.training(_lengths(own))
-        total, count, num_tokens, flop = self._added_up(total, count, *work)
+        sums, count = self._fitted(step, parts)
+        num_tokens = float(sum(item.num_tokens for item in own))
+        flop = self.flop.training(_lengths(own))
+        if not self.processes.is_alone:
+            total, count, num_tokens, flop = self._added_up(_total(sums), count, num_tokens, flop)
+            sums = [torch.tensor(total, dtype=torch.float64)]
         norm = self._scale_gradients(count, row_indices)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -146,7 +154,7 @@ class Loop:
             step=step + 1,
             total_steps=self.schedule.total_steps,
             epoch=(step + 1) / self.steps_per_epoch,
-            loss=total / count if count else 0.0,
+            loss=_total(sums) / count if count else 0.0,
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             gradient_norm=norm,
             num_rows=len(row_indices),
@@ -158,7 +166,7 @@ class Loop:
     def _reseed(self, step: int, piece: int = 0) -> None:
         """Starts torch's own random state anew; `piece` counts the passes of a cached gradient."""
         key = (STEP, self.seed, step, piece, self.processes.rank)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        seed_kernels(self.device, int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def _shared(self, row_indices: np.ndarray, epoch: int) -> list[list[Features]]:
         """Returns the features of each process's rows, as training sees them.
@@ -176,10 +184,12 @@ class Loop:
         ]
 
     def _varied(self, index: int, epoch: int) -> list[Features]:
+        if type(self.task).vary is Task.vary:
+            return list(self.rows[index])
         rng = generator_of(VARY, self.seed, epoch, index)
         return [self.task.vary(item, rng) for item in self.rows[index]]
 
-    def _fitted(self, step: int, parts: Sequence[Sequence[Features]]) -> tuple[float, float]:
+    def _fitted(self, step: int, parts: Sequence[Sequence[Features]]) -> Accumulated:
         """Accumulates, in ever smaller forward passes until they fit into memory."""
         while True:
             try:
@@ -214,21 +224,23 @@ class Loop:
         self._shrunk = Shrunk(step + 1, self.max_tokens)
         self._reseed(step)
 
-    def _accumulate(self, step: int, parts: Sequence[Sequence[Features]]) -> tuple[float, float]:
-        """Adds up the gradient of the summed loss; returns its sum and count.
+    def _accumulate(self, step: int, parts: Sequence[Sequence[Features]]) -> Accumulated:
+        """Adds up the gradient of the summed loss; returns its sum, in parts, and its count.
 
-        Those of a loss over a whole update are returned by the process that leads, once.
+        Those of a loss over a whole update are returned by the process that leads, once. A GPU
+        may not be done when this returns: nobody has asked for a number yet.
         """
         pieces = self._pieces(parts[self.processes.rank])
         if self.task.scope == "batch" and (len(pieces) > 1 or not self.processes.is_alone):
             return self._accumulate_cached(step, parts, pieces)
-        total, count = 0.0, 0.0
+        sums, count = list[Tensor](), 0.0
         for piece in pieces:
             batch = pack(piece, self.device.name)
             loss = self.task.loss(self._forward(step, batch), batch)
             loss.sum.backward()
-            total, count = total + loss.sum.item(), count + loss.count
-        return total, count
+            sums.append(loss.sum.detach())
+            count += loss.count
+        return sums, count
 
     def _pieces(
         self, features: Sequence[Features], max_tokens: int | None = None
@@ -246,6 +258,8 @@ class Loop:
         return sorted(features, key=lambda item: item.num_tokens)
 
     def _forward(self, step: int, batch: Batch) -> Outputs:
+        for graphs in self.graphs:
+            graphs.begin()
         if self.dropout is not None:
             self.dropout.begin((STEP, self.seed, step), batch)
         with self.device.autocast():
@@ -256,7 +270,7 @@ class Loop:
         step: int,
         parts: Sequence[Sequence[Features]],
         pieces: Sequence[Sequence[Features]],
-    ) -> tuple[float, float]:
+    ) -> Accumulated:
         """The same for a loss over a whole update, in the memory of one piece.
 
         Gradient caching (Gao et al. 2021): all outputs are made without gradients, the loss gives
@@ -284,7 +298,7 @@ class Loop:
                 own.append(gradient[start[name] : start[name] + len(outputs[name])])
                 start[name] += len(outputs[name])
             torch.autograd.backward([outputs[name] for name in joined], own)
-        return (loss.sum.item(), loss.count) if self.processes.leads else (0.0, 0.0)
+        return ([loss.sum.detach()], loss.count) if self.processes.leads else ([], 0.0)
 
     def _joined(self, found: Sequence[Outputs]) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Returns the outputs of all processes, and where those of this one begin in each."""
@@ -300,8 +314,6 @@ class Loop:
 
         A parameter that got no gradient here gets that of the others.
         """
-        if self.processes.is_alone:
-            return list(own)
         learning = [p for p in self.model.parameters() if p.requires_grad]
         told = self.processes.gather_numbers(
             [*own, -self.max_tokens, *(p.grad is not None for p in learning)]
@@ -343,6 +355,10 @@ class Loop:
 
     def _row_ids(self, row_indices: np.ndarray) -> list[int]:
         return sorted({item.row_id for index in row_indices for item in self.rows[index]})
+
+
+def _total(sums: Iterable[Tensor]) -> float:
+    return float(sum(part.item() for part in sums))
 
 
 def _lengths(features: Sequence[Features]) -> list[int]:

@@ -1,0 +1,350 @@
+"""How fast encoders are tuned and answer, beside the libraries that people use.
+
+    python -m benchmarks.speed [CASE ...] [--rounds 5] [--compiled] [--list]
+
+Finds its texts through TUNEWRIGHT_BENCHMARK_DATA. Every side tunes a model of the same size from
+the same weights on the same rows with updates of as many rows, in turn (ours, peers, peers
+reversed, ours), on the threads and with the allocator that suit it; the first round warms up. What
+counts are real tokens a second: padding is no work. The machine's own peak is measured first.
+Results go to `benchmarks/speed.json`, a table to docs/performance.md (`python -m
+benchmarks.speed_page`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from tunewright.devices import (
+    Device,
+    find_device,
+    measure_roof,
+    settle_allocator,
+    settle_kernels,
+)
+from tunewright.models.dropout import replace_dropout
+from tunewright.models.embedding import keep_row_gradients
+from tunewright.models.flop import FlopCount
+from tunewright.models.folder import find_model
+from tunewright.models.graphs import record_passes
+from tunewright.models.tokenizers import load_tokenizer
+from tunewright.tasks.text_classification import TextClassification
+from tunewright.training.loop import Loop
+from tunewright.training.optimizer import build_optimizer
+from tunewright.training.schedule import Schedule
+from tunewright.types import Row
+
+RESULTS = Path(__file__).with_suffix(".json")
+LEARNING_RATE = 2e-5
+WARM_UPDATES = 3  # of each round, which do not count
+
+Sizes = dict[str, int]
+MINILM: Sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+                 "intermediate_size": 1536}  # fmt: skip
+BASE: Sizes = {}
+LARGE: Sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+                "intermediate_size": 4096}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model's sizes, the texts that it is tuned on, and how long and how many they are."""
+
+    name: str
+    sizes: Sizes
+    data: str
+    max_length: int
+    batch_rows: int
+    num_updates: int
+    kinds: tuple[str, ...] = ("cpu", "cuda")
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("sentences", MINILM, "sst2", 128, 32, 30),
+        Case("news", MINILM, "ag_news", 128, 32, 20),
+        Case("reviews, 256", MINILM, "imdb_2k", 256, 32, 10),
+        Case("reviews, 512", MINILM, "imdb_2k", 512, 32, 8),
+        Case("news, base", BASE, "ag_news", 128, 32, 6),
+        Case("reviews, base", BASE, "imdb_2k", 512, 32, 30, ("cuda",)),
+        Case("reviews, large", LARGE, "imdb_2k", 512, 32, 20, ("cuda",)),
+    )
+}
+
+
+@dataclass
+class Measured:
+    """What one side did after its first updates."""
+
+    num_tokens: int
+    seconds: float
+    flop: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_tokens / self.seconds
+
+
+Side = Callable[[], Measured]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("cases", nargs="*", choices=[*CASES, []])
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--compiled", action="store_true", help="let peers compile, too")
+    options.add_argument("--tokenizer", default="starter")
+    options.add_argument("--output", type=Path, default=RESULTS)
+    options.add_argument("--updates", type=int, help="fewer or more than a case has")
+    options.add_argument("--only", nargs="*", help="sides")
+    chosen = options.parse_args()
+    if "TUNEWRIGHT_BENCHMARK_DATA" not in os.environ:
+        sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
+    settle_allocator()
+    device = find_device()
+    roof = measure_roof(device, 2.0)
+    print(f"{device.description}, {torch.get_num_threads()} threads, {device.precision}: "
+          f"{roof / 1e12:.2f} TFLOP/s", flush=True)  # fmt: skip
+    known = json.loads(chosen.output.read_text()) if chosen.output.exists() else {}
+    for case in CASES.values():
+        if case.name not in (chosen.cases or CASES) or device.kind not in case.kinds:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            bench = Bench(case, device, Path(place), chosen.tokenizer, chosen.updates)
+            sides = bench.sides(chosen.compiled)
+            sides = {n: s for n, s in sides.items() if not chosen.only or n in chosen.only}
+            found = in_turn(sides, chosen.rounds)
+        entry = {
+            "device": device.description,
+            "roof": roof,
+            "threads": torch.get_num_threads(),
+            "rounds": chosen.rounds,
+            "sides": {name: _summary(runs, roof) for name, runs in found.items()},
+            "memory": bench.memory,
+        }
+        known[f"{case.name} ({device.description})"] = entry
+        chosen.output.write_text(json.dumps(known, indent=2) + "\n")
+        for name, side in entry["sides"].items():
+            print(f"{case.name}: {name:28} {side['tokens_per_second']:9,.0f} tokens/s "
+                  f"[{side['range'][0]:,.0f}, {side['range'][1]:,.0f}], MFU {side['mfu']:.1%}, "
+                  f"{bench.memory.get(name, 0) / 1e6:,.0f} MB", flush=True)  # fmt: skip
+
+
+def in_turn(sides: dict[str, Side], rounds: int) -> dict[str, list[Measured]]:
+    """Runs the sides forth and back; the first round warms up and does not count."""
+    found: dict[str, list[Measured]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name in list(sides) if turn % 2 else list(sides)[::-1]:
+            measured = sides[name]()
+            if turn:
+                found[name].append(measured)
+    return found
+
+
+def _summary(runs: Sequence[Measured], roof: float) -> dict[str, Any]:
+    speeds = [run.tokens_per_second for run in runs]
+    return {
+        "tokens_per_second": round(statistics.median(speeds), 1),
+        "range": [round(min(speeds), 1), round(max(speeds), 1)],
+        "mfu": round(statistics.median(run.flop / run.seconds for run in runs) / roof, 4),
+    }
+
+
+class Bench:
+    """The sides of one case, which share rows, token ids and starting weights."""
+
+    def __init__(
+        self, case: Case, device: Device, place: Path, tokenizer: str, updates: int | None
+    ) -> None:
+        self.case, self.device, self.place = case, device, place
+        self.updates = updates or case.num_updates
+        self.memory: dict[str, int] = {}
+        rows = _rows(case, self.updates * case.batch_rows)
+        source = find_model(tokenizer)
+        self.tokenizer = load_tokenizer(source)
+        labels = sorted({row.values["label"] for row in rows})
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(self.tokenizer), num_labels=len(labels),
+            max_position_embeddings=512, **case.sizes,
+        )  # fmt: skip
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(place)
+        self.tokenizer.save_pretrained(place)
+        task = TextClassification().started_from(place).within(case.max_length)
+        self.task: Any = task.learn(rows)
+        self.encoded = [self.task.encode(row, self.tokenizer) for row in rows]
+        self.flop = FlopCount.of(AutoModelForSequenceClassification.from_config(config))
+
+    def sides(self, compiled: bool) -> dict[str, Side]:
+        narrow = self.device.precision == "bf16"
+        found = {"ours": self._ours(), "Trainer, fp32": self._trainer("Trainer, fp32")}
+        if narrow:
+            found["Trainer, bf16"] = self._trainer("Trainer, bf16", bf16=True)
+        best = "Trainer, grouped" + (", bf16" if narrow else "")
+        grouped = {"bf16": narrow, "train_sampling_strategy": "group_by_length"}
+        found[best] = self._trainer(best, **grouped)
+        if compiled:
+            found[f"{best}, compiled"] = self._trainer(
+                f"{best}, compiled", torch_compile=True, **grouped
+            )
+        return found
+
+    def _ours(self, name: str = "ours") -> Side:
+        model, _ = self.task.build(self.place, self.tokenizer, dropout=None, seed=0)
+        route = self.task.route(model)
+        assert route == "packed", route
+        model.to(self.device.name)
+        keep_row_gradients(model)
+        optimizer = build_optimizer(model, learning_rate=LEARNING_RATE, weight_decay=0.01)
+        dropout = replace_dropout(model)
+        graphs = (
+            [record_passes(model.base_model, self._autocast)] if self.device.kind == "cuda" else []
+        )
+
+        def run() -> Measured:
+            schedule = Schedule("constant", self.updates, 0)
+            loop = Loop(
+                model, self.task, self.encoded, optimizer, schedule, self.device,
+                self.case.batch_rows, 8192, 0, 1.0, dropout=dropout, graphs=graphs,
+            )  # fmt: skip
+            with self._watched(name):
+                events = list(_timed(loop.run()))
+            for graph in graphs:
+                if graph.failure:
+                    print("no graphs:", graph.failure)
+            counted, seconds = events[WARM_UPDATES:], events[-1][0] - events[WARM_UPDATES - 1][0]
+            return Measured(
+                sum(e.num_tokens for _, e in counted), seconds, sum(e.flop for _, e in counted)
+            )
+
+        return run
+
+    def _autocast(self) -> Any:
+        return self.device.autocast(keep_casts=False)
+
+    @contextmanager
+    def _watched(self, name: str) -> Any:
+        """Notes the most memory of a GPU that a side takes; ours alone has our kernels."""
+        if self.device.kind != "cuda":
+            yield
+            return
+        if name.startswith("ours"):
+            settle_kernels("cuda")
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            yield
+        finally:
+            torch.cuda.synchronize()
+            self.memory[name] = torch.cuda.max_memory_allocated()
+            torch.use_deterministic_algorithms(False)
+
+    def _trainer(self, name: str, **settings: Any) -> Side:
+        model = AutoModelForSequenceClassification.from_pretrained(self.place)
+        rows = [
+            {
+                "input_ids": item.streams["text"].token_ids.tolist(),
+                "labels": int(item.targets["label"]),
+                "length": item.num_tokens,
+            }
+            for (item,) in self.encoded
+        ]
+
+        def run() -> Measured:
+            seen: list[list[int]] = []
+            watch = _Watch()
+
+            def collated(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+                seen.append([len(f["input_ids"]) for f in features])
+                return _padded(features)
+
+            arguments = TrainingArguments(
+                output_dir=str(self.place / "trainer"),
+                num_train_epochs=1,
+                per_device_train_batch_size=self.case.batch_rows,
+                learning_rate=LEARNING_RATE,
+                lr_scheduler_type="constant",
+                weight_decay=0.01,
+                use_cpu=self.device.kind == "cpu",
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                length_column_name="length",
+                remove_unused_columns=False,
+                **settings,
+            )
+            trainer = Trainer(model, arguments, collated, rows, callbacks=[watch])
+            with self._watched(name):
+                trainer.train()
+            lengths = seen[: len(watch.ends)][WARM_UPDATES:]
+            return Measured(
+                sum(map(sum, lengths)),
+                watch.ends[-1] - watch.ends[WARM_UPDATES - 1],
+                sum(map(self.flop.training, lengths)),
+            )
+
+        return run
+
+
+class _Watch(TrainerCallback):
+    """Notes when each update of a Trainer was done."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available() and state.global_step in (WARM_UPDATES, state.max_steps):
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def _timed(events: Iterable[Any]) -> Iterable[tuple[float, Any]]:
+    for event in events:
+        yield time.perf_counter(), event
+
+
+def _padded(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(f["input_ids"]) for f in features], batch_first=True
+    )
+    labels = torch.tensor([f["labels"] for f in features])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+
+
+def _rows(case: Case, count: int) -> list[Row]:
+    root = Path(os.environ["TUNEWRIGHT_BENCHMARK_DATA"])
+    with gzip.open(root / f"classification/{case.data}/train.jsonl.gz", "rt") as file:
+        values = [json.loads(line) for line in itertools.islice(file, count)]
+    while len(values) < count:
+        values += values[: count - len(values)]
+    return [
+        Row(number, {"text": value["text"], "label": str(value["label"])})
+        for number, value in enumerate(values)
+    ]
+
+
+if __name__ == "__main__":
+    main()
