@@ -23,22 +23,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tunewright.models.blocks import Block, blocks_of, paired_blocks_of
-if is_fit(value_MHD, bias_HST):
-        return attend_flash(
-            query_NHD.to(value_MHD.dtype),
-            key_MHD.to(value_MHD.dtype),
-            value_MHD,
-            _spans(queries, query_NHD.device),
-            _spans(keys or queries, query_NHD.device),
-            scale=scale,
-            causal=causal,
-            window=window,
-        )
-    queries, keys = tuple(queries), None if keys is None else tuple(keys)
-    if can_attend(value_MHD):
-        return native_attend(
-            query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal, window
-        )
+from tunewright.models.native_attention import can_attend, native_attend
+from tunewright.models.varlen import Spans, attend_flash, is_fit, spans_of
 
 PACKED = "packed"
 
@@ -241,25 +227,22 @@ def attend(
     every sequence, from its first token on. Keys and values may have fewer heads, each shared by
     as many of the queries, where native code attends.
     """
-<<<<<<< HEAD
-    if can_attend(value_MHD):
-        return native_attend(
-            query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal, window
-        )
-=======
     if is_fit(value_MHD, bias_HST):
         return attend_flash(
             query_NHD.to(value_MHD.dtype),
             key_MHD.to(value_MHD.dtype),
             value_MHD,
             _spans(queries, query_NHD.device),
-            _spans(queries if keys is None else keys, query_NHD.device),
+            _spans(keys or queries, query_NHD.device),
             scale=scale,
             causal=causal,
             window=window,
         )
     queries, keys = tuple(queries), None if keys is None else tuple(keys)
->>>>>>> dc0ec57 (CUDA: flash kernels for packed rows, recorded passes, one wait an update; a speed benchmark beside Trainer)
+    if can_attend(value_MHD):
+        return native_attend(
+            query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal, window
+        )
     if keys is None:
         blocks: Blocks = [(block, block) for block in blocks_of(queries, query_NHD.device)]
     else:
