@@ -25,7 +25,7 @@ BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "
 INTRODUCTIONS = {
     "training": "How the model is trained.",
     "model": "What training starts from.",
-    "model.new": "A model that begins from nothing (`new:SIZE`): translation, summarization.",
+    "model.new": "A model that begins from nothing (`new:SIZE`), for tasks that write texts.",
     "adapter": "What learns in the place of all weights. See [adapters](adapters.md).",
     "data": "Where the rows come from, and how they are read. See [data formats](data-formats.md).",
     "data.split": "How validation and test rows are chosen where no file is given.",

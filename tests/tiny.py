@@ -19,6 +19,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
 )
@@ -203,8 +204,31 @@ WRITERS: dict[str, tuple[Family, dict[str, Any]]] = {
         | {"decoder_start_token_id": 1},
     ),
 }
+# Encoders of pictures, of 16 pixels in patches of 4, with a decoder that writes.
+_VISION = {
+    "model_type": "vit",
+    **{name: size for name, size in _ENCODER.items() if name != "max_position_embeddings"},
+    "image_size": 16,
+    "patch_size": 4,
+}
+_CROSSING = {"add_cross_attention": True, "is_decoder": True}
+CAPTIONERS: dict[str, tuple[Family, dict[str, Any]]] = {
+    "tunewright-captioner": (
+        WRITER,
+        {name: size for name, size in _ENCODER.items() if name != "initializer_range"}
+        | {"decoder_start_token_id": 1, "image_size": 16, "patch_size": 4},
+    ),
+    "vit-bert": (BERT, {"encoder": _VISION, "decoder": {"model_type": "bert"} | _ENCODER}),
+    "vit-gpt2": (DECODER, {"encoder": _VISION, "decoder": {"model_type": "gpt2"} | {
+        "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.2,
+    }}),
+}  # fmt: skip
 # Names of ours that stand for a type of the library.
-TYPES = {"mbart-50": "mbart"}
+TYPES = {
+    "mbart-50": "mbart",
+    "vit-bert": "vision-encoder-decoder",
+    "vit-gpt2": "vision-encoder-decoder",
+}
 
 
 def tiny_labels(num_labels: int) -> list[str]:
@@ -223,7 +247,7 @@ def tiny_model(
     With `num_labels` it is a classifier with names for its labels, else a bare backbone.
     `settings` go into the model's configuration. The same arguments give the same bits.
     """
-    family, sizes = (ARCHITECTURES | WRITERS)[architecture]
+    family, sizes = (ARCHITECTURES | WRITERS | CAPTIONERS)[architecture]
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = save_tokenizer(family, folder)
     ids = {name: index for index, name in enumerate(family.specials)}
@@ -231,14 +255,18 @@ def tiny_model(
         f"{name.removesuffix('_token')}_token_id": ids.get(name)
         for name in ("pad_token", "eos_token", "bos_token", "cls_token", "sep_token")
     }
+    known |= {"vocab_size": vocab_size}
+    if "decoder" in sizes:
+        known |= {"decoder_start_token_id": known["cls_token_id"] or known["eos_token_id"] or 0}
+        sizes = sizes | {"decoder": sizes["decoder"] | known | _CROSSING}
     config = AutoConfig.for_model(
-        TYPES.get(architecture, architecture),
-        **(sizes | {"vocab_size": vocab_size} | known | dict(settings or {})),
+        TYPES.get(architecture, architecture), **(sizes | known | dict(settings or {}))
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if num_labels is None:
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+            auto = AutoModelForImageTextToText if architecture in CAPTIONERS else auto
             model = auto.from_config(config)
         else:
             config.id2label = dict(enumerate(tiny_labels(num_labels)))

@@ -91,21 +91,45 @@ class TokenStream:
         return len(self.token_ids)
 
 
+class PictureStream(Protocol):
+    """A picture as one sequence: read when a batch is packed, and not before.
+
+    Its length is its number of patches. `digest` are numbers that differ where its pixels do.
+    """
+
+    @property
+    def digest(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def pixels(self) -> np.ndarray:
+        """Returns what the model reads, float32 (channels, height, width)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
     """One model input made from a row: named token streams and, in training, its targets.
 
     `targets` hold numbers or flat sequences of numbers; `window` counts the inputs of one row.
+    `pictures` are streams, too, of another kind.
     """
 
     row_id: int
     streams: Mapping[str, TokenStream]
     targets: Mapping[str, Target] = field(default_factory=dict)
     window: int = 0
+    pictures: Mapping[str, PictureStream] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The number of tokens, or patches, of each stream."""
+        tokens = (len(stream) for stream in self.streams.values())
+        return (*tokens, *(len(picture) for picture in self.pictures.values()))
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(stream) for stream in self.streams.values())
+        return sum(self.lengths)
 
     @property
     def num_cut(self) -> int:

@@ -43,7 +43,7 @@ BEGIN_WITH_RUNS = (
     "docs/run-folder.md",
     "docs/how-it-works.md",
 )
-NUM_COMMANDS, NUM_SNIPPETS = 164, 70
+NUM_COMMANDS, NUM_SNIPPETS = 167, 72
 
 ALL = [(page, blocks(page)) for page in pages()]
 

@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from PIL import Image
+
 from tests.tiny import tiny_model
 from tests.tiny_gguf import save_gguf, tiny_llama
 from tunewright.models.folder import SMOLLM2_PACKAGE, STARTER_PACKAGE
@@ -54,6 +56,7 @@ def make_files(folder: Path) -> None:
     write_lines(folder / "pairs.jsonl", swapped)
     long = [{"document": f"{row['review']}. it was so.", "summary": row["review"]} for row in rows]
     write_lines(folder / "long.jsonl", long)
+    write_pictures(folder)
     write_lines(folder / "new_pairs.jsonl", [{"source": row["source"]} for row in swapped[:4]])
     asked = [{"question": "a slow plot"}, {"question": "great acting"}]
     write_lines(folder / "questions.jsonl", asked)
@@ -86,6 +89,20 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_pictures(folder: Path) -> None:
+    """Writes coloured squares, and tables of them with and without what they are."""
+    (folder / "pictures").mkdir()
+    rows = []
+    for number in range(30):
+        colour = ("red", "green", "blue")[number % 3]
+        image = Image.new("RGB", (20, 20), "white")
+        image.paste(colour, (number % 7, number % 5, number % 7 + 9, number % 5 + 9))
+        image.save(folder / "pictures" / f"{number}.png")
+        rows.append({"image": f"pictures/{number}.png", "caption": f"a {colour} square"})
+    write_csv(folder / "captions.csv", rows)
+    write_csv(folder / "new_pictures.csv", [{"image": row["image"]} for row in rows[:4]])
 
 
 def chat_of(row: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:

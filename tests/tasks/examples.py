@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image, ImageDraw
+
 from tunewright.types import Row
+
+
+def picture(place: int, size: tuple[int, int] = (20, 20), form: str = "PNG") -> bytes:
+    """A disc of some colour at some place, on white."""
+    image = Image.new("RGB", size, "white")
+    left, top = 5 * (place % 3), 5 * (place // 3 % 3)
+    colour = (30 * place % 256, 90 * place % 256, 150 * place % 256)
+    ImageDraw.Draw(image).ellipse((left, top, left + 9, top + 9), colour)
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
+URL = f"data:image/png;base64,{base64.b64encode(picture(2)).decode()}"
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "text-classification": [
@@ -155,6 +173,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"document": "music", "summary": "the the the the the the"},
         {"document": "", "summary": "the the the the the the"},
     ],
+    "image-captioning": [
+        {"image": picture(0), "caption": "the the the the the the"},
+        {"image": picture(1), "caption": ["the the the the the the", "a book"]},
+        {"image": URL, "caption": "the the the the the the"},
+        {"image": {"bytes": picture(3), "path": None}, "caption": "the the the the the the"},
+        {"image": picture(4, (40, 16), "JPEG"), "caption": "the the the the the the"},
+        {"image": picture(5, form="GIF"), "caption": "the the the the the the"},
+        {"image": picture(6, form="BMP"), "caption": "the the the the the the"},
+        {"image": picture(7, form="WEBP"), "caption": "the the the the the the"},
+    ],
     "multi-task": [
         {"task": "topic", "text": "a fine film", "label": "film"},
         {"task": "topic", "text": "the worst film ever", "label": "film"},
@@ -170,12 +198,17 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
 # The tiny model that a task is tried with, where it is no encoder.
 ARCHITECTURES: dict[str, str] = {
     "text-generation": "llama",
+    "image-captioning": "tunewright-captioner",
     "summarization": "tunewright-transformer",
     "translation": "tunewright-transformer",
 }
 
 # What a task must be told before it can learn.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "image-captioning": {
+        "label_smoothing": 0.0,
+        "form": {"height": 16, "width": 16, "patch_size": 4},
+    },
     "summarization": {"label_smoothing": 0.0},
     "translation": {"label_smoothing": 0.0},
     "multi-task": {

@@ -30,6 +30,7 @@ from tunewright.training.schedule import Schedule
 
 # peft has no prompts for these kinds of models.
 WITHOUT_PROMPTS = (
+    "image-captioning",
     "multiple-choice",
     "masked-language-modelling",
     "summarization",

@@ -198,9 +198,9 @@ def test_a_task_that_needs_a_model_refuses_a_new_one(tmp_path):
     with pytest.raises(SettingsError) as caught:
         train({"train": [{"text": "a", "label": "b"}]}, config)
     assert str(caught.value) == (
-        'model "new:mini": text-classification needs a model that has read texts. Translation and '
-        "summarization begin from nothing. Name a model, or make one first: tunewright pretrain "
-        "TEXTS --model new:mini."
+        'model "new:mini": text-classification needs a model that has read texts. Translation, '
+        "summarization and image-captioning begin from nothing. Name a model, or make one first: "
+        "tunewright pretrain TEXTS --model new:mini."
     )
 
 

@@ -46,13 +46,21 @@ def assert_alike(found, expected):
         assert list(map(plain_features, ours)) == list(map(plain_features, theirs))
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - {"image-captioning"}))
 def test_rows_of_every_task_come_back_as_they_were(name, tiny_folder):
     rows = rows_of(EXAMPLES[name])
     tokenizer = load_tokenizer(tiny_folder(ARCHITECTURES.get(name, "bert")))
     task = find_task(name)(**SETTINGS.get(name, {})).within(64).learn(rows)
     encoded = [task.encode(row, tokenizer) for row in rows]
     assert_alike(flattened(encoded), encoded)
+
+
+def test_rows_with_pictures_are_given_up_on(tiny_folder):
+    name = "image-captioning"
+    tokenizer = load_tokenizer(tiny_folder(ARCHITECTURES[name]))
+    flat = Flattener()
+    flat.add(find_task(name)(**SETTINGS[name]).encode(rows_of(EXAMPLES[name])[0], tokenizer))
+    assert flat.arrays() is None
 
 
 NUMBERS = st.lists(st.integers(0, 9), max_size=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from typing import Any
 
 import pyarrow as pa
@@ -92,19 +93,29 @@ def _columns_table(name: str, columns: dict[str, list[Any]]) -> Table:
 
 
 def _stored(columns: dict[str, list[Any]], name: str, notes: list[str]) -> pa.RecordBatch:
-    """Returns columns as Arrow data; numpy's scalars and arrays become Python's."""
+    """Returns columns as Arrow data; numpy's scalars and arrays become Python's, paths texts, and
+    pictures of Pillow the bytes of a file.
+    """
     try:
         return record_batch(columns, name, notes)
     except (TypeError, ValueError):
-        plain = {column: list(map(_without_numpy, values)) for column, values in columns.items()}
+        plain = {column: list(map(_plain, values)) for column, values in columns.items()}
     try:
         return record_batch(plain, name, notes)
     except (TypeError, ValueError) as error:
         raise DataError(name, f"a value cannot be stored ({error})") from None
 
 
-def _without_numpy(value: Any) -> Any:
-    return value.tolist() if type(value).__module__ == "numpy" else value
+def _plain(value: Any) -> Any:
+    if type(value).__module__ == "numpy":
+        return value.tolist()
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if type(value).__module__.startswith("PIL."):
+        from tunewright.data.pictures import file_bytes
+
+        return file_bytes(value)
+    return value
 
 
 def _pandas_table(frame: Any) -> Table:

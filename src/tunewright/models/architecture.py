@@ -73,6 +73,7 @@ TOKEN_CLASSIFIER = Kind("token classifier", auto.AutoModelForTokenClassification
 SPAN_FINDER = Kind("question answering model", auto.AutoModelForQuestionAnswering)
 CHOOSER = Kind("multiple choice model", auto.AutoModelForMultipleChoice)
 SEQ2SEQ = Kind("sequence-to-sequence model", auto.AutoModelForSeq2SeqLM)
+CAPTIONER = Kind("captioner of pictures", auto.AutoModelForImageTextToText)
 MASKED_LM = Kind("masked language model", auto.AutoModelForMaskedLM)
 CAUSAL_LM = Kind("generating decoder", auto.AutoModelForCausalLM)
 
@@ -221,16 +222,23 @@ def model_class(folder: Path, config: Any, kind: Kind) -> Any:
 
     Raises ModelError when the architecture has none.
     """
-    try:
-        found = kind.auto._model_mapping[type(config)]
-    except KeyError:
+    found = kind.auto._model_mapping.get(type(config), None)
+    if found is None and kind is ENCODER:  # of two models in one the bare model is the whole one
+        found = CAPTIONER.auto._model_mapping.get(type(config), None)
+    if found is None:
         raise ModelError(
             str(folder / CONFIG),
             f'transformers has no {kind.purpose} for the model_type "{config.model_type}"',
             "Encoders such as bert, roberta and modernbert and decoders such as qwen3 have one.",
             "Name another model.",
-        ) from None
+        )
     return found[0] if isinstance(found, tuple) else found
+
+
+def text_part(config: Any) -> Any:
+    """Returns the part of a configuration that knows tokens: of two models in one the decoder."""
+    decoder = getattr(config, "decoder", None)
+    return config if decoder is None or isinstance(decoder, dict) else decoder
 
 
 def is_decoder(model_type: str) -> bool:

@@ -1,6 +1,7 @@
 """Batches: sequences one after another, never padded.
 
-Shape letters: N tokens, B sequences, R values a sequence carries as its target.
+Shape letters: N tokens, B sequences, R values a sequence carries as its target; C channels, H rows
+and W columns of a picture.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunewright.types import Features, Integers, Target, TokenStream
+from tunewright.types import Features, Integers, PictureStream, Target, TokenStream
 
 # On a CPU a new shape costs about 3 ms for each matrix product, a filler token about 0.1 ms.
 TOKEN_QUANTUM = 64
@@ -76,11 +77,39 @@ class PackedStream:
 
 
 @dataclass(frozen=True)
+class PackedPictures:
+    """B pictures of one size, float32 (B, C, H, W); each counts as so many tokens as patches."""
+
+    pixels_BCHW: Tensor
+    num_patches: int
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.pixels_BCHW)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_sequences * self.num_patches
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        return tuple(range(0, self.num_tokens + 1, self.num_patches))
+
+    @property
+    def lengths(self) -> list[int]:
+        return [self.num_patches] * self.num_sequences
+
+    def taken(self, places: Sequence[int]) -> PackedPictures:
+        """Returns the pictures at these places; one may be taken several times."""
+        return PackedPictures(self.pixels_BCHW[list(places)], self.num_patches)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Named packed streams and their targets; all streams hold the same rows in the same order.
 
     `windows` count the inputs of one row, as `Features.window` does. `values` are the targets
-    before they went to the device.
+    before they went to the device. `pictures` are streams, too.
     """
 
     streams: Mapping[str, PackedStream]
@@ -88,10 +117,17 @@ class Batch:
     row_ids: tuple[int, ...]
     windows: tuple[int, ...] = ()
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pictures: Mapping[str, PackedPictures] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> dict[str, list[int]]:
+        """How long each sequence of each stream is."""
+        pictures = {name: each.lengths for name, each in self.pictures.items()}
+        return pictures | {name: stream.lengths for name, stream in self.streams.items()}
 
     @property
     def num_tokens(self) -> int:
-        return sum(stream.num_tokens for stream in self.streams.values())
+        return sum(map(sum, self.lengths.values()))
 
     @property
     def num_sequences(self) -> int:
@@ -109,9 +145,9 @@ def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     Targets that are one number a sequence become (B,); flat sequences of numbers are joined and
     become (sum of their lengths,). Integers become int64 and others float32.
     """
-    names = features[0].streams
+    names, pictures = features[0].streams, features[0].pictures
     for item in features:
-        if item.streams.keys() != names.keys() or item.targets.keys() != features[0].targets.keys():
+        if not _alike(item, features[0]) or item.targets.keys() != features[0].targets.keys():
             raise ValueError(f"row {item.row_id} has other streams or targets than its batch")
     values = {name: _flat([f.targets[name] for f in features]) for name in features[0].targets}
     return Batch(
@@ -120,6 +156,14 @@ def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Ba
         tuple(f.row_id for f in features),
         tuple(f.window for f in features),
         values,
+        {name: _pack_pictures([f.pictures[name] for f in features], device) for name in pictures},
+    )
+
+
+def _alike(one: Features, other: Features) -> bool:
+    """Says whether both have the same streams, as all of a batch have."""
+    return (
+        one.streams.keys() == other.streams.keys() and one.pictures.keys() == other.pictures.keys()
     )
 
 
@@ -132,6 +176,12 @@ def _pack_stream(streams: Sequence[TokenStream], device: torch.device | str) -> 
         tuple(accumulate(lengths, initial=0)),
         _joined(segments, device) if segments else None,
     )
+
+
+def _pack_pictures(pictures: Sequence[PictureStream], device: torch.device | str) -> PackedPictures:
+    """Reads the pictures, which until now were files."""
+    pixels_BCHW = np.stack([picture.pixels() for picture in pictures])
+    return PackedPictures(torch.from_numpy(pixels_BCHW).to(device), len(pictures[0]))
 
 
 def _joined(parts: Sequence[Integers], device: torch.device | str) -> Tensor:
@@ -165,7 +215,7 @@ def fill(
         in_group = sum(item.num_tokens for item in group)
         size = len(batch) + len(group)
         wanted = longest * size if padded else num_tokens + in_group
-        unlike = bool(batch) and batch[0].streams.keys() != group[0].streams.keys()
+        unlike = bool(batch) and not _alike(batch[0], group[0])
         if batch and (unlike or wanted > max_tokens or size > (max_sequences or size)):
             yield batch
             batch, num_tokens, longest = [], 0, max(item.num_tokens for item in group)
@@ -215,6 +265,21 @@ def filled_together(*streams: PackedStream) -> tuple[PackedStream, ...]:
     if any(stream.num_tokens % _quantum(stream) == 0 for stream in streams):
         return streams
     return tuple(filled(stream) for stream in streams)
+
+
+def lengthened(stream: PackedStream) -> PackedStream:
+    """Returns the stream with zeros after its last sequence, as part of it, up to a number of
+    tokens that comes again.
+
+    Where a sequence sees its past only, they change nothing before them.
+    """
+    missing = -stream.num_tokens % _quantum(stream)
+    zeros = stream.token_ids_N.new_zeros(missing)
+    return PackedStream(
+        torch.cat([stream.token_ids_N, zeros]),
+        torch.cat([stream.position_ids_N, zeros]),
+        (*stream.boundaries[:-1], stream.num_tokens + missing),
+    )
 
 
 def padded(

@@ -1,4 +1,4 @@
-"""Greedy and beam search with our own Transformer, several times faster than the general way.
+"""Greedy and beam search with our own Transformers, several times faster than the general way.
 
     texts = search(model, input_ids, attention_mask, first=[1], settings)
 
@@ -23,7 +23,14 @@ import torch
 from torch import Tensor
 
 from tunewright.models.generation import Generation
-from tunewright.models.transformer import Context, Layout, Padded, Transformer, narrowed
+from tunewright.models.transformer import (
+    Context,
+    EncoderDecoder,
+    Layout,
+    Padded,
+    narrowed,
+    of_keys,
+)
 
 Process = Callable[[Tensor, Tensor], Tensor]
 Integers = npt.NDArray[np.int64]
@@ -118,9 +125,12 @@ class _Kept:
 class _Decoder:
     """The decoder of a model over the beginnings of a batch, one token after another."""
 
-    def __init__(self, model: Transformer, ids: Tensor, mask: Tensor, room: int) -> None:
+    def __init__(
+        self, model: EncoderDecoder, inputs: Tensor, mask: Tensor | None, room: int
+    ) -> None:
         self._model, self._mask = model, mask
-        self._memory = narrowed(model.encode(ids, mask))
+        self._memory = narrowed(model.encode(inputs, mask))
+        self._num_rows = len(inputs)
         self._kept = _Kept(room)
         self._beams = 1
 
@@ -130,7 +140,7 @@ class _Decoder:
         start, end = kept.length, kept.length + token_ids_RT.shape[1]
         key_T = torch.arange(end, device=token_ids_RT.device)
         query_T = key_T[start:]
-        of_sources = self._mask[:, None, None].bool()
+        of_sources = of_keys(self._mask)
         if len(query_T) == 1:
             own: Layout = _Shared(1, None)
             cross: Layout = _Shared(self._beams, of_sources)
@@ -151,7 +161,7 @@ class _Decoder:
 
     def spread(self, beams: int) -> None:
         """Lets every row have several beginnings from now on."""
-        rows_B = torch.arange(len(self._mask), device=self._mask.device)
+        rows_B = torch.arange(self._num_rows, device=self._memory.device)
         self._kept.take(rows_B.repeat_interleave(beams))
         self._beams = beams
 
@@ -163,7 +173,9 @@ class _Decoder:
         places = torch.arange(self._beams, device=rows_B.device)
         self._kept.take((rows_B[:, None] * self._beams + places).flatten())
         self._kept.take_sources(rows_B)
-        self._mask = self._mask[rows_B]
+        self._num_rows = len(rows_B)
+        if self._mask is not None:
+            self._mask = self._mask[rows_B]
         self._memory = self._memory[:0]  # its keys and values are kept
 
 
@@ -228,9 +240,9 @@ class _Beams:
 
 @torch.no_grad()
 def search(
-    model: Transformer,
-    input_ids: Tensor,
-    attention_mask: Tensor,
+    model: EncoderDecoder,
+    inputs: Tensor,
+    attention_mask: Tensor | None,
     first: Sequence[int],
     settings: Generation,
     ends: set[int],
@@ -238,14 +250,15 @@ def search(
 ) -> list[list[Found]]:
     """Returns the best texts of each row of a padded batch, as many as `settings` ask for.
 
+    `inputs` are what the encoder reads: token ids, or pixels, which need no mask.
     `first` are the tokens that every text begins with. `process` may change the log-probabilities
     of the next tokens, given the tokens so far, both of all beginnings. With one beam the likeliest
     token is taken each time.
     """
-    num_rows, beams = len(input_ids), settings.num_beams
+    num_rows, beams = len(inputs), settings.num_beams
     room = len(first) + settings.max_new_tokens
-    decoder = _Decoder(model, input_ids, attention_mask, room)
-    begun = torch.tensor([list(first)], device=input_ids.device)
+    decoder = _Decoder(model, inputs, attention_mask, room)
+    begun = torch.tensor([list(first)], device=inputs.device)
     logs_RV = decoder.log_probabilities(begun.expand(num_rows, -1))
     state = _Beams(
         settings,

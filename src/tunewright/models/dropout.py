@@ -59,7 +59,7 @@ class DropoutSource:
         """Starts anew for a forward pass over `batch`; `counters` are the seed and the update."""
         windows = batch.windows or (0,) * batch.num_sequences
         self._counters, self._keys = counters, list(zip(batch.row_ids, windows, strict=True))
-        self._lengths = {name: stream.lengths for name, stream in batch.streams.items()}
+        self._lengths = batch.lengths
         self._read = None
         self._forget()
 

@@ -15,6 +15,8 @@ from typing import Any, Self
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tunewright.models.architecture import text_part
+
 
 @dataclass(frozen=True)
 class FlopCount:
@@ -36,6 +38,7 @@ class FlopCount:
             matrices = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)]
             table = model.get_input_embeddings().weight.numel()
             size = sum(size for size in matrices if size != table) + table
+            config = text_part(config)
             return cls(size // 2, config.num_hidden_layers * config.hidden_size * 0.75)
         named = model.base_model.named_modules()
         linear = [(name, m) for name, m in named if isinstance(m, nn.Linear | Conv1D)]

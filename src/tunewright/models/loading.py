@@ -194,6 +194,8 @@ def set_dropout(config: Any, probability: float) -> tuple[str, ...]:
     )
     for name in names:
         setattr(config, name, probability)
+    for part in config.sub_configs:
+        set_dropout(getattr(config, part), probability)
     return names
 
 

@@ -2,6 +2,7 @@
 
     save_new_model(folder, sizes_of("new:small"), tokenizer, seed=42)          # a BERT
     save_new_transformer(folder, sizes_of("new:small"), tokenizer, seed=42)    # our Transformer
+    save_new_captioner(folder, sizes, tokenizer, seed=42, image_size=64, patch_size=8)
 
 Shape: the names and sizes are those of Turc et al. 2019, "Well-Read Students Learn Better"; any
 other size is `new:LAYERSxWIDTH`, such as `new:6x384`.
@@ -10,6 +11,7 @@ other size is `new:LAYERSxWIDTH`, such as `new:6x384`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,13 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.models.folder import save_model
-from tunewright.models.transformer import Transformer, TransformerConfig
+from tunewright.models.picture_form import PREPROCESSOR, PictureForm
+from tunewright.models.transformer import (
+    Captioner,
+    CaptionerConfig,
+    Transformer,
+    TransformerConfig,
+)
 
 PREFIX = "new:"
 HEAD_WIDTH = 64  # of every size below, and of BERT
@@ -106,27 +114,71 @@ def save_new_transformer(
     Both sides have `sizes`. `variant` holds values of `TransformerConfig`, None for its own. The
     rest is as in `save_new_model`.
     """
-    chosen = {name: value for name, value in variant.items() if value is not None}
-    config = TransformerConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.layers,
-        max_position_embeddings=tokenizer.model_max_length,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.bos_token_id,
-        **{
-            "num_attention_heads": sizes.width // HEAD_WIDTH,
-            "intermediate_size": 4 * sizes.width,
-            **chosen,
-        },
-    )
+    config = TransformerConfig(**_values(sizes, tokenizer, variant))
     _save(Transformer, config, tokenizer, folder, seed)
 
 
-def _save(model_class: Any, config: Any, tokenizer: Any, folder: Path, seed: int) -> None:
+def save_new_captioner(
+    folder: Path,
+    sizes: Sizes,
+    tokenizer: Any,
+    *,
+    seed: int,
+    image_size: int,
+    patch_size: int,
+    **variant: Any,
+) -> None:
+    """Writes a folder with a `Captioner` of random weights, which reads squares of `image_size`.
+
+    Raises SettingsError for pictures that cannot be cut into patches of `patch_size`. The rest is
+    as in `save_new_transformer`.
+    """
+    values = _values(sizes, tokenizer, variant)
+    room = max(tokenizer.model_max_length, (image_size // patch_size) ** 2)
+    pictures = {"image_size": image_size, "patch_size": patch_size}
+    try:
+        config = CaptionerConfig(**values | pictures | {"max_position_embeddings": room})
+    except Exception as error:  # the library wraps what the configuration raises
+        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
+        raise SettingsError(
+            "[model.new]",
+            f"pictures of {image_size} pixels with patches of {patch_size} make no model "
+            f"({reason})",
+            "The patch is a power of 2, and the picture a multiple of it.",
+        ) from None
+    form = PictureForm(image_size, image_size, patch_size)
+    files = {PREPROCESSOR: form.to_json_text()}
+    _save(Captioner, config, tokenizer, folder, seed, files)
+
+
+def _values(sizes: Sizes, tokenizer: Any, variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what an encoder-decoder's configuration is told."""
+    chosen = {name: value for name, value in variant.items() if value is not None}
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": sizes.width,
+        "num_hidden_layers": sizes.layers,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.bos_token_id,
+        "num_attention_heads": sizes.width // HEAD_WIDTH,
+        "intermediate_size": 4 * sizes.width,
+        **chosen,
+    }
+
+
+def _save(
+    model_class: Any,
+    config: Any,
+    tokenizer: Any,
+    folder: Path,
+    seed: int,
+    files: Mapping[str, str] | None = None,
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
-    save_model(model, tokenizer, folder, max_length=tokenizer.model_max_length)
+    length = tokenizer.model_max_length
+    save_model(model, tokenizer, folder, max_length=length, extra_files=files)

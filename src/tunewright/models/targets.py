@@ -1,4 +1,4 @@
-"""How an encoder-decoder is given a source and writes a target, whatever its family.
+"""How an encoder-decoder is given a source, text or picture, and writes a target.
 
     frame = frame_of(tokenizer, config, "en", "de")     # what stands around texts, what comes first
     written = write_targets(model, sources, row_ids, [frame.start], tokenizer, settings)
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,16 @@ from torch import Tensor
 from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from tunewright.errors import SettingsError, listed, nearest
-from tunewright.models.batch import PackedStream, padded
+from tunewright.models.batch import PackedPictures, PackedStream, padded
 from tunewright.models.beams import search
 from tunewright.models.generation import Generation
 from tunewright.models.loading import quiet_library
-from tunewright.models.transformer import Transformer
+from tunewright.models.transformer import EncoderDecoder
 from tunewright.models.writing import Sampler, check_generation, end_ids_of
 
 # Their texts carry a token that names their language.
 BY_LANGUAGE = frozenset({"m2m_100", "mbart"})
+Source = PackedStream | PackedPictures
 # Beginnings (rows times beams) that go through the decoder together.
 MAX_BEGINNINGS = 512
 
@@ -57,6 +59,8 @@ def frame_of(
     end = tokenizer.eos_token_id
     if model_type not in BY_LANGUAGE:
         around = _template(tokenizer)
+        if not around[1] and end is not None:  # a decoder's tokenizer, which ends no text by itself
+            around = (around[0], (end,))
         if start is None:
             start = next(
                 i for i in (tokenizer.bos_token_id, tokenizer.pad_token_id, 0) if i is not None
@@ -127,13 +131,13 @@ class Written:
 
 def write_targets(
     model: Any,
-    source: PackedStream,
+    source: Source,
     row_ids: Sequence[int],
     first: Sequence[int],
     tokenizer: Any,
     settings: Generation,
 ) -> Written:
-    """Returns what the library's own generation writes about each source.
+    """Returns what the library's own generation writes about each source, be it text or picture.
 
     `first` are the tokens that every target begins with, the decoder's start before them; they are
     no part of what is returned. Rows are written in pieces that fit into memory.
@@ -144,10 +148,10 @@ def write_targets(
     texts = 1 if settings.num_beams > 1 else settings.num_return_sequences
     step = max(1, MAX_BEGINNINGS // max(settings.num_beams, texts))
     found = Written([], [], [])
-    own = isinstance(model, Transformer) and not (settings.do_sample or settings.stop)
+    own = isinstance(model, EncoderDecoder) and not (settings.do_sample or settings.stop)
     for start in range(0, source.num_sequences, step):
         chosen = range(start, min(start + step, source.num_sequences))
-        rows, ids = _rows_of(source, chosen), [row_ids[i] for i in chosen]
+        rows, ids = taken(source, chosen), [row_ids[i] for i in chosen]
         if own:
             piece = _searched(model, rows, first, tokenizer, settings)
         else:
@@ -159,17 +163,18 @@ def write_targets(
 
 
 def _searched(
-    model: Transformer,
-    source: PackedStream,
+    model: EncoderDecoder,
+    source: Source,
     first: Sequence[int],
     tokenizer: Any,
     settings: Generation,
 ) -> Written:
     """Writes with our own model, which has a search of its own."""
-    input_ids, mask, _ = padded(source, model.config.pad_token_id or 0)
+    inputs = source_inputs(source, model.config.pad_token_id)
+    read, mask = inputs[model.main_input_name], inputs.get("attention_mask")
     size = settings.no_repeat_ngram_size
     process = NoRepeatNGramLogitsProcessor(size) if size else None
-    rows = search(model, input_ids, mask, first, settings, _ends(model, tokenizer), process)
+    rows = search(model, read, mask, first, settings, _ends(model, tokenizer), process)
     texts = [found for row in rows for found in row]
     scores = [math.exp(found.log_probability / len(found.token_ids)) for found in texts]
     return Written(
@@ -181,39 +186,59 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
     return set(end_ids_of(model)) or {tokenizer.eos_token_id}
 
 
-def _rows_of(stream: PackedStream, chosen: range) -> PackedStream:
-    first, last = stream.boundaries[chosen[0]], stream.boundaries[chosen[-1] + 1]
-    bounds = stream.boundaries[chosen[0] : chosen[-1] + 2]
+def taken(source: Source, places: Sequence[int]) -> Source:
+    """Returns the sources at these places, each of which may stand there several times."""
+    if isinstance(source, PackedPictures):
+        return source.taken(places)
+    bounds = source.boundaries
+    spans = [slice(bounds[place], bounds[place + 1]) for place in places]
     return PackedStream(
-        stream.token_ids_N[first:last],
-        stream.position_ids_N[first:last],
-        tuple(bound - first for bound in bounds),
+        torch.cat([source.token_ids_N[span] for span in spans]),
+        torch.cat([source.position_ids_N[span] for span in spans]),
+        tuple(accumulate((span.stop - span.start for span in spans), initial=0)),
     )
+
+
+def packed_targets(rows: Sequence[Sequence[int]], device: torch.device) -> PackedStream:
+    """Returns token ids of several texts as a stream."""
+    return PackedStream(
+        torch.tensor([token for row in rows for token in row], device=device),
+        torch.cat([torch.arange(len(row), device=device) for row in rows]),
+        tuple(accumulate(map(len, rows), initial=0)),
+    )
+
+
+def source_inputs(source: Source, pad_id: int | None) -> dict[str, Tensor]:
+    """Returns what the library's forward calls a source: padded token ids, or pixels."""
+    if isinstance(source, PackedPictures):
+        return {"pixel_values": source.pixels_BCHW}
+    input_ids, mask, _ = padded(source, pad_id or 0)
+    return {"input_ids": input_ids, "attention_mask": mask}
 
 
 def _piece(
     model: Any,
-    source: PackedStream,
+    source: Source,
     row_ids: Sequence[int],
     first: Sequence[int],
     tokenizer: Any,
     settings: Generation,
 ) -> Written:
     beams, texts = settings.num_beams, settings.num_return_sequences
-    input_ids, mask, _ = padded(source, model.config.pad_token_id or 0)
+    inputs = source_inputs(source, model.config.pad_token_id)
     processors = LogitsProcessorList()
     if beams == 1 and texts > 1:
-        input_ids, mask = (x.repeat_interleave(texts, 0) for x in (input_ids, mask))
+        inputs = {name: values.repeat_interleave(texts, 0) for name, values in inputs.items()}
     if settings.do_sample:
         processors.append(Sampler(settings, row_ids))
-    begun = torch.tensor([list(first)], device=input_ids.device).expand(len(input_ids), -1)
+    num_rows, device = source.num_sequences * (texts if beams == 1 else 1), model.device
+    begun = torch.tensor([list(first)], device=device).expand(num_rows, -1)
     options = Generation.to_library(settings) | {"do_sample": False}
     for name in ("temperature", "top_k", "top_p", "num_return_sequences"):
         options.pop(name, None)
     with quiet_library():
         found = model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
+            **inputs,
             decoder_input_ids=begun,
             decoder_start_token_id=first[0],
             logits_processor=processors,

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
 
 from tunewright.errors import ModelError
-from tunewright.models.architecture import CONFIG, ENCODER, load_config, model_class
+from tunewright.models.architecture import CONFIG, ENCODER, load_config, model_class, text_part
 from tunewright.models.chat_template import MAX_TEMPLATE_CHARACTERS, check_template
 from tunewright.models.weights import DAMAGED, read_json_object
 
@@ -301,7 +301,7 @@ def _is_plain_setting(key: str) -> bool:
 
 
 def _check_ids(folder: Path, backend: Tokenizer, config: Any) -> None:
-    embeddings = getattr(config, "vocab_size", None)
+    embeddings = getattr(text_part(config), "vocab_size", None)
     if embeddings is None:
         return
     token, largest = max(backend.get_vocab().items(), key=lambda item: item[1])
@@ -365,7 +365,7 @@ def _padding(tokenizer: PreTrainedTokenizerFast, config: Any) -> str:
 
     A decoder's head reads the last token that is not padding.
     """
-    stated = getattr(config, "pad_token_id", None)
+    stated = getattr(text_part(config), "pad_token_id", None)
     if isinstance(stated, int) and 0 <= stated < len(tokenizer):
         return str(tokenizer.convert_ids_to_tokens(stated))
     ends = tokenizer("a")["input_ids"][-1:]
@@ -383,7 +383,7 @@ def max_length_of(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
     The smaller of the model's positions and the tokenizer's model_max_length, as far as either
     is known; 512 when neither is.
     """
-    limits = []
+    limits, config = [], text_part(config)
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         skipped = (config.pad_token_id or 0) + 1 if _skips_padding(config) else 0

@@ -78,7 +78,7 @@ class Predictor:
     def _asked(self, item: Features) -> Features:
         """Returns what an answer may look at: no targets, and no stream of training alone."""
         streams = {k: v for k, v in item.streams.items() if k not in self.task.training_streams}
-        return Features(item.row_id, streams, {}, item.window)
+        return Features(item.row_id, streams, {}, item.window, item.pictures)
 
 
 def replace_generation(predictor: Predictor, **values: Any) -> Predictor:
@@ -88,7 +88,7 @@ def replace_generation(predictor: Predictor, **values: Any) -> Predictor:
 
 def _size(item: Features) -> tuple[tuple[str, ...], int]:
     """Returns what features are sorted by, so that those of a batch are alike."""
-    return tuple(item.streams), item.num_tokens
+    return (*item.pictures, *item.streams), item.num_tokens
 
 
 @contextmanager
@@ -102,12 +102,19 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
+def _length(value: Any) -> int:
+    """Returns the characters or bytes of a value; a picture may come as an object with bytes."""
+    if isinstance(value, dict):
+        return sum(map(_length, value.values()))
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
 def _windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
     window: list[Row] = []
     characters, limit = 0, FIRST_WINDOW_ROWS
     for row in rows:
         window.append(row)
-        characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
+        characters += sum(map(_length, row.values.values()))
         if len(window) == limit or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters, limit = [], 0, min(2 * limit, WINDOW_ROWS)

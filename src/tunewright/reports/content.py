@@ -147,6 +147,20 @@ class SliceScore:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of the evaluated rows (a JPEG, in base64), its true caption and the answer.
+
+    `score` says how good the answer is, in [0, 1].
+    """
+
+    where: str
+    data: str
+    label: str
+    predicted: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Mistake:
     """A wrong answer and how sure the model was of it, in [0, 1] (None: it does not say)."""
 
@@ -194,6 +208,8 @@ class ReportContent:
     slices: Sequence[SliceScore] = ()
     mistakes: Sequence[Mistake] = ()
     num_mistakes: int | None = None
+    best_pictures: Sequence[Picture] = ()
+    worst_pictures: Sequence[Picture] = ()
     data_files: Sequence[DataFile] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -21,7 +21,12 @@ from tunewright.errors import RunError
 from tunewright.figures import Table
 from tunewright.reports import charts, confusion, drawn, wording
 from tunewright.reports.charts import Figure
-from tunewright.reports.content import ClassificationFigures, ReportContent, SliceScore
+from tunewright.reports.content import (
+    ClassificationFigures,
+    Picture,
+    ReportContent,
+    SliceScore,
+)
 from tunewright.reports.svg import shortened
 
 MAX_MISTAKES = 50
@@ -37,6 +42,7 @@ MAX_WORST = 20
 MAX_METRICS = 40
 MAX_TABLE_ROWS = 100
 MAX_TILES = 6
+MAX_PICTURES = 24  # of the best and of the worst, about 4 kB each
 NUM_SLICE_METRICS = 3  # beside the plotted one; more columns than fit a page
 
 T = TypeVar("T")
@@ -95,6 +101,7 @@ def render_report(content: ReportContent) -> str:
         **_classification_view(content.classification),
         "answer_figures": _present([drawn.draw(each) for each in content.figures]),
         "answer_tables": [each for each in content.figures if isinstance(each, Table)],
+        "picture_groups": _picture_groups(content),
         **_slices_view(content),
         **_data_view(content),
     }
@@ -112,6 +119,7 @@ def _sections(content: ReportContent, view: Mapping[str, Any]) -> list[tuple[str
         "curves": view["curve_figures"],
         "calibration": figures,
         "answers": content.figures,
+        "pictures": content.best_pictures,
         "slices": content.slices,
         "mistakes": content.mistakes,
         "lengths": content.truncation,
@@ -241,6 +249,12 @@ def _data_view(content: ReportContent) -> dict[str, Any]:
         "settings": _settings_groups(content.settings),
         "num_settings_hidden": max(len(list(wording.flat(content.settings))) - MAX_SETTINGS, 0),
     }
+
+
+def _picture_groups(content: ReportContent) -> list[tuple[str, Cut[Picture]]]:
+    """Returns the pictures that are shown, under a heading each: the best and the worst."""
+    groups = {"The best": content.best_pictures, "The worst": content.worst_pictures}
+    return [(name, _cut(each, MAX_PICTURES)) for name, each in groups.items() if each]
 
 
 def _num_mistakes(content: ReportContent) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import SettingsError
-from tunewright.models.new_model import save_new_transformer, sizes_of
+from tunewright.models.architecture import CAPTIONER
+from tunewright.models.new_model import save_new_captioner, save_new_transformer, sizes_of
 from tunewright.models.new_tokenizer import train_tokenizer
 from tunewright.run.config import RunConfig
 from tunewright.run.groundwork import Notice
@@ -36,7 +37,7 @@ def begin_from_nothing(
         raise SettingsError(
             f'model "{name}"',
             f"{task_class.name} needs a model that has read texts",
-            "Translation and summarization begin from nothing.",
+            "Translation, summarization and image-captioning begin from nothing.",
             "Name a model, or make one first: tunewright pretrain TEXTS --model new:mini.",
         )
     prepared = prepare(sources, task_class.roles, task_class.label_role, config.data)
@@ -51,7 +52,12 @@ def begin_from_nothing(
         style=task_class.tokenizer_style,
     )
     folder = start_folder(config, prepared)
-    save_new_transformer(folder, sizes, tokenizer, seed=config.training.seed, **new.variant)
+    variant = new.variant
+    if task_class.kind is CAPTIONER:
+        variant |= {"image_size": new.image_size, "patch_size": new.patch_size}
+        save_new_captioner(folder, sizes, tokenizer, seed=config.training.seed, **variant)
+    else:
+        save_new_transformer(folder, sizes, tokenizer, seed=config.training.seed, **variant)
     tell(
         Notice(
             f"{folder} holds the new model (layers: {sizes.layers} on each side, width: "

@@ -33,7 +33,7 @@ FREE = (
 
 
 class RowsDigest:
-    """The SHA-256 of encoded rows in their order: their tokens and targets."""
+    """The SHA-256 of encoded rows in their order: their tokens, pictures and targets."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -44,6 +44,8 @@ class RowsDigest:
             for name, stream in item.streams.items():
                 self._numbers(name, stream.token_ids)
                 self._numbers("types", () if stream.type_ids is None else stream.type_ids)
+            for name, picture in item.pictures.items():
+                self._numbers(name, picture.digest)
             for name, target in item.targets.items():
                 self._numbers(name, target)
         self._digest.update(b"row")

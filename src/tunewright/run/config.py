@@ -37,6 +37,10 @@ class TaskChoice(BaseModel):
         return dict(self.model_extra or {})
 
 
+# What a new model's own configuration does not have, or has only where it reads pictures.
+NOT_OF_A_MODEL = {"tokenizer", "vocab_size", "lowercase", "image_size", "patch_size"}
+
+
 class NewModelConfig(BaseModel):
     """What a model is that begins from nothing (`new:SIZE`)."""
 
@@ -62,11 +66,17 @@ class NewModelConfig(BaseModel):
     tie_word_embeddings: bool = Field(
         True, description="the table that reads tokens also scores the next one"
     )
+    image_size: int = Field(
+        64, ge=8, le=1024, description="captions: pictures are made squares of so many pixels"
+    )
+    patch_size: int = Field(
+        8, ge=2, le=256, description="captions: pixels on a side of what is one token, a power of 2"
+    )
 
     @property
     def variant(self) -> dict[str, Any]:
         """Returns what the model's own configuration is told."""
-        return self.model_dump(exclude={"tokenizer", "vocab_size", "lowercase"})
+        return self.model_dump(exclude=NOT_OF_A_MODEL)
 
 
 class ModelConfig(BaseModel):
@@ -77,8 +87,8 @@ class ModelConfig(BaseModel):
     name: str = Field(
         "starter",
         description='"starter" (all-MiniLM-L6-v2), "smollm2" (it chats), a folder, a GGUF file, or '
-        "an id of the Hub; translation and summarization also begin from nothing: new:SIZE, "
-        "such as new:small or new:4x256",
+        "an id of the Hub; translation, summarization and image-captioning also begin from "
+        "nothing: new:SIZE, such as new:small or new:4x256",
     )
     new: NewModelConfig = Field(
         default_factory=NewModelConfig, description="what a model is that begins from nothing"

@@ -146,6 +146,7 @@ class Groundwork:
                 self.digests[name] = encoder.digest(few_of(rows), ledger)
                 continue
             made, self.digests[name] = encoder.all(rows, ledger)
+            self.note(*self.task.remarks(name, made))
             if name != "test":  # judged later, streaming
                 encoded[name] = made
         if on_disk is not None:
@@ -157,7 +158,7 @@ class Groundwork:
                 encoded["validation"] = EncodedOnce(splits["validation"], encoder.row)
         found = audit(
             looked_at,
-            self.task.text_roles,
+            (*self.task.text_roles, *self.task.picture_roles),
             self.task.label_role,
             ledgers,
             self.config.audit,

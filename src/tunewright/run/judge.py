@@ -21,6 +21,7 @@ from tunewright.errors import DataError, SettingsError
 from tunewright.metrics import Slice, Slicer, bootstrap
 from tunewright.metrics.bootstrap import interval
 from tunewright.prediction.predictor import Predictor
+from tunewright.run.gallery import Gallery, Pictured, read_pictured
 from tunewright.run.gathering import gather_statistics, in_order
 from tunewright.run.prepare import column_of
 from tunewright.run.record import finite
@@ -50,7 +51,8 @@ class EvaluationResult:
     """What a model scores on a data set.
 
     `metrics` are estimates by name, each with `.value`, `.low` and `.high`. `slices` are lists of
-    slices by column; `statistics` the stacked per-row figures, for comparisons.
+    slices by column; `statistics` the stacked per-row figures, for comparisons. Where rows have
+    pictures, `best` and `worst` are some of them with their answers.
     """
 
     split: str
@@ -62,6 +64,8 @@ class EvaluationResult:
     statistics: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     folder: Path = Path()
     notices: Sequence[str] = ()
+    best: Sequence[Pictured] = ()
+    worst: Sequence[Pictured] = ()
 
     def save(self, folder: Path) -> Self:
         """Writes `metrics.json`, and the per-row figures that `compare` pairs.
@@ -75,7 +79,11 @@ class EvaluationResult:
         """Writes what `read` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         mistakes = {"num_mistakes": self.num_mistakes, "shown": [asdict(m) for m in self.mistakes]}
-        for name, value in (("metrics.json", self.to_json()), ("mistakes.json", mistakes)):
+        files = {"metrics.json": self.to_json(), "mistakes.json": mistakes}
+        if self.best or self.worst:
+            pictures = {"best": self.best, "worst": self.worst}
+            files["pictures.json"] = {k: [asdict(p) for p in v] for k, v in pictures.items()}
+        for name, value in files.items():
             text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
             (folder / name).write_text(text, encoding="utf-8")
         figures = {name: np.ascontiguousarray(values) for name, values in self.statistics.items()}
@@ -100,6 +108,8 @@ class EvaluationResult:
     def _read(cls, folder: Path) -> Self:
         stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         mistakes = json.loads((folder / "mistakes.json").read_text(encoding="utf-8"))
+        file = folder / "pictures.json"
+        pictures = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         return cls(
             stored["split"],
             stored["num_rows"],
@@ -115,6 +125,8 @@ class EvaluationResult:
             load_file(folder / "statistics.safetensors"),
             folder,
             stored["notices"],
+            read_pictured(pictures.get("best", ())),
+            read_pictured(pictures.get("worst", ())),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -248,6 +260,8 @@ class Judge:
             tally.num_mistakes,
             statistics,
             notices=(*task.measured_as(), *_unseen(statistics, len(rows), split)),
+            best=tally.gallery.best,
+            worst=tally.gallery.worst,
         )
 
     def _sliced(
@@ -259,7 +273,9 @@ class Judge:
     ) -> dict[str, list[Slice]]:
         draws = min(self.num_resamples, 300)
         slicer = Slicer(task.reduce, statistics, task.metrics, task.prepare, draws)
-        parts = {"text length": slicer.by_length(np.array(lengths), "characters")}
+        parts = {}
+        if task.text_roles:
+            parts["text length"] = slicer.by_length(np.array(lengths), "characters")
         for column in self.slices:
             parts[column] = slicer.by_value(column_of(rows, column))
         return parts
@@ -286,6 +302,7 @@ class Tally:
         self.compared: list[tuple[Any, Any]] = []
         self.lengths: list[int] = []
         self.num_mistakes = 0
+        self.gallery = Gallery(task)
 
     def add(self, row: Row, answer: Any) -> None:
         self.statistics.append(self.task.statistics(answer, row))
@@ -294,6 +311,8 @@ class Tally:
         texts = [row.values.get(role) for role in self.task.text_roles]
         self.lengths.append(sum(len(text) for text in texts if isinstance(text, str)))
         severity = self.task.severity(answer, row)
+        if self.task.picture_roles:
+            self.gallery.add(row, true, predicted, severity)
         if severity is not None:
             self.num_mistakes += 1
             score = getattr(answer, "score", None)
@@ -316,6 +335,7 @@ class Tally:
             return
         found = gather_statistics(self.statistics, processes)
         self.statistics = [row for part in found for row in part]
+        self.gallery.gather(processes)
         heap = [(severity, place, asdict(mistake)) for severity, place, mistake in self._heap]
         told = processes.gather_json([self.lengths, self.num_mistakes, heap])
         self.lengths = [length for lengths, _, _ in told for length in lengths]

@@ -18,6 +18,7 @@ from tunewright.data import (
     resolve_columns,
     stream_tables,
 )
+from tunewright.data.pictures import is_picture
 from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed
@@ -53,7 +54,8 @@ class TrainedModel:
         """Returns one answer for each text or row of `source`, in order.
 
         `source` is a list of texts (or of pairs of texts), a path, a frame, a `datasets.Dataset`
-        or a list of dicts; `columns` maps roles to its columns where names do not tell.
+        or a list of dicts; `columns` maps roles to its columns where names do not tell. Where the
+        model reads pictures, a list may hold their paths, their bytes, or pictures of Pillow.
         """
         return list(self.predictor.answers(self._rows(source, columns or {})))
 
@@ -106,8 +108,11 @@ class TrainedModel:
         return replace(result, notices=(*notices, *result.notices))
 
     def _rows(self, source: Any, columns: Mapping[str, str]) -> Any:
-        if isinstance(source, list | tuple) and all(_is_text(item) for item in source):
-            task = self.predictor.task
+        task = self.predictor.task
+        bare = is_picture if task.picture_roles else _is_text
+        if isinstance(source, list | tuple) and all(
+            bare(item) or _is_text(item) for item in source
+        ):
             roles = task.bare_roles or task.text_roles
             known = [role for role in roles if role in self.columns] or list(roles)
             return _rows_of_texts(source, known)
@@ -139,7 +144,8 @@ def _is_text(item: Any) -> bool:
 def _rows_of_texts(texts: Sequence[Any], roles: Sequence[str]) -> list[Row]:
     rows = []
     for number, item in enumerate(texts):
-        values = (item,) if item is None or isinstance(item, str) else tuple(item)
+        alone = item is None or isinstance(item, str) or is_picture(item)
+        values = (item,) if alone else tuple(item)
         if not 1 <= len(values) <= len(roles):
             raise DataError(
                 f"text {number}",

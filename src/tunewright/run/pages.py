@@ -24,6 +24,7 @@ from tunewright.models.bases import PEFT_CONFIG, is_adapter_folder, read_base
 from tunewright.reports import content
 from tunewright.reports.card import OURS
 from tunewright.run.config import read_config
+from tunewright.run.gallery import Pictured
 from tunewright.run.judge import EvaluationResult, lines_of
 from tunewright.run.record import RunFolder
 from tunewright.tasks import find_task
@@ -121,6 +122,8 @@ def _content(folder: RunFolder, task: Task) -> content.ReportContent:
         slices=_slices(result),
         mistakes=_mistakes(result),
         num_mistakes=result.num_mistakes if result else None,
+        best_pictures=_pictures(result.best if result else ()),
+        worst_pictures=_pictures(result.worst if result else ()),
         data_files=_data_files(folder),
         settings=settings_of(folder, task),
         versions=about["versions"],
@@ -150,7 +153,12 @@ def _evaluation(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _baseline(task: Task, result: EvaluationResult | None) -> content.Baseline | None:
-    """What always answering the commonest class of the judged rows would score."""
+    """What always answering the commonest class of the judged rows would score, or the caption
+    that does best as the answer to every picture.
+    """
+    constant = result.metrics.get("constant_chrf") if result is not None else None
+    if constant is not None:
+        return content.Baseline(getattr(task, "constant", ""), {"chrf": constant.value})
     if result is None or "probabilities" not in result.statistics:
         return None
     counts = Counter(int(index) for index in result.statistics["true"] if index >= 0)
@@ -240,6 +248,13 @@ def _mistakes(result: EvaluationResult | None) -> list[content.Mistake]:
     return [
         content.Mistake(m.where, m.text, str(m.true), str(m.predicted), m.score)
         for m in (result.mistakes if result else ())
+    ]
+
+
+def _pictures(pictures: Sequence[Pictured]) -> list[content.Picture]:
+    return [
+        content.Picture(each.where, each.picture, each.true, each.predicted, 1 - each.severity)
+        for each in pictures
     ]
 
 

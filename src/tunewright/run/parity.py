@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def stock_outputs(task: Task, stock: Any, features: Sequence[Features]) -> dict[
     stock.eval()
     batches: dict[tuple[str, ...], list[Features]] = defaultdict(list)
     for item in features:
-        batches[tuple(item.streams)].append(item)
+        batches[(*item.pictures, *item.streams)].append(item)
     return _joined(
         task.stock_outputs(stock, pack(_bare(items), stock.device)) for items in batches.values()
     )
@@ -138,4 +138,4 @@ def _rows(features: Sequence[Features]) -> list[list[Features]]:
 
 
 def _bare(features: Iterable[Features]) -> list[Features]:
-    return [Features(item.row_id, item.streams, {}, item.window) for item in features]
+    return [replace(item, targets={}) for item in features]

@@ -201,6 +201,20 @@ SUMMARIZATION_ROLES = (
     ),
 )
 
+CAPTION_ROLES = (
+    Role(
+        "image",
+        "the picture: a path, or its bytes",
+        ("file_name", "image_path", "path", "filename", "file", "picture", "photo", "img"),
+    ),
+    Role(
+        "caption",
+        "what the picture shows, or a list of such texts",
+        ("captions", "text", "description", "title", "label", "target"),
+        only_training=True,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class TaskEntry:
@@ -290,6 +304,12 @@ TASKS: dict[str, TaskEntry] = {
         SUMMARIZATION_ROLES,
         "tunewright.tasks.summarization:Summarization",
     ),
+    "image-captioning": TaskEntry(
+        "image-captioning",
+        "a sentence for a picture",
+        CAPTION_ROLES,
+        "tunewright.tasks.image_captioning:ImageCaptioning",
+    ),
 }
 
 PART = Role("task", "the name of the part that the row belongs to", ("dataset",))
@@ -299,7 +319,8 @@ MULTI_TASK_ROLES = (
         role.name: replace(role, required=False)
         for entry in TASKS.values()
         for role in entry.roles
-        if entry.roles is not CHAT_ROLES  # decoders that write share no backbone with the others
+        # decoders that write, and pictures, share no backbone with the others
+        if entry.roles not in (CHAT_ROLES, CAPTION_ROLES)
     }.values(),
 )
 TASKS["multi-task"] = TaskEntry(

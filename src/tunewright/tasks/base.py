@@ -62,15 +62,15 @@ class Task(ABC):
     help in the field's metadata.
 
     `kind` is the library's kind of model and `library` the one that users know for it; `streams`
-    names the token streams of a batch, and `training_streams` those of them that no answer may look
-    at; `pipeline_tag` is the Hub's name of the task; `own_usage`
-    and `stock_usage` are the lines of Python that its model card shows. `scope` says what a loss
-    is summed over: rows, documents (the windows of a row are kept in one batch), or a whole update
-    (every row's loss looks at all others). `text_roles` are read as texts, of which
-    `optional_texts` may be blank; a bare text, without names, fills the first of `bare_roles`, or
-    of `text_roles` where there are none. A task that `generates` writes texts, and the settings of
-    `[generation]` are for it. `tokenizer_style` is that of a model which the task can begin from
-    nothing; None where it needs one that exists.
+    names the streams of a batch, and `training_streams` those of them that no answer may look at;
+    `pipeline_tag` is the Hub's name of the task; `own_usage` and `stock_usage` are the lines of
+    Python that its model card shows. `scope` says what a loss is summed over: rows, documents (the
+    windows of a row are kept in one batch), or a whole update (every row's loss looks at all
+    others). `text_roles` are read as texts, of which `optional_texts` may be blank, and
+    `picture_roles` as pictures; a bare text, or picture, without names fills the first of
+    `bare_roles`, or of `text_roles` where there are none. A task that `generates` writes texts, and
+    the settings of `[generation]` are for it. `tokenizer_style` is that of a model which the task
+    can begin from nothing; None where it needs one that exists.
     """
 
     name: ClassVar[str]
@@ -84,6 +84,7 @@ class Task(ABC):
     own_usage: ClassVar[str] = ""
     stock_usage: ClassVar[str] = ""
     text_roles: ClassVar[tuple[str, ...]] = ("text",)
+    picture_roles: ClassVar[tuple[str, ...]] = ()
     bare_roles: ClassVar[tuple[str, ...]] = ()
     optional_texts: ClassVar[tuple[str, ...]] = ()
     label_role: ClassVar[str | None] = None
@@ -105,6 +106,10 @@ class Task(ABC):
     @abstractmethod
     def encode(self, row: Row, processor: Any) -> list[Features]:
         """Returns the model inputs of one row; deterministic. Training-only roles may be absent."""
+
+    def remarks(self, split: str, rows: Iterable[Sequence[Features]]) -> Sequence[str]:
+        """Returns sentences on what was done to the rows of a split, but for cutting texts."""
+        return ()
 
     def unseen_label(self, row: Row) -> LabelValue | None:
         """Returns a label of a row that `learn` has not seen, or None.
@@ -262,6 +267,10 @@ class Task(ABC):
         """Returns a row's text as a list of mistakes shows it."""
         texts = (row.values.get(role) for role in self.text_roles)
         return "\n".join(text for text in texts if isinstance(text, str))
+
+    def thumbnail(self, row: Row) -> bytes | None:
+        """Returns a row's picture for the report, a small JPEG; None where rows have none."""
+        return None
 
     def severity(self, answer: Any, row: Row) -> float | None:
         """Returns how bad a mistake the answer is, to show the worst first; None for a right one.

@@ -1,65 +1,31 @@
 """What tasks share that turn one text into another: the base of translation and summarization.
 
-A row has two streams, the source and the target; the target's stands one token behind its labels,
-so that each token is to be predicted from the source and the target's tokens before it.
-
-Shape letters: N source and M target tokens, V vocabulary, B rows, K texts of a row.
+A row has two streams, the source and the target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-import numpy as np
-import torch
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
-from tunewright.errors import DataError, SettingsError
-from tunewright.models.architecture import SEQ2SEQ, Kind, load_config
-from tunewright.models.attention import PACKED
-from tunewright.models.batch import Batch, PackedStream, pack, padded
-from tunewright.models.generation import Generation
-from tunewright.models.heads import TOLERANCE, is_packed, probe_stream
-from tunewright.models.loading import load_library_model
-from tunewright.models.smoothing import smoothed_cross_entropy
-from tunewright.models.targets import (
-    Frame,
-    frame_of,
-    log_probabilities,
-    write_targets,
-)
-from tunewright.models.tokens import encode_text
-from tunewright.models.transformer import Transformer, TransformerConfig
-from tunewright.models.writing import cut_at_stop
-from tunewright.tasks.base import Loss, Outputs, Task
+from tunewright.models.architecture import SEQ2SEQ, Kind
+from tunewright.models.batch import Batch, PackedStream
+from tunewright.models.heads import probe_stream
 from tunewright.tasks.texts import fitting_length, text_of
-from tunewright.types import Features, Generated, Row, TokenStream
-
-DEFAULT_TARGET_LENGTH = 128
+from tunewright.tasks.writer import Writer, framed
+from tunewright.types import Features, Row
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SequenceToSequence(Task):
-    """The base of tasks whose answer is a text made from another text.
-
-    The loss is the cross-entropy of the target's tokens, with label smoothing; its count is their
-    number. Our own Transformer runs packed on both sides, all others padded.
-    """
+class SequenceToSequence(Writer):
+    """The base of tasks whose answer is a text made from another text."""
 
     kind: ClassVar[Kind] = SEQ2SEQ
     streams: ClassVar[tuple[str, ...]] = ("source", "target")
-    training_streams: ClassVar[tuple[str, ...]] = ("target",)
-    tokenizer_style: ClassVar[Literal["sequence-to-sequence"]] = "sequence-to-sequence"
-    generates: ClassVar[bool] = True
-    answer_key: ClassVar[str] = "generated_text"
     source_role: ClassVar[str] = "source"
-    target_role: ClassVar[str] = "target"
     default_length: ClassVar[int] = 256
 
     max_length: PositiveInt | None = field(
@@ -67,285 +33,36 @@ class SequenceToSequence(Task):
         metadata={"help": "tokens of a source, special tokens included; longer ones are cut and "
                           "counted. Off: 256, in summarization 512, or the model's limit if less"},
     )  # fmt: skip
-    max_target_length: PositiveInt = field(
-        default=DEFAULT_TARGET_LENGTH,
-        metadata={"help": "tokens of a target in training; longer ones are cut and counted"},
-    )
-    label_smoothing: float = field(
-        default=0.1,
-        metadata={"help": "share of each label that is given to all tokens alike, in [0, 1)"},
-    )
     prefix: str = field(
         default="",
         metadata={"help": "text put before every source, such as T5's "
                           '"translate English to German: "'},
     )  # fmt: skip
-    model_type: str = field(
-        default="", metadata={"help": "the model's architecture", "fitted": True}
-    )
-    start_id: int | None = field(
-        default=None, metadata={"help": "the token a target starts from", "fitted": True}
-    )
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise SettingsError(
-                "[task]",
-                f"task.label_smoothing is {self.label_smoothing}",
-                "It must be at least 0 and less than 1.",
-            )
-
-    # What a row holds ------------------------------------------------------------------------
 
     def source_of(self, row: Row) -> str:
         """Returns the text that is read."""
         return text_of(row, self.source_role)
 
-    def targets_of(self, row: Row) -> tuple[str, ...]:
-        """Returns the true texts: one, several where the column holds a list, or none."""
-        value = row.values.get(self.target_role)
-        if value is None:
-            return ()
-        if isinstance(value, list | tuple | np.ndarray):
-            return tuple(str(each) for each in value)
-        return (text_of(row, self.target_role),)
-
     def texts(self, row: Row) -> list[str]:
         """Returns what a new tokenizer learns from."""
         return [self.source_of(row), *self.targets_of(row)]
 
-    def languages(self) -> tuple[str | None, str | None]:
-        """Returns the languages of source and target, for models that want to be told."""
-        return None, None
-
-    def learn(self, rows: Iterable[Row]) -> Self:
-        empty = [
-            row.where for row in rows if not any(text.strip() for text in self.targets_of(row))
-        ]
-        if empty:
-            others = f", and that of {len(empty) - 1:,} more rows" if len(empty) > 1 else ""
-            raise DataError(
-                empty[0],
-                f"its {self.target_role} is empty{others}",
-                "Every row needs one to train.",
-                "Remove these rows, or pass data.drop_unlabelled=true.",
-            )
-        return self
-
-    def started_from(self, source: Path) -> Self:
-        config = load_config(source)
-        start = getattr(config, "decoder_start_token_id", None)
-        return replace(self, model_type=config.model_type, start_id=start)
-
     def within(self, limit: int) -> Self:
         length = fitting_length(self.max_length, limit, self.default_length)
-        return replace(
-            self, max_length=length, max_target_length=min(self.max_target_length, limit)
-        )
-
-    # Encoding --------------------------------------------------------------------------------
-
-    def frame(self, processor: Any) -> Frame:
-        return _frame(processor, self.model_type, self.start_id, *self.languages())
+        return replace(super().within(limit), max_length=length)
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
-        frame = self.frame(processor)
-        source = _framed(processor, self.prefix + self.source_of(row), frame.source,
-                         self.max_length)  # fmt: skip
-        targets = self.targets_of(row)
-        if not targets:
+        around = self.frame(processor).source
+        source = framed(processor, self.prefix + self.source_of(row), around, self.max_length)
+        target = self.encode_target(row, processor)
+        if target is None:
             return [Features(row.id, {"source": source})]
-        label = _framed(processor, targets[0], frame.target, self.max_target_length)
-        moved = np.concatenate([[frame.start], label.token_ids[:-1]])
-        target = TokenStream(moved, num_cut=label.num_cut)
-        return [Features(row.id, {"source": source, "target": target}, {"label": label.token_ids})]
+        stream, label = target
+        return [Features(row.id, {"source": source, "target": stream}, {"label": label})]
 
-    # The model -------------------------------------------------------------------------------
+    def source_in(self, batch: Batch) -> PackedStream:
+        return batch.streams["source"]
 
-    def build(
-        self, source: Path, processor: Any, *, dropout: float | None, seed: int
-    ) -> tuple[Any, tuple[str, ...]]:
-        loaded = load_library_model(
-            source, self.kind, dropout=dropout, seed=seed, pad_token_id=processor.pad_token_id
-        )
-        self.frame(processor)  # raises where a language is missing
-        return loaded.model, loaded.notices
-
-    def route(self, model: Any) -> str:
-        """Our own Transformer runs packed, if a probe says so; others cannot."""
-        if not isinstance(model, Transformer):
-            kind = model.config.model_type
-            return f"padded: {kind} has one boundary, if any, for its three kinds of attention"
-        was_training = model.training
-        model.eval()
-        batch = _probe(model.config)
-        with torch.no_grad():
-            expected = self.forward(model, batch)["logits"]
-            model.config._attn_implementation = PACKED
-            found = self.forward(model, batch)["logits"]
-        model.train(was_training)
-        difference = float((found - expected).abs().max())
-        if difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-            return "packed"
-        model.config._attn_implementation = "sdpa"
-        return f"padded: packed logits differ by {difference:.2g}"
-
-    def forward(self, model: Any, batch: Batch) -> Outputs:
-        """Returns the logits of the token after each one of the target, (M, V)."""
-        source, target = batch.streams["source"], batch.streams["target"]
-        if is_packed(model):
-            return {"logits": model.packed(source, target)}
-        pad_id = model.config.pad_token_id or 0
-        input_ids, mask, _ = padded(source, pad_id)
-        decoder_ids, decoder_mask, _ = padded(target, pad_id)
-        found = model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            decoder_input_ids=decoder_ids,
-            use_cache=False,
-        )
-        return {"logits": found.logits[decoder_mask.bool()]}
-
-    def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        label_M = batch.targets["label"]
-        total = smoothed_cross_entropy(outputs["logits"], label_M, self.label_smoothing)
-        return Loss(total, len(label_M))
-
-    def stock_lines(self) -> str:
-        own = self.model_type == TransformerConfig.model_type
-        first = "import tunewright.models.transformer  # makes the architecture known\n"
-        return (first if own else "") + self.stock_usage
-
-    # Writing ---------------------------------------------------------------------------------
-
-    def generate(self, model: Any, batch: Batch, processor: Any, settings: Generation) -> Outputs:
-        """Returns of K texts for each row their tokens, joined, and the figures of each, (B·K,)."""
-        frame = self.frame(processor)
-        source = batch.streams["source"]
-        before = frame.target[0]
-        written = write_targets(
-            model, source, batch.row_ids, [frame.start, *before], processor, settings
-        )
-        texts = settings.num_return_sequences
-        if written.scores:
-            score = torch.tensor(written.scores)
-        else:
-            score = self._scores(model, source, written.token_ids, frame, texts).cpu()
-        kept = [
-            len(cut_at_stop(_text(processor, ids), settings.stop)[0]) for ids in written.token_ids
-        ]
-        order = _best_first(score, texts) if settings.do_sample else list(range(len(score)))
-        token_ids = [written.token_ids[place] for place in order]
-        return {
-            "token_ids": torch.tensor([token for ids in token_ids for token in ids] or [0]),
-            "length": torch.tensor([len(ids) for ids in token_ids]),
-            "characters": torch.tensor(kept)[order],
-            "score": score[order],
-            "ended": torch.tensor(written.ended)[order],
-        }
-
-    def _scores(
-        self,
-        model: Any,
-        source: PackedStream,
-        token_ids: Sequence[Sequence[int]],
-        frame: Frame,
-        texts: int,
-    ) -> Tensor:
-        """Returns the geometric mean of the probabilities of each text's tokens, (B·K,)."""
-        sources = source.token_ids_N.cpu().numpy()
-        bounds = source.boundaries
-        before = frame.target[0]
-        features = [
-            Features(
-                number,
-                {
-                    "source": TokenStream(
-                        sources[bounds[number // texts] :][
-                            : bounds[number // texts + 1] - bounds[number // texts]
-                        ]
-                    ),
-                    "target": TokenStream(np.array([frame.start, *before, *ids[:-1]])),
-                },
-                {"label": np.array([*before, *ids])},
-            )
-            for number, ids in enumerate(token_ids)
-        ]
-        batch = pack(features, source.token_ids_N.device)
-        logs_M = log_probabilities(self.forward(model, batch)["logits"], batch.targets["label"])
-        parts = logs_M.split(batch.streams["target"].lengths)
-        return torch.stack([part[len(before) :].mean().exp() for part in parts])
-
-    def decode(
-        self, outputs: Outputs, features: Sequence[Features], processor: Any
-    ) -> list[Generated]:
-        lengths = outputs["length"].tolist()
-        texts = len(lengths) // len(features)
-        figures = zip(
-            outputs["token_ids"].split(lengths) if sum(lengths) else [outputs["token_ids"]],
-            lengths,
-            outputs["characters"].tolist(),
-            outputs["score"].tolist(),
-            outputs["ended"].tolist(),
-            strict=True,
-        )
-        answers = [
-            Generated(
-                _text(processor, ids.tolist())[:kept].strip(),
-                score,
-                "stop" if ended else "length",
-                length,
-                key=self.answer_key,
-            )
-            for ids, length, kept, score, ended in figures
-        ]
-        return [
-            _with_alternatives(answers[start : start + texts])
-            for start in range(0, len(answers), texts)
-        ]
-
-    def compared(self, answer: Generated, row: Row) -> tuple[str, str]:
-        return (self.targets_of(row) or ("",))[0], answer.text
-
-
-@lru_cache(maxsize=8)
-def _frame(
-    processor: Any, model_type: str, start: int | None, source: str | None, target: str | None
-) -> Frame:
-    return frame_of(processor, model_type, start, source, target)
-
-
-def _framed(
-    processor: Any, text: str, around: tuple[tuple[int, ...], tuple[int, ...]], limit: int | None
-) -> TokenStream:
-    """Returns a text's tokens between those of its frame, cut to `limit` in all."""
-    before, after = around
-    room = None if limit is None else max(limit - len(before) - len(after), 1)
-    bare = encode_text(processor, text, max_length=room, special=False)
-    ids = np.concatenate([before, bare.token_ids, after]).astype(np.int32)
-    if not len(ids):  # a blank text without special tokens, and no model reads nothing
-        ids = np.array([processor.pad_token_id], np.int32)
-    return TokenStream(ids, num_cut=bare.num_cut)
-
-
-def _text(processor: Any, token_ids: Sequence[int]) -> str:
-    return str(processor.decode(token_ids, skip_special_tokens=True))
-
-
-def _best_first(score: Tensor, texts: int) -> list[int]:
-    """Returns the order that puts the likeliest of each row's texts first."""
-    order = score.view(-1, texts).argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(0, len(score), texts, device=score.device)
-    return (order + first[:, None]).flatten().tolist()
-
-
-def _with_alternatives(texts: Sequence[Generated]) -> Generated:
-    """Returns the first text with the others."""
-    first, *others = texts
-    return replace(first, alternatives=tuple(others)) if others else first
-
-
-def _probe(config: Any) -> Batch:
-    """Four random sources and targets of mixed lengths."""
-    source, target = probe_stream(config, seed=0), probe_stream(config, seed=1)
-    return Batch({"source": source, "target": target}, {}, (0, 1, 2, 3))
+    def probe(self, config: Any) -> Batch:
+        source, target = probe_stream(config, seed=0), probe_stream(config, seed=1)
+        return Batch({"source": source, "target": target}, {}, (0, 1, 2, 3))

@@ -32,11 +32,13 @@ class Flattener:
         self._windows: list[int] = []
         self._columns: dict[str, list[Any]] = {}
         self._num_inputs = 0
+        self._has_pictures = False
 
     def add(self, features: Sequence[Features]) -> None:
         """Takes in one row."""
         self._windows.append(len(features))
         for item in features:
+            self._has_pictures |= bool(item.pictures)
             self._put("row_id", item.row_id)
             self._put("window", item.window)
             for name, stream in item.streams.items():
@@ -54,8 +56,11 @@ class Flattener:
     def arrays(self) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
         """Returns the arrays and what kind each column is of; None for rows that have no such form.
 
-        Those are rows with a field of several kinds, or of one that is not numbers.
+        Those are rows with a field of several kinds, or of one that is not numbers, and rows with
+        pictures, which are files that may change.
         """
+        if self._has_pictures:
+            return None
         arrays, kinds = {"windows": np.array(self._windows, np.int64)}, {}
         for name, column in self._columns.items():
             found = {_kind_of(value) for value in column if value is not None}

@@ -362,4 +362,4 @@ def _total(sums: Iterable[Tensor]) -> float:
 
 
 def _lengths(features: Sequence[Features]) -> list[int]:
-    return [len(stream) for item in features for stream in item.streams.values()]
+    return [length for item in features for length in item.lengths]
