@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.training.processes import started
 from tunewright.models.manifest import read_manifest
@@ -72,9 +73,12 @@ def losses(folder):
     return {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
 
 
-def test_a_run_in_two_processes_is_that_of_one(run, tmp_path):
-    run(1, "train", str(tmp_path / "run.toml"), "--name", "one")
-    said = run(2, "train", str(tmp_path / "run.toml"), "--name", "two")
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_in_two_processes_is_that_of_one(run, tmp_path, parallel):
+    words = ("load_best_model_at_end=true", "eval_steps=5")
+    run(1, "train", str(tmp_path / "run.toml"), "--name", "one", *words)
+    words = (*words, f"parallel={parallel}")
+    said = run(2, "train", str(tmp_path / "run.toml"), "--name", "two", *words)
     one, two = (RunFolder(tmp_path / "runs" / name) for name in ("one", "two"))
     assert losses(two) == pytest.approx(losses(one), abs=1e-6)
     assert len(losses(two)) == 13
@@ -114,6 +118,39 @@ def test_a_run_goes_on_in_another_number_of_processes(run, tmp_path):
     assert [entry["exact"] for entry in history] == [False, False]
 
 
+def test_a_run_in_pieces_goes_on_whole_and_in_pieces_again(run, tmp_path):
+    toml, runs = str(tmp_path / "run.toml"), tmp_path / "runs"
+    words = ("eval_steps=3", "load_best_model_at_end=true", "ema_decay=0.9", "warmup_steps=0",
+             "lr_scheduler_type=constant")  # fmt: skip
+    run(1, "train", toml, "--name", "whole", *words)
+    run(2, "train", toml, "--name", "moved", *words, "max_steps=5", "parallel=fsdp")
+    run(1, "resume", str(runs / "moved"), "max_steps=9", "parallel=ddp")
+    run(2, "resume", str(runs / "moved"), "max_steps=13", "parallel=fsdp")
+    whole, moved = (RunFolder(runs / name) for name in ("whole", "moved"))
+    assert losses(moved) == pytest.approx(losses(whole), abs=1e-6)
+    tensors = [Checkpoints(folder.checkpoints).read(path).tensors for folder in (whole, moved)
+               if (path := Checkpoints(folder.checkpoints).latest())]  # fmt: skip
+    assert tensors[0].keys() == tensors[1].keys() >= {"model", "optimizer", "average", "best"}
+    for file, named in tensors[0].items():
+        for name, tensor in named.items():
+            if "key.bias" not in name:  # no score depends on it, so its gradient is rounding
+                assert torch.allclose(tensors[1][file][name], tensor, atol=1e-5), (file, name)
+    history = json.loads((moved.path / "run.json").read_text())["resumed"]
+    assert 'parallel was "fsdp" and is off' in history[0]["changed"]
+    assert 'parallel was off and is "fsdp"' in history[1]["changed"]
+
+
+@pytest.mark.parametrize("setting", ["adapter.name=adalora", "adapter.name=prompt"])
+def test_what_cannot_be_trained_in_pieces_is_refused(run, tmp_path, setting):
+    words = ("train", str(tmp_path / "run.toml"), "parallel=fsdp", setting)
+    said = run(2, *words, status=2)
+    assert said[0][1].strip().splitlines()[-1] == (
+        f"tunewright: training.parallel=fsdp: the adapter is {setting.split('=')[1]}. It needs the "
+        "whole of a weight at once. Use training.parallel=ddp, or the adapter lora on a model that "
+        "is not quantised."
+    )
+
+
 def test_what_the_user_did_wrong_is_said_once(run, tmp_path):
     said = run(2, "train", str(tmp_path / "run.toml"), "learning_rate=0", status=2)
     assert said[0][1].startswith("tunewright: ")
@@ -144,7 +181,10 @@ def wait_for(what, seconds=60):
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_end_the_same(config):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_runs_that_are_killed_end_the_same(config, parallel):
+    training = config.training.model_copy(update={"parallel": parallel})
+    config = config.model_copy(update={"training": training})
     verdict = verify_resume(config, num_kills=4, seed=3, num_processes=2)
     assert verdict.is_equal
     assert len(verdict.kills) == 4

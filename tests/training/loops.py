@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.devices import Device
+from tunewright.devices.processes import ALONE, Processes
+from tunewright.models.adapter_config import AdapterConfig
+from tunewright.models.adapters import attach
 from tunewright.models.dropout import replace_dropout
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.base import Task
@@ -14,6 +17,7 @@ from tunewright.training.loop import Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer
 from tunewright.training.recompute import recompute_activations
 from tunewright.training.schedule import Schedule
+from tunewright.training.sharding import Sharding
 from tunewright.types import Row
 
 CPU = Device("cpu", "cpu", "fp32", 1, "a CPU")
@@ -35,11 +39,20 @@ def build_loop(
     l1: float = 0.0,
     ema_decay: float | None = None,
     recompute: bool = False,
+    processes: Processes = ALONE,
+    is_sharded: bool = False,
+    adapter: AdapterConfig | None = None,
 ) -> Loop:
     """Returns the loop of `task`, which has learned from `rows`, over the model in `folder`."""
     tokenizer = load_tokenizer(folder)
     model, _ = task.build(folder, tokenizer, dropout=dropout, seed=seed)
+    if adapter is not None:
+        attach(model, adapter, task.kind, seed)
     task.route(model)
+    sharding = None
+    if is_sharded:
+        sharding = Sharding.of(model, task, processes, "cpu")
+        model = sharding.learner
     if recompute:
         recompute_activations(model)
     average = None if ema_decay is None else MovingAverage(model.parameters(), ema_decay)
@@ -57,6 +70,8 @@ def build_loop(
         l1=l1,
         dropout=None if recompute else replace_dropout(model),
         average=average,
+        processes=processes,
+        sharding=sharding,
     )
 
 

@@ -1,6 +1,6 @@
 """Loops over tiny models in one process or several, each a process of its own.
 
-    python -m tests.training.processes '{"TASK": "MODEL_FOLDER", ...}'
+    python -m tests.training.processes '{"ARCHITECTURE": "MODEL_FOLDER", ...}' ddp
 
 trains several cases and prints as JSON, for the process that leads, the losses of each, the
 rows and tokens of its updates, and a digest of its weights.
@@ -13,14 +13,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
+from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import build_loop
+from tunewright.models.adapter_config import AdapterConfig
 from tunewright.run.verify_resume import environments
 from tunewright.tasks import TASKS, find_task
+from tunewright.training.events import Step
+from tunewright.training.sharding import Shard
+from tunewright.training.state import weights_of
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -28,12 +34,46 @@ CASES: dict[str, dict[str, Any]] = {
     "cut": {"dropout": 0.2, "max_tokens": 16},
     "clipped": {"max_grad_norm": 0.1, "l1": 1e-4, "weight_decay": 0.1, "ema_decay": 0.9},
     "fewer rows than processes": {"batch_size": 1},
+    "recomputed": {"recompute": True, "max_tokens": 16},
 }
 
+# Models whose layers are put together in other ways than BERT's, by the task that tries them.
+ON_MODELS = {
+    "text-classification": (
+        "albert", "deberta-v2", "distilbert", "gpt2", "modernbert", "mpnet", "qwen3", "roberta",
+        "xlnet",
+    ),
+    "translation": ("bart", "marian", "mbart", "t5"),
+}  # fmt: skip
+WITH_ADAPTERS = ("lora", "dora", "ia3", "bottleneck")
 
-def cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from ((name, {"dropout": 0.2, "max_tokens": 40}) for name in TASKS)
-    yield from ((f"text-classification {name}", case) for name, case in CASES.items())
+
+@dataclass(frozen=True)
+class Case:
+    """A training: its task, model, settings, and ways of sharing it among processes."""
+
+    name: str
+    task: str
+    architecture: str
+    settings: dict[str, Any]
+    parallel: tuple[str, ...] = ("ddp", "fsdp")
+
+
+def cases() -> Iterator[Case]:
+    usual = {"dropout": 0.2, "max_tokens": 40}
+    for name in TASKS:
+        yield Case(name, name, ARCHITECTURES.get(name, "bert"), usual)
+    for name, settings in CASES.items():
+        yield Case(name, "text-classification", "bert", settings)
+    for task, architectures in ON_MODELS.items():
+        for architecture in architectures:
+            settings = {"max_tokens": 40}
+            yield Case(f"{task} on {architecture}", task, architecture, settings, ("fsdp",))
+    short = {"steps": 3, "max_tokens": 120, "room": 16}
+    yield Case("short of memory", "sentence-embedding", "bert", short, ("ddp",))
+    for name in WITH_ADAPTERS:
+        settings = {"max_tokens": 40, "adapter": AdapterConfig(name=name)}
+        yield Case(f"with {name}", "text-classification", "bert", settings, ("fsdp",))
 
 
 def started(size: int, *command: str) -> list[subprocess.Popen[str]]:
@@ -50,9 +90,9 @@ def started(size: int, *command: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def told_by(size: int, folders: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what the process that leads says of all cases, by the folder of each task's model."""
-    processes = started(size, "-m", "tests.training.processes", json.dumps(folders))
+def told_by(size: int, folders: Mapping[str, str], parallel: str) -> dict[str, Any]:
+    """Returns what the process that leads says of all cases, by the folder of each model."""
+    processes = started(size, "-m", "tests.training.processes", json.dumps(folders), parallel)
     said = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, said, strict=True):
         assert process.returncode == 0, errors
@@ -60,25 +100,38 @@ def told_by(size: int, folders: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def main(folders: Mapping[str, str]) -> None:
+def within(room: int, forward: Any, step: int, batch: Any) -> Any:
+    """Runs a forward pass as a process does that has no memory for more tokens."""
+    if batch.num_tokens > room:
+        raise MemoryError
+    return forward(step, batch)
+
+
+def main(folders: Mapping[str, str], parallel: str) -> None:
     from tunewright.devices.processes import join_processes, leave_processes
 
     processes = join_processes()
     told = {}
-    for name, case in cases():
-        task_name = name.split()[0]
-        rows = rows_of(EXAMPLES[task_name])
-        task = find_task(task_name)(**SETTINGS.get(task_name, {})).within(128).learn(rows)
-        settings = {"steps": 8, "batch_size": 3, "learning_rate": 2e-5, **case}
-        loop = build_loop(Path(folders[task_name]), task, rows, **settings)
-        loop.processes = processes
-        events = list(loop.run())
+    for case in cases():
+        if parallel not in (*case.parallel, "alone"):
+            continue
+        rows = rows_of(EXAMPLES[case.task])
+        task = find_task(case.task)(**SETTINGS.get(case.task, {})).within(128).learn(rows)
+        settings = {"steps": 8, "batch_size": 3, "learning_rate": 2e-5, **case.settings}
+        settings |= {"processes": processes, "is_sharded": parallel == "fsdp"}
+        room = settings.pop("room", None)
+        loop = build_loop(Path(folders[case.architecture]), task, rows, **settings)
+        if room is not None and processes.rank == processes.size - 1:
+            loop._forward = partial(within, room, loop._forward)
+        events = [event for event in loop.run() if isinstance(event, Step)]
         digest = sha256()
-        for weight in loop.model.parameters():
-            digest.update(weight.detach().numpy().tobytes())
-        told[name] = {
+        for held in weights_of(loop.model).values():
+            weight = held.whole(processes) if isinstance(held, Shard) else held
+            digest.update(weight.numpy().tobytes())
+        told[case.name] = {
             "losses": [event.loss for event in events],
             "norms": [event.gradient_norm for event in events],
+            "max_tokens": loop.max_tokens,
             "sizes": [[event.num_rows, event.num_tokens, event.flop] for event in events],
             "digests": processes.gather_json(digest.hexdigest()),
         }
@@ -88,4 +141,4 @@ def main(folders: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), sys.argv[2])

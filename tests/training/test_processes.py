@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tasks.examples import ARCHITECTURES
 from tests.training.processes import cases, started, told_by
 from tunewright.tasks import TASKS
 
-NAMES = [name for name, _ in cases()]
+CASES = list(cases())
+SHARED = [(case.name, parallel) for case in CASES for parallel in case.parallel]
 
 
 @pytest.fixture(scope="module")
 def told(tiny_folder):
-    """What one process and two say of the same trainings."""
-    folders = {name: str(tiny_folder(ARCHITECTURES.get(name, "bert"))) for name in TASKS}
-    return {size: told_by(size, folders) for size in (1, 2)}
+    """What one process and two, whole and in pieces, say of the same trainings."""
+    folders = {case.architecture: str(tiny_folder(case.architecture)) for case in CASES}
+    sizes = {"alone": 1, "ddp": 2, "fsdp": 2}
+    return {parallel: told_by(size, folders, parallel) for parallel, size in sizes.items()}
 
 
 def test_every_task_is_trained(told):
-    assert len(NAMES) == len(TASKS) + 5
-    assert all(list(found) == NAMES for found in told.values())
+    assert len(told["alone"]) == len(CASES) == len(TASKS) + 6 + 13 + 4 + 1
+    assert len(told["fsdp"]) == len(CASES) - 1
+    assert len(told["ddp"]) == len(TASKS) + 6 + 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_processes_give_the_loss_curve_of_one(told, name):
-    one, two = told[1][name], told[2][name]
+@pytest.mark.parametrize(("name", "parallel"), SHARED)
+def test_two_processes_give_the_loss_curve_of_one(told, name, parallel):
+    one, two = told["alone"][name], told[parallel][name]
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-6, rel=1e-6)
     assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
     assert two["sizes"] == [pytest.approx(sizes) for sizes in one["sizes"]]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_all_processes_hold_the_same_weights_to_the_bit(told, name):
-    digests = told[2][name]["digests"]
+def test_processes_agree_on_passes_that_fit_where_all_rows_belong_together(told):
+    found = {told[parallel]["short of memory"]["max_tokens"] for parallel in ("alone", "ddp")}
+    assert max(found) <= 16
+
+
+@pytest.mark.parametrize(("name", "parallel"), SHARED)
+def test_all_processes_hold_the_same_weights_to_the_bit(told, name, parallel):
+    digests = told[parallel][name]["digests"]
     assert len(digests) == 2
     assert digests[0] == digests[1]
 

@@ -34,6 +34,9 @@ BUCKET_BYTES = 25 << 20
 # be reading and tokenising the data, or saving the model.
 TIMEOUT_SECONDS = 1800.0
 
+# What stands in the errors of those who carry the messages.
+BACKENDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -190,12 +193,22 @@ def _answering() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # gloo has no class of its own
-        raise ProcessLost(
-            "processes",
-            "another process of this run has ended or does not answer",
-            f"The network said: {str(error).splitlines()[0]:.200}",
-            "Go on with the run from its last checkpoint: tunewright resume.",
-        ) from error
+        raise _lost(error) from error
+
+
+def check_answers(error: Exception) -> None:
+    """Raises ProcessLost for an error that came of a process that is gone."""
+    if isinstance(error, dist.DistError) or any(word in str(error) for word in BACKENDS):
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> ProcessLost:
+    return ProcessLost(
+        "processes",
+        "another process of this run has ended or does not answer",
+        f"The network said: {str(error).splitlines()[0]:.200}",
+        "Go on with the run from its last checkpoint: tunewright resume.",
+    )
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

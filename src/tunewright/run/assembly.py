@@ -33,6 +33,7 @@ from tunewright.training.optimizer import MovingAverage, build_optimizer, freeze
 from tunewright.training.order import EncodedRow, OnDemandRows
 from tunewright.training.recompute import recompute_activations
 from tunewright.training.schedule import Schedule
+from tunewright.training.sharding import Sharding, drops_layers
 
 # What the families of transformers call the dropout of attention probabilities.
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
@@ -56,7 +57,8 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
         ground.note("Attention dropout is off: packed attention has none.")
     if ground.device.kind == "cpu" and (reason := why_not()):
         ground.note(f"There is no native code ({reason}): training takes more time.")
-    keep_row_gradients(model)
+    if not ground.is_sharded:  # which shares out gradients of its own making
+        keep_row_gradients(model)
     return model, route
 
 
@@ -119,8 +121,16 @@ def _check_head(ground: Groundwork, kind: Kind, model: Any) -> None:
 
 
 def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Loop:
-    """Returns the loop that trains the model on the rows, with the run's settings."""
-    settings = ground.config.training
+    """Returns the loop that trains the model on the rows, with the run's settings.
+
+    Where each process holds a share of the weights, the model is left without any.
+    """
+    settings, sharding = ground.config.training, None
+    if ground.is_sharded:
+        if any(map(drops_layers, model.modules())):
+            ground.note("LayerDrop is off: with training.parallel=fsdp all processes pass in step.")
+        sharding = Sharding.of(model, ground.task, ground.processes, ground.device.kind)
+        model = sharding.learner
     # The windows of rows that are not read yet cannot be counted: an update is of texts there.
     units = rows if isinstance(rows, OnDemandRows) else ground.task.units(rows)
     schedule = _schedule(ground, len(units))
@@ -152,6 +162,7 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
         graphs=_recorded(ground, model),
         average=average,
         processes=ground.processes,
+        sharding=sharding,
     )
     keep_budget(model, loop.optimizer, schedule.total_steps)
     return loop
@@ -159,7 +170,10 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
 
 def _recorded(ground: Groundwork, model: Any) -> list[Graphs]:
     """Lets a GPU record the passes of every packed backbone whose weights are all its own."""
-    plain = ground.config.adapter.name is None and not ground.config.training.gradient_checkpointing
+    settings = ground.config.training
+    plain = ground.config.adapter.name is None and not settings.gradient_checkpointing
+    if ground.is_sharded:  # weights are gathered within a pass
+        return []
     if (ground.device.kind, ground.device.precision) != ("cuda", "bf16") or not plain:
         return []
     autocast = partial(ground.device.autocast, keep_casts=False)

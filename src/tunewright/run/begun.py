@@ -29,6 +29,7 @@ BEGUN = "begun.json"
 FREE = (
     "output.", "evaluation.", "audit.", "data.", "training.save_", "training.logging_steps",
     "training.track", "training.num_train_epochs", "training.max_steps", "training.precision",
+    "training.parallel",
 )  # fmt: skip
 
 
@@ -92,10 +93,13 @@ class Begun:
         frozen: str,
         device: Device,
         num_processes: int = 1,
+        parallel: str = "ddp",
     ) -> Self:
         every = dict(_flat(config.model_dump(mode="json", exclude={"task"})))
         settings = {key: value for key, value in every.items() if not key.startswith(FREE)}
         machine = {**device.to_json(), "processes": num_processes, "versions": versions()}
+        if num_processes > 1 and parallel != "ddp":
+            machine["parallel"] = parallel
         return cls(settings, _plain(task.to_json()), dict(rows), frozen, machine)
 
     @classmethod

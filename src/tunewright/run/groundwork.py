@@ -28,6 +28,7 @@ from tunewright.tasks.base import Task, build_task, load_task
 from tunewright.training.course import check_metric
 from tunewright.training.on_demand import EncodedOnce, EncodedOnDemand
 from tunewright.training.order import EncodedRow
+from tunewright.training.sharding import check_can_be_sharded
 from tunewright.types import Row, Rows
 
 
@@ -94,6 +95,8 @@ class Groundwork:
         wanted = config.training.metric_for_best_model
         if wanted is not None:
             check_metric(wanted, self.directions)
+        if self.is_sharded:
+            check_can_be_sharded(config.adapter)
         self.source = find_model(config.model.name)
         self.note(*check_model_folder(self.source, task.kind))
         self.prepared = prepare(sources, task.roles, task.label_role, config.data)
@@ -104,6 +107,11 @@ class Groundwork:
         self.tokenizer = load_tokenizer(self.source)
         self.task = self._learned(task)
         self.best_metric = wanted or self.task.metrics[0].name  # what is learned may rule some out
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a share of the weights."""
+        return self.config.training.parallel == "fsdp" and not self.processes.is_alone
 
     def note(self, *sentences: str) -> None:
         """Tells the user, once, and keeps what was told for the run folder."""

@@ -156,6 +156,7 @@ class Training:
             frozen_digest(self.model),
             self.device,
             self.processes.size,
+            self.settings.parallel,
         )
         return now if self.resumption is None else self.resumption.checked(now, self.ground.note)
 

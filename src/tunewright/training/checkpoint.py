@@ -15,6 +15,7 @@ together. A kill, a full disk or an I/O error at any instant leaves the earlier 
 
 Several processes write their shares side by side, into `model-00001-of-00002.safetensors` and so
 on. A share is some of the tensors, each whole, so that any number of processes can go on from it.
+Of a tensor in pieces the process that writes it gathers the others' rows, one tensor after another.
 Their disk has to be one that all of them see.
 """
 
@@ -37,6 +38,7 @@ from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import ModelError, RunError
 from tunewright.models.manifest import check_manifest, flush, read_manifest, seal
 from tunewright.models.weights import read_json_object
+from tunewright.training.sharding import Shard
 from tunewright.training.shares import shares
 
 STATE = "state.json"
@@ -59,7 +61,7 @@ class Checkpoint:
     """
 
     step: int
-    tensors: Mapping[str, Mapping[str, Tensor]]
+    tensors: Mapping[str, Mapping[str, Tensor | Shard]]
     state: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -99,11 +101,13 @@ class Checkpoints:
         """Writes this process's tensors; raises RunError, everywhere, when one cannot."""
         rank, size, problem = self.processes.rank, self.processes.size, None
         ending = "" if size == 1 else f"-{rank + 1:05d}-of-{size:05d}"
+        # all are gathered first: who cannot write must not leave the others waiting
+        own = {name: self._share(named) for name, named in checkpoint.tensors.items()}
         try:
             with self._undone([]):
-                for name, tensors in checkpoint.tensors.items():
+                for name, tensors in own.items():
                     file = partial / f"{name}{ending}{SUFFIX}"
-                    save_file(_share(tensors, rank, size), file)
+                    save_file(tensors, file)
                     flush(file)
         except RunError as error:
             problem = error.found
@@ -111,6 +115,20 @@ class Checkpoints:
         if problems:
             _discard(partial)
             raise self._not_saved(problems[0])
+
+    def _share(self, tensors: Mapping[str, Tensor | Shard]) -> dict[str, Tensor]:
+        """Returns the tensors that this process writes: about as many bytes for each."""
+        names = list(tensors)
+        taken = shares([tensors[name].nbytes for name in names], self.processes.size)
+        own, written = set(taken[self.processes.rank]), {}
+        for place, name in enumerate(names):
+            tensor = tensors[name]
+            if isinstance(tensor, Shard):
+                tensor = tensor.whole(self.processes)  # by all, whoever writes it
+                tensor = tensor.cpu() if place in own else tensor
+            if place in own:
+                written[name] = tensor.contiguous()
+        return written
 
     def _publish(self, partial: Path, checkpoint: Checkpoint) -> str:
         """Makes a checkpoint of what all processes have written, and drops older ones."""
@@ -166,7 +184,7 @@ class Checkpoints:
 
         Raises ModelError when a file or the manifest is missing or damaged.
         """
-        tensors: dict[str, dict[str, Tensor]] = {}
+        tensors: dict[str, dict[str, Tensor | Shard]] = {}
         for name in check_checkpoint(path):
             if name.endswith(SUFFIX):
                 whole = tensors.setdefault(SHARE.sub("", Path(name).stem), {})
@@ -249,13 +267,6 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ModelError(str(path), f"it cannot be read ({error.strerror})") from error
-
-
-def _share(tensors: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
-    """Returns the tensors that the process of a rank writes: about as many bytes for each."""
-    names = list(tensors)
-    own = shares([tensors[name].nbytes for name in names], size)[rank]
-    return {names[place]: tensors[names[place]].contiguous() for place in own}
 
 
 def _name(step: int) -> str:

@@ -65,6 +65,10 @@ class TrainingConfig(BaseModel):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, more time"
     )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="what several processes hold: ddp the whole model each, fsdp a share of "
+        "its weights, gradients and moments"
+    )  # fmt: skip
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="width of matrix products; auto takes bf16 where the machine has it"
     )

@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from tunewright.errors import (
     DataError,
     NonFiniteLoss,
@@ -24,7 +22,15 @@ from tunewright.training.checkpoint import Checkpoint
 from tunewright.training.events import Evaluation, Event, Finished, Phase, Step
 from tunewright.training.loop import Loop
 from tunewright.training.saving import Saver
-from tunewright.training.state import loop_state, put_loop_state, put_weights, weights_of
+from tunewright.training.state import (
+    Held,
+    copies_of,
+    loop_state,
+    own_parts,
+    put_loop_state,
+    put_weights,
+    weights_of,
+)
 from tunewright.training.stopping import StopSignals
 
 Judge = Callable[[], Mapping[str, float]]
@@ -113,7 +119,7 @@ class Course:
     about: Callable[[], Mapping[str, Any]] = dict
     ended: str | None = None
     seconds: float = 0.0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: dict[str, Held] = field(default_factory=dict)
 
     def run(self) -> Iterator[Event]:
         """Yields every update, evaluation and save, and at the end why it stopped.
@@ -209,7 +215,7 @@ class Course:
         tensors, values = checkpoint.tensors, checkpoint.state["course"]
         put_loop_state(self.loop, checkpoint.step, tensors, checkpoint.state["loop"])
         self.best.take_up(values["best"])
-        self.best_weights = dict(tensors.get("best", {}))
+        self.best_weights = own_parts(self.loop.model, tensors.get("best", {}))
         self.ended, self.seconds = values["ended"], values["seconds"]
         if self.loop.schedule.total_steps > values["total_steps"]:
             self.ended = None
@@ -222,13 +228,11 @@ class Course:
         started = time.perf_counter()
         assert self.judge is not None
         with _averaged(self.loop):
-            metrics = self.judge()
+            with self.loop.whole():
+                metrics = self.judge()
             is_best = self.best.observe(metrics, event.step)
             if is_best and self.load_best:
-                self.best_weights = {
-                    name: tensor.to("cpu", copy=True)
-                    for name, tensor in weights_of(self.loop.model).items()
-                }
+                self.best_weights = copies_of(weights_of(self.loop.model))
         self.loop.schedule.observe(self.best.stale == 0)
         return Evaluation(event.step, event.epoch, metrics, is_best, time.perf_counter() - started)
 
@@ -240,7 +244,7 @@ class Course:
             kept = self.best.step
         elif self.loop.average is not None:
             self.loop.average.swap()
-        self.loop.model.eval()
+        self.loop.settle()
         return kept
 
 

@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tunewright.devices import Device, release_memory, seed_kernels
-from tunewright.devices.processes import ALONE, Processes
+from tunewright.devices.processes import ALONE, Processes, check_answers
 from tunewright.errors import NonFiniteLoss, OutOfMemory, listed
 from tunewright.models.batch import Batch, fill, pack
 from tunewright.models.dropout import DropoutSource
@@ -48,16 +49,21 @@ from tunewright.training.order import (
     one_ahead,
 )
 from tunewright.training.schedule import Schedule
+from tunewright.training.sharding import Pass, Sharding, in_step, own_rows
 from tunewright.training.shares import shares
 from tunewright.types import Features
 
 # The parts of a summed loss, and what it is to be divided by.
 Accumulated = tuple[list[Tensor], float]
+T = TypeVar("T")
 
 
 @dataclass
 class Loop:
-    """One model, one task, and everything that one update needs."""
+    """One model, one task, and everything that one update needs.
+
+    With a `sharding` the model is its learner, whose parameters are this process's rows.
+    """
 
     model: Any
     task: Task
@@ -74,6 +80,7 @@ class Loop:
     graphs: Sequence[Graphs] = ()
     average: MovingAverage | None = None
     processes: Processes = ALONE
+    sharding: Sharding | None = None
     step: int = 0
     watch: LossWatch = field(default_factory=LossWatch)
     flop: FlopCount = field(init=False)
@@ -81,6 +88,16 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.flop = FlopCount.of(self.model)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Returns the context in which the model that others know holds all weights."""
+        return nullcontext() if self.sharding is None else self.sharding.whole()
+
+    def settle(self) -> None:
+        """Leaves the model that others know with all weights, in evaluation mode."""
+        self.model.eval()
+        if self.sharding is not None:
+            self.sharding.settle()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -171,11 +188,12 @@ class Loop:
     def _shared(self, row_indices: np.ndarray, epoch: int) -> list[list[Features]]:
         """Returns the features of each process's rows, as training sees them.
 
-        Those of others are left out where a row's loss does not look at them.
+        Those of others are left out where neither a row's loss looks at them nor passes in step.
         """
         sizes = [sum(item.num_tokens for item in self.rows[index]) for index in row_indices]
         parts = shares(sizes, self.processes.size)
-        wanted = range(len(parts)) if self.task.scope == "batch" else [self.processes.rank]
+        is_shared = self.task.scope == "batch" or self.sharding is not None
+        wanted = range(len(parts)) if is_shared else [self.processes.rank]
         return [
             [item for p in part for item in self._varied(int(row_indices[p]), epoch)]
             if rank in wanted
@@ -196,21 +214,45 @@ class Loop:
                 return self._accumulate(step, parts)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
+                    check_answers(error)
                     raise
+                was_here = not isinstance(error, _NoRoomElsewhere)
             # out here nothing holds what the failed pass had made
-            self._shrink(step, parts[self.processes.rank])
+            self.optimizer.zero_grad(set_to_none=True)
+            if was_here:
+                self._shrink(step, parts[self.processes.rank])
+            self._reseed(step)
+
+    def _agreed(self, do: Callable[[], T]) -> T:
+        """Returns what `do` returns when it fits into every process's memory.
+
+        Raises MemoryError when it does not, so that all processes repeat together what they do
+        together. Passes in step cannot be repeated.
+        """
+        if self.sharding is not None:
+            return do()
+        found: list[T] = []
+        try:
+            found.append(do())
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        (failed,) = self.processes.any_of(not found)
+        if failed:
+            raise _NoRoomElsewhere if found else MemoryError
+        return found[0]
 
     def _shrink(self, step: int, features: Sequence[Features]) -> None:
         """Halves the largest forward pass; raises OutOfMemory when none can be cut any more."""
-        self.optimizer.zero_grad(set_to_none=True)
         release_memory(self.device.kind)
         pieces = self._pieces(features)
         largest = max(sum(item.num_tokens for item in piece) for piece in pieces)
-        if self.task.scope == "batch" and not self.processes.is_alone:
+        if self.sharding is not None:
             raise OutOfMemory(
                 "training",
                 f"a forward pass of {largest:,} tokens does not fit into memory",
-                "Several processes cannot repeat an update whose rows look at one another.",
+                "The processes pass in step with training.parallel=fsdp, and one alone cannot "
+                "repeat its passes.",
                 f"Set a smaller training.max_tokens than {self.max_tokens:,}.",
             )
         if len(pieces) == len(self._pieces(features, max_tokens=1)):
@@ -222,7 +264,6 @@ class Loop:
             )
         self.max_tokens = min(self.max_tokens, largest) // 2
         self._shrunk = Shrunk(step + 1, self.max_tokens)
-        self._reseed(step)
 
     def _accumulate(self, step: int, parts: Sequence[Sequence[Features]]) -> Accumulated:
         """Adds up the gradient of the summed loss; returns its sum, in parts, and its count.
@@ -230,17 +271,28 @@ class Loop:
         Those of a loss over a whole update are returned by the process that leads, once. A GPU
         may not be done when this returns: nobody has asked for a number yet.
         """
-        pieces = self._pieces(parts[self.processes.rank])
-        if self.task.scope == "batch" and (len(pieces) > 1 or not self.processes.is_alone):
-            return self._accumulate_cached(step, parts, pieces)
+        passes = self._passes(parts)
+        if self.task.scope == "batch" and (len(passes) > 1 or not self.processes.is_alone):
+            return self._accumulate_cached(step, parts, passes)
         sums, count = list[Tensor](), 0.0
-        for piece in pieces:
+        for piece, counts in passes:
             batch = pack(piece, self.device.name)
             loss = self.task.loss(self._forward(step, batch), batch)
-            loss.sum.backward()
-            sums.append(loss.sum.detach())
-            count += loss.count
+            (loss.sum if counts else 0.0 * loss.sum).backward()
+            if counts:
+                sums.append(loss.sum.detach())
+                count += loss.count
         return sums, count
+
+    def _passes(self, parts: Sequence[Sequence[Features]]) -> list[Pass]:
+        """Returns the forward passes of this process, and whether each counts."""
+        rank = self.processes.rank
+        if self.sharding is not None:
+            return in_step([self._pieces(part) for part in parts], rank)
+        passes: list[Pass] = [(piece, True) for piece in self._pieces(parts[rank])]
+        if not passes and self.task.scope == "batch":  # to know the shapes of the others' outputs
+            passes = [([item for part in parts for item in part][:1], False)]
+        return passes
 
     def _pieces(
         self, features: Sequence[Features], max_tokens: int | None = None
@@ -263,42 +315,61 @@ class Loop:
         if self.dropout is not None:
             self.dropout.begin((STEP, self.seed, step), batch)
         with self.device.autocast():
+            if self.sharding is not None:
+                return self.sharding.forward(batch)
             return self.task.forward(self.model, batch)
 
     def _accumulate_cached(
         self,
         step: int,
         parts: Sequence[Sequence[Features]],
-        pieces: Sequence[Sequence[Features]],
+        passes: Sequence[Pass],
     ) -> Accumulated:
         """The same for a loss over a whole update, in the memory of one piece.
 
         Gradient caching (Gao et al. 2021): all outputs are made without gradients, the loss gives
         the gradient of each, and each piece runs again, with the same dropout, to hand it on. Every
-        process makes the outputs of its own `pieces`, and the loss of all.
+        process makes the outputs of its own `passes`, and the loss of all.
         """
-        ordered = [item for part in parts for item in self._lined_up(part)]
-        whole = pack(ordered, self.device.name)
+        joined, start = self._joined(self._agreed(lambda: self._outputs(step, passes)))
+
+        def hand_on() -> Accumulated:
+            ordered = [item for part in parts for item in self._lined_up(part)]
+            loss = self.task.loss(joined, pack(ordered, self.device.name))
+            found = torch.autograd.grad(loss.sum, list(joined.values()))
+            gradients = {
+                name: gradient[start[name] :] for name, gradient in zip(joined, found, strict=True)
+            }
+            for index, (piece, counts) in enumerate(passes):
+                self._reseed(step, index + 1)
+                outputs = self._forward(step, pack(piece, self.device.name))
+                self._hand_on(outputs, gradients if counts else {})
+            return [loss.sum.detach()], loss.count
+
+        found = self._agreed(hand_on)
+        return found if self.processes.leads else ([], 0.0)
+
+    def _outputs(self, step: int, passes: Sequence[Pass]) -> list[Outputs]:
+        """Returns the outputs of each pass, without gradients; those that do not count are cut."""
         found: list[Outputs] = []
         with torch.no_grad():
-            for index, piece in enumerate(pieces):
+            for index, (piece, counts) in enumerate(passes):
                 self._reseed(step, index + 1)
-                found.append(self._forward(step, pack(piece, self.device.name)))
-            if not pieces:  # nothing of it is this process's, but it needs the outputs' shapes
-                outputs = self._forward(step, pack(ordered[:1], self.device.name))
-                found.append({name: values[:0] for name, values in outputs.items()})
-        joined, start = self._joined(found)
-        loss = self.task.loss(joined, whole)
-        gradients = torch.autograd.grad(loss.sum, list(joined.values()))
-        for index, piece in enumerate(pieces):
-            self._reseed(step, index + 1)
-            outputs = self._forward(step, pack(piece, self.device.name))
-            own = []
-            for name, gradient in zip(joined, gradients, strict=True):
-                own.append(gradient[start[name] : start[name] + len(outputs[name])])
-                start[name] += len(outputs[name])
-            torch.autograd.backward([outputs[name] for name in joined], own)
-        return ([loss.sum.detach()], loss.count) if self.processes.leads else ([], 0.0)
+                outputs = self._forward(step, pack(piece, self.device.name))
+                size = None if counts else 0
+                found.append({name: values[:size] for name, values in outputs.items()})
+        return found
+
+    def _hand_on(self, outputs: Outputs, gradients: dict[str, Tensor]) -> None:
+        """Gives a pass its gradients and takes them off the rest; without any they are zeros."""
+        own = []
+        for name, values in outputs.items():
+            if name not in gradients:
+                own.append(torch.zeros_like(values))
+                continue
+            own.append(gradients[name][: len(values)])
+            gradients[name] = gradients[name][len(values) :]
+        torch.autograd.backward(list(outputs.values()), own)
 
     def _joined(self, found: Sequence[Outputs]) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Returns the outputs of all processes, and where those of this one begin in each."""
@@ -314,6 +385,8 @@ class Loop:
 
         A parameter that got no gradient here gets that of the others.
         """
+        if self.sharding is not None:  # each pass has added up its gradients
+            return [float(number) for number in self.processes.gather_numbers(own).sum(0)]
         learning = [p for p in self.model.parameters() if p.requires_grad]
         told = self.processes.gather_numbers(
             [*own, -self.max_tokens, *(p.grad is not None for p in learning)]
@@ -333,9 +406,9 @@ class Loop:
         Raises NonFiniteLoss, before anything is changed, when the norm is not finite.
         """
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        gradients: list[Tensor] = [p.grad for p in parameters]
+        gradients = [own_rows(p.grad) for p in parameters if p.grad is not None]
         count = count or 1.0  # an update without anything to learn leaves only decay and L1
-        norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+        norm = self._norm(gradients) / count
         if not math.isfinite(norm):
             raise NonFiniteLoss(
                 "training",
@@ -350,8 +423,15 @@ class Loop:
         if self.l1:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if parameter.ndim > 1:  # biases and norms are spared, as by weight decay
-                    gradient.add_(parameter.detach().sign(), alpha=self.l1)
+                    gradient.add_(own_rows(parameter).sign(), alpha=self.l1)
         return norm
+
+    def _norm(self, gradients: Sequence[Tensor]) -> float:
+        """Returns the norm of the whole gradient, of which this process may have some rows."""
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if self.sharding is None:
+            return norm
+        return float(np.linalg.norm(self.processes.gather_numbers([norm])))
 
     def _row_ids(self, row_indices: np.ndarray) -> list[int]:
         return sorted({item.row_id for index in row_indices for item in self.rows[index]})
@@ -359,6 +439,10 @@ class Loop:
 
 def _total(sums: Iterable[Tensor]) -> float:
     return float(sum(part.item() for part in sums))
+
+
+class _NoRoomElsewhere(MemoryError):
+    """Another process has run out of memory."""
 
 
 def _lengths(features: Sequence[Features]) -> list[int]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from tunewright.errors import SettingsError
 from tunewright.models.architecture import backbone_prefix, is_backbone
+from tunewright.training.sharding import own_rows
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|(?:^|\.)w[tp]e\.")
@@ -120,12 +121,12 @@ class MovingAverage:
 
     `decay` is that of a long run; early on it is (1 + t) / (10 + t) if that is less, so that the
     average is not ruled by the first weights. `tensors` are the averages, in the order of the
-    parameters, after `updates` updates.
+    parameters, after `updates` updates; of a parameter in pieces, of this process's rows.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self._live: list[torch.Tensor] = list(parameters)
-        self.tensors = [p.detach().clone() for p in self._live]
+        self._live = [own_rows(p) for p in parameters]
+        self.tensors = [rows.clone() for rows in self._live]
         self.updates, self._decay = 0, decay
 
     @torch.no_grad()
