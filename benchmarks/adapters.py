@@ -1,12 +1,13 @@
-"""What each adapter costs and gives: parameters, peak memory, tokens a second, accuracy.
+"""What each adapter costs and gives: parameters, peak memory, tokens a second, quality.
 
-    TUNEWRIGHT_BENCHMARK_DATA=DATA python -m benchmarks.adapters [method ...]
+    TUNEWRIGHT_BENCHMARK_DATA=DATA python -m benchmarks.adapters [--case BANKING77] [method ...]
 
-BANKING77 with the starter model. The step size of each method is the better of two on 1,000
-validation rows after 60 updates (that of all weights is the one of the quality table); then each
-trains for the same two epochs on the 9,003 other rows and is measured on test. Every run is a
-process of its own, so that peak memory (ru_maxrss) is its own; speed is the median of its updates.
-Results go to `benchmarks/adapters.json`, one run at a time; what stands there is not run again.
+BANKING77 with the starter model, judged by accuracy; DialogSum with SmolLM2-135M-Instruct, judged
+by perplexity and by ROUGE-L of what it writes. The step size of each method is the better of two on
+validation rows after a few updates; then each trains for the same epochs and is measured on test.
+Every run is a process of its own, so that peak memory is its own: the most that the device held
+until the last update. Speed is the median of its updates. Results go to `benchmarks/adapters.json`,
+one run at a time; what stands there is not run again.
 
     python -m benchmarks.adapters memory
 
@@ -20,16 +21,17 @@ is a short look at step sizes: the training loss of the last ten of 30 updates o
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import math
-import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,57 +48,140 @@ RATES: dict[str, tuple[float, ...]] = {
     "prompt": (1e-2, 3e-2),
     "p-tuning": (3e-3, 1e-2),
 }
-SETTINGS = {"batch_size": 64, "max_length": 128, "seed": 1, "track": (), "save_total_limit": 0}
-EPOCHS, CHOOSING_STEPS = 2, 60
+# A decoder of 135 million weights bears smaller steps than the starter, and has no new head.
+WRITING_RATES: dict[str, tuple[float, ...]] = {
+    "full": (1e-4,),
+    "lora": (3e-4, 1e-3),
+    "dora": (3e-4, 1e-3),
+    "adalora": (1e-3, 3e-3),
+    "ia3": (3e-3, 1e-2),
+    "bottleneck": (3e-4, 1e-3),
+    "prefix": (3e-3, 1e-2),
+    "prompt": (3e-3, 1e-2),
+    "p-tuning": (1e-3, 3e-3),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set, what every method is told, and the figures that are kept of test and validation.
+
+    `chosen_by` is the figure of the validation rows that picks the step size.
+    """
+
+    folder: str
+    num_held: int
+    rates: Mapping[str, tuple[float, ...]]
+    settings: Mapping[str, Any]
+    choosing_steps: int
+    chosen_by: str
+    lower_is_better: bool
+    kept: tuple[str, ...]
+
+
+CASES = {
+    "BANKING77": Case(
+        DATA,
+        1000,
+        RATES,
+        {"batch_size": 64, "max_length": 128, "num_train_epochs": 2},
+        60,
+        "accuracy",
+        False,
+        ("accuracy",),
+    ),
+    "DialogSum": Case(
+        "summarization/dialogsum",
+        50,
+        WRITING_RATES,
+        {
+            "task": "text-generation",
+            "model": "smollm2",
+            "prompt": "document",
+            "completion": "summary",
+            "prompt_template": "Summarize this dialogue:\n\n{prompt}",
+            "max_length": 384,
+            "answer_length": 64,
+            "batch_size": 16,
+            "num_train_epochs": 3,
+        },
+        30,
+        "perplexity",
+        True,
+        ("perplexity", "rougeL"),
+    ),
+}
+COMMON = {"seed": 1, "track": (), "save_total_limit": 0, "load_best_model_at_end": False}
 
 
 def main() -> None:
     if sys.argv[1:] == ["memory"]:
         print(memory_table())
         return
-    root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
-    if not root or not Path(root).is_dir():
-        sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the data sets.")
+    from benchmarks.quality.harness import data_root
+
     if sys.argv[1:] == ["rates"]:
-        print(rates_table(Path(root) / DATA))
+        print(rates_table(data_root() / DATA))
         return
     if sys.argv[1:2] == ["--alone"]:
-        print(json.dumps(measure(Path(root) / DATA, *json.loads(sys.argv[2]))))
+        print(json.dumps(measure(data_root(), *json.loads(sys.argv[2]))))
         return
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for method in sys.argv[1:] or RATES:
-        found = {}
-        for rate in RATES[method] if len(RATES[method]) > 1 else ():
-            key = f"{method} {rate:g}"
-            _take(results, key, method, rate, False)
-            found[rate] = results[key]["validation"]
-        best = max(found, key=lambda rate: found[rate]) if found else RATES[method][0]
-        _take(results, method, method, best, True)
-    print(table(results))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("methods", nargs="*", default=list(RATES))
+    parser.add_argument("--case", choices=CASES, default="BANKING77")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    results = json.loads(given.results.read_text()) if given.results.exists() else {}
+    found = results.setdefault(given.case, {})
+    for method in given.methods:
+        rate = _best_rate(given.case, method, found)
+        found.setdefault(method, _alone(given.case, method, rate, True))
+        given.results.write_text(json.dumps(results, indent=2) + "\n")
+        print(method, found[method], flush=True)
+    print(table(CASES[given.case], found))
 
 
-def _take(results: dict[str, Any], key: str, method: str, rate: float, is_final: bool) -> None:
-    if key in results:
-        return
-    given = json.dumps([method, rate, is_final])
+def _best_rate(name: str, method: str, found: Mapping[str, Any]) -> float:
+    """Returns the step size that is best on validation rows after a few updates."""
+    case = CASES[name]
+    rates = case.rates[method]
+    if method in found or len(rates) == 1:
+        return rates[0]
+    tried = {rate: _alone(name, method, rate, False)["validation"] for rate in rates}
+    return (min if case.lower_is_better else max)(tried, key=lambda rate: tried[rate])
+
+
+def _alone(name: str, method: str, rate: float, is_final: bool) -> dict[str, Any]:
+    given = json.dumps([name, method, rate, is_final])
     command = [sys.executable, "-m", __spec__.name, "--alone", given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
-    results[key] = json.loads(done.stdout.splitlines()[-1])
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(key, results[key], flush=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(data: Path, method: str, rate: float, is_final: bool) -> dict[str, Any]:
+def measure(data: Path, name: str, method: str, rate: float, is_final: bool) -> dict[str, Any]:
     """Trains once, in this process; returns the figures of the run."""
     import tunewright as tw  # it must not be loaded in the process that only waits
+    from tunewright.devices import find_device
+    from tunewright.devices.memory import peak_bytes
 
-    rows = _rows(data / "train.jsonl.gz")
+    case = CASES[name]
+    rows = _rows(data / case.folder / "train.jsonl.gz")
     random.Random(0).shuffle(rows)
-    held, train = rows[:1000], rows[1000:]
-    test = _rows(data / "test.jsonl.gz")
+    held, train = rows[: case.num_held], rows[case.num_held :]
+    test = _rows(data / case.folder / "test.jsonl.gz")
+    device = find_device()
     events: list[Any] = []
+    peaks: list[int] = [0]
+
+    def hear(event: Any) -> None:
+        events.append(event)
+        if type(event).__name__ == "Step":
+            peaks.append(peak_bytes(device.kind))
+
     with tempfile.TemporaryDirectory() as folder:
         run = tw.train(
             train,
@@ -104,31 +189,52 @@ def measure(data: Path, method: str, rate: float, is_final: bool) -> dict[str, A
             test=test if is_final else held,
             adapter=None if method == "full" else method,
             learning_rate=rate,
-            num_train_epochs=EPOCHS,
-            max_steps=None if is_final else CHOOSING_STEPS,
+            max_steps=None if is_final else case.choosing_steps,
             num_resamples=1000 if is_final else 0,
-            load_best_model_at_end=False,
             folder=folder,
-            tell=events.append,
-            **SETTINGS,
+            tell=hear,
+            **COMMON,
+            **case.settings,
         )
         steps = [e for e in events if type(e).__name__ == "Step"]
-        accuracy = run.metrics["accuracy"]
+        evaluations = [e for e in events if type(e).__name__ == "Evaluation"]
         files = list(run.folder.model.glob("*model.safetensors"))
-        return {
+        found = {
             "learning_rate": rate,
-            "accuracy": accuracy.value,
-            "low": accuracy.low,
-            "high": accuracy.high,
-            "validation": [e.metrics["accuracy"] for e in events
-                           if type(e).__name__ == "Evaluation"][-1],
+            "validation": evaluations[-1].metrics[case.chosen_by],
             "learning": _num_learning(run),
             "file_bytes": sum(file.stat().st_size for file in files),
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": max(peaks),
             "tokens_per_second": statistics.median(s.num_tokens / s.seconds for s in steps),
-            "device": json.loads((run.path / "run.json").read_text())["device"]["description"],
+            "device": device.description,
+            "precision": device.precision,
             "route": json.loads((run.path / "run.json").read_text())["route"].split(":")[0],
-        }  # fmt: skip
+        }
+        if is_final:
+            metrics = dict(run.metrics)
+            if "rougeL" in case.kept:
+                metrics |= _written(run.path, test)
+            found["metrics"] = {kept: metrics[kept].to_json() for kept in case.kept}
+        return found
+
+
+def _written(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of what a decoder writes for the rows."""
+    from dataclasses import replace
+
+    import tunewright as tw
+    from tunewright.data import read_table
+    from tunewright.models.generation import Generation
+    from tunewright.run.judge import Judge
+
+    predictor = tw.load(folder).predictor
+    predictor = replace(
+        predictor,
+        task=replace(predictor.task, write_answers=True),  # type: ignore[type-var]
+        generation=Generation(max_new_tokens=64),
+    )
+    table = read_table(rows).rows({"prompt": "document", "completion": "summary"})
+    return dict(Judge(1000, num_mistakes=0).judge(predictor, table, "test").metrics)
 
 
 def _num_learning(run: Any) -> int:
@@ -235,11 +341,11 @@ def rates_table(data: Path) -> str:
     return "\n".join(lines)
 
 
-def table(results: dict[str, Any]) -> str:
+def table(case: Case, results: Mapping[str, Any]) -> str:
     """Returns the table of the finished runs, as Markdown."""
     head = ["method", "learning rate", "numbers saved", "MB on disk", "peak memory, MB", "tokens/s",
-            "route", "test accuracy", "95 % interval"]  # fmt: skip
-    lines = [head, ["---", *["---:"] * 5, "---", "---:", "---:"]]
+            "route", *(f"test {name}" for name in case.kept)]  # fmt: skip
+    lines = [head, ["---", *["---:"] * 5, "---", *["---:"] * len(case.kept)]]
     for method in RATES:
         if method not in results:
             continue
@@ -252,10 +358,15 @@ def table(results: dict[str, Any]) -> str:
             f"{found['peak_bytes'] / 1e6:,.0f}",
             f"{found['tokens_per_second']:,.0f}",
             found["route"],
-            f"{100 * found['accuracy']:.2f}",
-            f"{100 * found['low']:.2f} to {100 * found['high']:.2f}",
+            *(_interval(found["metrics"][name], name) for name in case.kept),
         ])  # fmt: skip
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _interval(metric: Mapping[str, float], name: str) -> str:
+    scale = 100 if name == "accuracy" else 1
+    value, low, high = (scale * metric[key] for key in ("value", "low", "high"))
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

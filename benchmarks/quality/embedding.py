@@ -65,11 +65,11 @@ RUNS = ("ours", "peer", "reranker", "peer reranker")
 
 def main() -> None:
     given = arguments(__doc__ or "", tuple(COMPARISONS), RUNS)
-    results = Results(None if given.rows else RESULTS)
+    results = Results(None if given.rows else given.results or RESULTS)
     for name in given.names:
         comparison = COMPARISONS[name](name, data_root(), given.rows, given.seeds)
         results.measure(comparison, given.only)
-    if not given.rows:
+    if not given.rows and not given.results:
         write_page()
     print(table(results.found))
 
@@ -107,20 +107,13 @@ def medquad(
         name,
         MEDQUAD,
         RANKINGS,
-        {
-            "ours": search.ours,
-            "peer": search.peer,
-            "reranker": search.reranker,
-            "peer reranker": search.peer_reranker,
-        },
+        {"ours": search.ours, "peer": search.peer},
         (
             ("ours", "before"),
             ("ours", "words"),
             ("ours", "peer"),
             ("before, hybrid", "before"),
             ("ours, hybrid", "ours"),
-            ("before, reranked", "before"),
-            ("before, reranked", "before, reranked by the peer"),
         ),
         reducer_of_ranking,
         num_rows=len(search.relevant),
@@ -130,9 +123,28 @@ def medquad(
     )
 
 
+def reranked(
+    name: str, root: Path, num_rows: int | None, seeds: Sequence[int], settings: Settings = RERANKER
+) -> Comparison:
+    search = Search(splits_of(root / "retrieval" / "medquad", num_rows), settings)
+    return Comparison(
+        name,
+        settings,
+        RANKINGS,
+        {"reranker": search.reranker, "peer reranker": search.peer_reranker},
+        (("reranked", "before"), ("reranked", "reranked by the peer")),
+        reducer_of_ranking,
+        num_rows=len(search.relevant),
+        before=lambda: {"before": search.before()["before"]},
+        seeds=seeds,
+        notes={"train_queries": RERANKER_ROWS},
+    )
+
+
 COMPARISONS: dict[str, Callable[..., Comparison]] = {
     "STS-B": stsb,
     "MedQuAD": medquad,
+    "MedQuAD, reranked": reranked,
     f"MedQuAD, {SAMPLE_ROWS} rows": partial(medquad, train_rows=SAMPLE_ROWS),
 }
 
@@ -195,6 +207,7 @@ class Search:
     """Queries that look for their answers among those of the test rows."""
 
     splits: Mapping[str, Rows]
+    reranking: Settings = RERANKER
 
     @cached_property
     def relevant(self) -> dict[str, set[str]]:
@@ -244,25 +257,27 @@ class Search:
     def reranker(self, seed: int) -> dict[str, Statistics]:
         task = {"name": "reranking", "objective": "pointwise"}
         columns = {"query": "query", "text": "text", "label": "label"}
-        with run_of_ours(task, RERANKER, {"train": self.labelled_pairs}, seed, columns) as run:
+        with run_of_ours(
+            task, self.reranking, {"train": self.labelled_pairs}, seed, columns
+        ) as run:
             reranker = load_reranker(run.folder.model)
 
             def order(query: str, texts: Sequence[str]) -> list[str]:
                 hits = [Hit(text, 0.0, text, 0, len(text)) for text in texts]
                 return [hit.text for hit in reranker.reranked(query, hits)]
 
-            return {"before, reranked": self.reranked(order)}
+            return {"reranked": self.reranked(order)}
 
     def peer_reranker(self, seed: int) -> dict[str, Statistics]:
         from benchmarks.quality.sentence_transformers_peer import train_cross_encoder
 
-        score = train_cross_encoder(RERANKER, self.labelled_pairs, seed)
+        score = train_cross_encoder(self.reranking, self.labelled_pairs, seed)
 
         def order(query: str, texts: Sequence[str]) -> list[str]:
             places = np.argsort(-np.asarray(score(query, texts)), kind="stable")
             return [texts[place] for place in places]
 
-        return {"before, reranked by the peer": self.reranked(order)}
+        return {"reranked by the peer": self.reranked(order)}
 
     @cached_property
     def labelled_pairs(self) -> Rows:

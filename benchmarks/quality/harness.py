@@ -219,12 +219,14 @@ def run_of_ours(
 ) -> Iterator[Any]:
     """Gives one finished run of ours, whose folder is there for the time of a block.
 
-    No row is set aside, and the last weights are kept: settings were chosen before.
+    No row is set aside, and the last weights are kept: settings were chosen before. Several tasks
+    in one have their lengths in their parts.
     """
+    length = {} if "parts" in task else {"max_length": settings.max_length}
     with tempfile.TemporaryDirectory(prefix="tunewright-quality-") as output:
         config = compose(
             {
-                "task": {**task, "max_length": settings.max_length},
+                "task": {**task, **length},
                 "model": {"name": model},
                 "data": {"columns": dict(columns or {}), "split": {"validation": 0, "test": 0}},
                 "training": {
@@ -269,6 +271,7 @@ def parser_of(
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", default=[], choices=runs, help="runs to make")
     parser.add_argument("--rows", type=int, help="of each split; nothing is written")
+    parser.add_argument("--results", type=Path, help="the file of results, if not the page's")
     return parser
 
 

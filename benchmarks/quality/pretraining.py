@@ -28,6 +28,7 @@ from benchmarks.quality.harness import (
     run_of_ours,
     table,
 )
+from tunewright.models.folder import find_model
 from tunewright.run.finished import FinishedRun
 from tunewright.tasks import find_task
 
@@ -64,7 +65,7 @@ CASES = (
         "test",
         "accuracy",
         {"name": "text-classification"},
-        Settings(6, 3e-4, max_length=64),
+        Settings(4, 3e-4, max_length=64),
     ),
     Case(
         "CLUENER2020",
@@ -72,7 +73,7 @@ CASES = (
         "validation",
         "f1",
         {"name": "token-classification"},
-        Settings(8, 5e-4, max_length=128),
+        Settings(6, 5e-4, max_length=128),
     ),
     Case(
         "CMRC2018",
@@ -80,7 +81,7 @@ CASES = (
         "validation",
         "f1",
         {"name": "question-answering", "max_answer_length": 50},
-        Settings(3, 3e-4, max_length=384),
+        Settings(2, 3e-4, max_length=384),
     ),
 )
 
@@ -88,11 +89,12 @@ CASES = (
 def main() -> None:
     sides = ("pretrained", "random")
     parser = parser_of(__doc__ or "", [case.name for case in CASES], sides)
-    parser.add_argument("--model", required=True, help="a finished run of tunewright pretrain")
+    parser.add_argument("--model", required=True, help="a run of tunewright pretrain, or its model")
+    parser.add_argument("--start", help="the model it began from; off: what the run says")
     given = parser.parse_args()
-    run = FinishedRun(given.model)
-    models = dict(zip(sides, (str(run.folder.model), run.config.model.name), strict=True))
-    results = Results(None if given.rows else RESULTS)
+    start = given.start or FinishedRun(given.model).config.model.name
+    models = dict(zip(sides, (str(find_model(given.model)), start), strict=True))
+    results = Results(None if given.rows else given.results or RESULTS)
     for case in CASES:
         if any(case.name.startswith(word) for word in given.names):
             splits = splits_of(case, data_root() / case.folder, given.rows)

@@ -54,6 +54,14 @@ def stsb(root: Path) -> Splits:
     }
 
 
+def banking77(root: Path) -> Splits:
+    """Questions to a bank, of 77 intents."""
+    return {
+        split: _read(root / "classification/banking77" / f"{split}.jsonl.gz")
+        for split in ("train", "test")
+    }
+
+
 def medquad_choices(root: Path) -> Splits:
     """Questions with their answer and the three others of the split that are nearest to them.
 

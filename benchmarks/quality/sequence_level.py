@@ -62,7 +62,7 @@ CASES = (
 
 def main() -> None:
     given = arguments(__doc__ or "", [case.name for case in CASES], ("ours", "peer"))
-    results = Results(None if given.rows else RESULTS)
+    results = Results(None if given.rows else given.results or RESULTS)
     for case in CASES:
         if case.name in given.names:
             splits = {name: rows[: given.rows] for name, rows in case.read(data_root()).items()}

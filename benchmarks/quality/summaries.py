@@ -27,6 +27,7 @@ from typing import Any
 
 from tunewright import load
 from tunewright.data import bbc_news, read_table
+from tunewright.devices import find_device
 from tunewright.metrics import bootstrap
 from tunewright.metrics.summaries import ROUGE_METRICS
 from tunewright.models.generation import Generation
@@ -225,7 +226,13 @@ def run_case(case: Case) -> dict[str, Any]:
     """Measures a case from beginning to end."""
     rows = read_case(case)
     base = load(MODEL)
-    found: dict[str, Any] = {"case": asdict(case), "rows": {k: len(v) for k, v in rows.items()}}
+    device = find_device()
+    found: dict[str, Any] = {
+        "case": asdict(case),
+        "rows": {k: len(v) for k, v in rows.items()},
+        "device": device.description,
+        "precision": device.precision,
+    }
     tried = {}
     for prompt in case.prompts:
         result = measured(prepared(case, base, prompt), rows["validation"])
@@ -262,8 +269,9 @@ def main() -> None:
     parser.add_argument("--train", type=int)
     parser.add_argument("--test", type=int)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(given.results.read_text()) if given.results.exists() else {}
     for name in given.cases:
         case = CASES[name]
         case = replace(
@@ -273,7 +281,7 @@ def main() -> None:
             num_train_epochs=given.epochs or case.num_train_epochs,
         )
         results[name] = run_case(case)
-        RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        given.results.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Translators from nothing: our Transformer and a tokenizer of its own, on the pairs alone.
+"""Translators and titles from nothing: our Transformer and a tokenizer of its own, on pairs alone.
 
     python -m benchmarks.quality.translation [CASE ...]
 
@@ -10,9 +10,9 @@ every case.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.harness import data_root
+from tunewright.devices import find_device
 from tunewright.run.config import compose
 from tunewright.run.train import Notice, train
 from tunewright.training.events import Evaluation, Step
@@ -80,18 +82,40 @@ CASES = (
         },
         {"num_beams": 5, "max_new_tokens": 80},
     ),
+    # 900 abstracts are all there are.
+    Case(
+        "CSL titles",
+        "summarization/csl_zh",
+        {"name": "new:2x256", "new": {"vocab_size": 6000, "intermediate_size": 512}},
+        {"name": "summarization", "label_smoothing": 0.1},
+        {
+            "num_train_epochs": 60,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 200,
+            "adam_beta2": 0.98,
+            "dropout": 0.2,
+            "ema_decay": 0.99,
+            "eval_steps": 290,
+        },
+        {"num_beams": 4, "max_new_tokens": 40},
+    ),
 )
 
 
 def main() -> None:
-    root = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA")
-    if not root or not Path(root).is_dir():
-        sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=[case.name for case in CASES])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    results = json.loads(given.results.read_text()) if given.results.exists() else {}
     for case in CASES:
-        if not sys.argv[1:] or any(case.name.startswith(word) for word in sys.argv[1:]):
-            results[case.name] = measure(case, Path(root) / case.folder)
-            RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        if any(case.name.startswith(word) for word in given.names):
+            results[case.name] = measure(case, data_root() / case.folder)
+            given.results.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
             print(json.dumps(results[case.name], indent=2, ensure_ascii=False))
 
 
@@ -113,7 +137,10 @@ def measure(case: Case, data: Path) -> dict[str, Any]:
     run = train(sources, config, tell=_tell)
     result = run.result
     assert result is not None
+    device = find_device()
     return {
+        "device": device.description,
+        "precision": device.precision,
         "settings": {k: v for k, v in asdict(case).items() if k not in ("name", "folder")},
         "seconds": round(time.perf_counter() - wall),
         "core_seconds": round(time.process_time() - cores),

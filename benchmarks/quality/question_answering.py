@@ -1,0 +1,123 @@
+"""Answers in texts, ours and the peer's: `python -m benchmarks.quality.question_answering`.
+
+Names of cases may follow, such as `CMRC2018`; `--only ours` makes one side's runs, `--rows 300`
+takes the first rows of every split, to try it out. CMRC2018 begins from a Chinese model: `--model`
+names it. Each seed of ours runs beside the same seed of `transformers.Trainer`, alternating.
+Results go to `benchmarks/quality/question_answering.json`, and tables are printed.
+
+Both sides read windows of 384 tokens that share 128, learn where the answer begins and ends or that
+a window has none, and answer with the likeliest stretch of at most 30 tokens (CMRC2018: 50). The
+answers of both are measured by the same task. No row is set aside, so that neither side fits a
+threshold for "no answer": it is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.harness import (
+    Comparison,
+    Results,
+    Rows,
+    Settings,
+    Statistics,
+    data_root,
+    parser_of,
+    read_rows,
+    run_of_ours,
+    table,
+)
+from tunewright.models.folder import find_model
+from tunewright.tasks import find_task
+
+RESULTS = Path(__file__).with_suffix(".json")
+TASK = "question-answering"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files of training and test questions, and what both sides are told."""
+
+    name: str
+    train: tuple[str, ...]
+    test: str
+    settings: Settings
+    task: Mapping[str, Any] = field(default_factory=dict)
+    is_chinese: bool = False
+
+
+CASES = (
+    Case(
+        "SQuAD v1",
+        ("squad_v1/train", "squadshifts_new_wiki/train", "squadshifts_new_wiki/test"),
+        "squad_v1/validation",
+        Settings(2, 2e-4, max_length=384),
+    ),
+    Case("SQuAD v2 half", ("squad_v2_half/train",), "squad_v2_half/test",
+         Settings(3, 2e-4, max_length=384)),
+    Case("CMRC2018", ("cmrc2018/train",), "cmrc2018/validation", Settings(2, 3e-4, max_length=384),
+         {"max_answer_length": 50}, is_chinese=True),
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = parser_of(__doc__ or "", [case.name for case in CASES], ("ours", "peer"))
+    parser.add_argument("--model", help="the folder of a Chinese model")
+    given = parser.parse_args()
+    results = Results(None if given.rows else given.results or RESULTS)
+    for case in CASES:
+        if case.name not in given.names or (case.is_chinese and not given.model):
+            continue
+        model = str(find_model(given.model if case.is_chinese else "starter"))
+        splits = splits_of(case, data_root() / "qa", given.rows)
+        results.measure(compared(case, splits, model, given.seeds), given.only)
+    print(table(results.found))
+
+
+def splits_of(case: Case, folder: Path, num_rows: int | None) -> dict[str, Rows]:
+    train = [row for name in case.train for row in read_rows(folder / f"{name}.jsonl.gz")]
+    return {
+        "train": train[:num_rows],
+        "test": read_rows(folder / f"{case.test}.jsonl.gz")[:num_rows],
+    }
+
+
+def compared(
+    case: Case, splits: Mapping[str, Rows], model: str, seeds: Sequence[int]
+) -> Comparison:
+    return Comparison(
+        case.name,
+        case.settings,
+        ("f1", "exact_match"),
+        {
+            "ours": lambda seed: {"ours": ours(case, splits, model, seed)},
+            "peer": lambda seed: {"peer": theirs(case, splits, model, seed)},
+        },
+        (("ours", "peer"),),
+        find_task(TASK)().prepare,
+        num_rows=len(splits["test"]),
+        seeds=seeds,
+    )
+
+
+def ours(case: Case, splits: Mapping[str, Rows], model: str, seed: int) -> Statistics:
+    """Returns the statistics of the test rows after one run of ours."""
+    task = {"name": TASK, **case.task}
+    with run_of_ours(task, case.settings, splits, seed, model=model) as run:
+        assert run.result is not None
+        return run.result.statistics
+
+
+def theirs(case: Case, splits: Mapping[str, Rows], model: str, seed: int) -> Statistics:
+    """Returns the same of one run of `transformers.Trainer`, its answers measured by our task."""
+    from benchmarks.quality.question_peer import run
+
+    longest = case.task.get("max_answer_length", 30)
+    return run(splits, case.settings, model, seed, longest)
+
+
+if __name__ == "__main__":
+    main()
