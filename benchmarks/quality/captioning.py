@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "task": {"name": "image-captioning", "label_smoothing": 0.1, "augmentation": 1.0},
     "model": {"name": "new:2x256", "new": {"vocab_size": 600, "image_size": 64, "patch_size": 8}},
     "training": {
-        "num_train_epochs": 160,
+        "num_train_epochs": 120,
         "batch_size": 64,
         "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",

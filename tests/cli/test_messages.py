@@ -46,6 +46,22 @@ def test_a_missing_column_is_named_with_the_nearest(command, reviews, tiny):
     )
 
 
+def test_a_broken_picture_is_named_with_its_row_and_its_path(command, tmp_path):
+    broken = tmp_path / "half.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    file = written(tmp_path, "image,caption\nhalf.png,a dog\nhalf.png,a cat\n")
+    words = ("--task", "image-captioning", "--model", "new:1x64", "vocab_size=300")
+    ended = command("train", file, *words, *QUICK)
+
+    assert ended.status == 2
+    said = last_line(ended)
+    assert said.replace("line 3", "line 2") == (
+        f"tunewright: {file}, line 2, {broken}: its image is no picture that is known here. "
+        "Pictures are BMP, GIF, JPEG, PNG, TIFF or WEBP files. Convert it, or remove the row."
+    )
+    assert not list(Path("runs").glob("*"))
+
+
 def test_an_unknown_setting_is_named_with_the_nearest(command, reviews, tiny):
     ended = train(command, reviews, tiny, "learning_rat=1")
 

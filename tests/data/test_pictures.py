@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import os
 import struct
 import zlib
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tunewright.data.pictures import (
     MAX_BYTES,
+    content_digest,
     is_picture,
     picture_from_base64,
     picture_of,
@@ -183,6 +185,14 @@ def test_a_name_that_no_system_takes_is_a_missing_file():
             picture_of(name, ROW)
 
 
+def test_what_is_no_plain_file_is_a_missing_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "/dev/zero"):
+        with pytest.raises(DataError, match="there is no picture"):
+            picture_of(name, ROW, tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"%PDF-1.4 ...", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_what_is_not_one_of_the_formats_is_refused(content):
     with pytest.raises(DataError, match=r"Pictures are BMP, GIF, JPEG, PNG, TIFF or WEBP files"):
@@ -256,6 +266,12 @@ def test_a_file_that_changes_after_it_was_checked_is_noticed(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="it cannot be read"):
         picture.image()
+
+
+def test_a_picture_is_hashed_without_being_decoded(tmp_path):
+    content = saved(two_colours())
+    assert content_digest(content, ROW) == picture_of(content, ROW).digest
+    assert len(content_digest(content[:30], ROW)) == 32
 
 
 def test_decimal_numbers_are_refused():

@@ -188,6 +188,24 @@ def test_numbered_files_of_a_split_are_one_table(folder):
     assert read.place(3) == ("train-00001-of-00002.parquet", 2)
 
 
+def test_a_folder_of_pictures_is_read_by_the_table_that_names_them(folder):
+    row = '{"file_name": "a.png", "text": "a dog"}\n'
+    for place in ("pets", "split/train", "split/valid"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "metadata.jsonl").write_text(row)
+        (folder / place / "a.png").write_bytes(b"")
+    splits = read_splits(str(folder / "pets"))
+    assert list(splits) == ["train"]
+    assert splits["train"].place(0) == (str(folder / "pets" / "metadata.jsonl"), 1)
+    assert sorted(read_splits(str(folder / "split"))) == ["train", "validation"]
+
+
+def test_a_table_called_metadata_beside_splits_is_not_read(folder):
+    (folder / "metadata.csv").write_text("a\n1\n")
+    (folder / "train.csv").write_text("text,label\na,b\n")
+    assert read_splits(str(folder))["train"].column_names == ["text", "label"]
+
+
 def test_two_files_for_one_split_are_refused(folder):
     Path("dev.csv").write_text(CSV)
     Path("val.csv").write_text(CSV)

@@ -147,7 +147,7 @@ def test_it_learns_and_its_folder_answers_as_it_does(name, adapter, source, tmp_
 @pytest.mark.parametrize("name", WITHOUT_PROMPTS)
 @pytest.mark.parametrize("adapter", sorted(PROMPTS))
 def test_prompts_that_peft_has_not_are_refused(name, adapter, source):
-    with pytest.raises(SettingsError, match=f"adapter {adapter}: peft has none for a [ms]"):
+    with pytest.raises(SettingsError, match=f"adapter {adapter}: peft has none for a [cms]"):
         adapted(name, adapter, source(name))
 
 

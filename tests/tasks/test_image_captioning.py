@@ -8,6 +8,8 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +26,7 @@ from tunewright.models.generation import Generation
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import compose
+from tunewright.run.export import export
 from tunewright.run.loaded import load
 from tunewright.run.record import ABOUT
 from tunewright.run.resume import resume
@@ -107,6 +110,15 @@ def png(image):
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def test_the_audit_finds_the_same_picture_under_two_names(task, tmp_path):
+    for name, number in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / f"{name}.png").write_bytes(picture(number))
+    rows = rows_of([{"image": str(tmp_path / f"{name}.png")} for name in "abc"])
+    found = [row.values["image"] for row in task.audited(rows)]
+    assert found[0] == found[1] != found[2]
+    assert [row.values["image"] for row in task.audited(rows)[1:]] == found[1:]
 
 
 # Augmentation ------------------------------------------------------------------------------------
@@ -250,6 +262,28 @@ def test_a_model_of_the_library_learns_and_is_loaded_again(published, tmp_path):
     assert json.loads((finished.path / ABOUT).read_text())["route"].startswith("padded")
 
 
+def test_an_adapter_is_merged_into_a_captioner(tiny_folder, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(tiny_folder("tunewright-captioner"), start)
+    config = compose(
+        {
+            "task": {"name": "image-captioning"},
+            "model": {"name": str(start)},
+            "adapter": {"name": "lora"},
+            "training": {"max_steps": 2, "batch_size": 4, "precision": "fp32", "track": []},
+            "data": {"split": {"validation": 0, "test": 0}},
+            "output": {"folder": str(tmp_path)},
+        }
+    )
+    rows = [{"image": picture(number), "caption": "the film"} for number in range(8)]
+    finished = train({"train": rows}, config)
+    parity = export(finished.path, tmp_path / "merged")
+    assert parity.largest_difference <= parity.tolerance
+    pictures = [picture(number) for number in range(3)]
+    answers = [load(place).predict(pictures) for place in (finished.path, tmp_path / "merged")]
+    assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
+
+
 # End to end --------------------------------------------------------------------------------------
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 160, 40), "blue": (30, 60, 220)}
@@ -329,6 +363,24 @@ def test_it_answers_paths_bytes_and_pictures_alike(finished, data):
     assert answers[0].to_json().keys() == {
         "generated_text", "score", "finish_reason", "num_tokens",
     }  # fmt: skip
+
+
+def test_predictions_name_their_pictures(finished):
+    lines = (finished.folder.evaluation / "predictions.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["image"].startswith("images/") for line in lines)
+
+
+def test_lines_of_paths_are_answered_and_bytes_are_not_written_out(finished, data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    model = load(finished.folder.model)
+    ((row, cells),) = model.rows_of(io.BytesIO(b"images/0.png\n"))
+    assert cells == {"text": "images/0.png"}
+    (answer,) = model.stream([row])
+    table = pa.table({"image": [(data.parent / "images" / "0.png").read_bytes()]})
+    pq.write_table(table, data.parent / "bytes.parquet")
+    ((row, cells),) = model.rows_of(str(data.parent / "bytes.parquet"))
+    assert cells == {"image": f"{len(row.values['image']):,} bytes"}
+    assert [other.text for other in model.stream([row])] == [answer.text]
 
 
 def test_its_folder_writes_the_same_in_stock_transformers(finished, data):

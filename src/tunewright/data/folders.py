@@ -5,6 +5,8 @@ bbc/business/001.txt, bbc/tech/001.txt          one text per file, the folder is
 notes/monday.txt, notes/tuesday.txt             the same, of one label
 imdb/train/pos/0.txt, imdb/test/neg/0.txt       both
 saved/dataset_info.json, saved/state.json       what `datasets` saved to disk
+pets/metadata.jsonl, pets/dog.png               pictures beside the table that names them
+pets/train/metadata.csv, pets/test/metadata.csv the same in splits
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ SPLIT_NAMES = {
 _SHARD = re.compile(r"^(?P<name>.+)-\d+-of-\d+$")
 # `en_ewt-ud-train.conllu`, as Universal Dependencies name a treebank's files.
 _TREEBANK = re.compile(r"^.+-ud-(?P<name>[a-z]+)$")
+# As the Hub calls the table of a folder of pictures.
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 NEEDED = (
     "A folder has to hold files named by split (such as train.csv and test.csv), or one folder "
     "of .txt files per class."
@@ -91,6 +95,26 @@ def split_entries(folder: Path) -> dict[str, list[Path]]:
     if not found and (folder / "data").is_dir():
         return split_entries(folder / "data")
     return found
+
+
+def metadata_entries(folder: Path) -> dict[str, list[Path]]:
+    """Returns the table that names the pictures beside it, of each split, by the split's name.
+
+    A folder that holds something else that can be read has none.
+    """
+    entries = visible(folder)
+    named = {entry: SPLIT_NAMES.get(_split_word(entry)) for entry in entries}
+    if any(split and is_data_file(entry) for entry, split in named.items()):
+        return {}
+    places = {"train": folder} | {
+        split: entry for entry, split in named.items() if split and entry.is_dir()
+    }
+    return {
+        split: tables[:1]
+        for split, place in places.items()
+        if (tables := [table for name in METADATA if (table := place / name).is_file()])
+        and not class_folders(place)
+    }
 
 
 def _stem(entry: Path) -> str:

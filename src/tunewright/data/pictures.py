@@ -102,6 +102,14 @@ def picture_of(
     return Picture(kept, where, hashlib.sha256(content).digest(), image.size, remarks)
 
 
+def content_digest(value: Any, where: str, beside: Path | None = None) -> bytes:
+    """Returns the SHA-256 of the bytes of a picture, which is not decoded.
+
+    Raises DataError where there is none.
+    """
+    return hashlib.sha256(_bytes_of(_source(value, where, beside), where)).digest()
+
+
 def picture_from_base64(text: str, where: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Returns the picture that a base64 text holds, with or without `data:image/...;base64,`.
 
@@ -229,7 +237,7 @@ def _plain(image: Image.Image, where: str, max_pixels: int) -> tuple[Image.Image
     width, height = image.size
     if width * height > max_pixels:
         raise _too_large(where, f"its picture has {width:,} x {height:,} pixels", max_pixels)
-    remarks = ["animated"] if getattr(image, "n_frames", 1) > 1 and image.format != "MPO" else []
+    remarks = ["animated"] if getattr(image, "is_animated", False) and image.format != "MPO" else []
     image.load()
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)

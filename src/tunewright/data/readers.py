@@ -21,6 +21,7 @@ from tunewright.data.folders import (
     NEEDED,
     class_folders,
     is_saved_dataset,
+    metadata_entries,
     read_class_folders,
     saved_files,
     split_entries,
@@ -92,7 +93,9 @@ def split_paths(source: object) -> dict[str, list[Path]]:
     path = Path(os.fsdecode(source))
     with os_errors_named(str(path)):
         if path.is_dir():
-            return saved_files(path) if is_saved_dataset(path) else split_entries(path)
+            if is_saved_dataset(path):
+                return saved_files(path)
+            return metadata_entries(path) or split_entries(path)
         return {"train": [path]} if path.is_file() else {}
 
 
@@ -135,7 +138,7 @@ def _splits_at(name: str, settings: ReadSettings) -> dict[str, Table]:
 def _folder_splits(folder: Path, settings: ReadSettings) -> dict[str, Table]:
     if is_saved_dataset(folder):
         return read_saved(folder)
-    if entries := split_entries(folder):
+    if entries := metadata_entries(folder) or split_entries(folder):
         return {split: _entry_table(paths, settings) for split, paths in entries.items()}
     if class_folders(folder):
         return {"train": read_class_folders(folder, settings.encoding, settings.max_text_bytes)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from tunewright.errors import ParityRefused, SettingsError
 from tunewright.models.adapters import adapters_of
+from tunewright.models.architecture import text_part
 from tunewright.models.folder import save_model
 from tunewright.run.loaded import READING, load
 from tunewright.run.parity import Parity, compare_outputs, stock_outputs, task_outputs
@@ -68,14 +69,17 @@ def _text(file: Path) -> str:
 def _probe(task: Task, model: Any) -> list[Features]:
     """Returns random sequences, each with a mask token where the model knows one."""
     rng = np.random.Generator(np.random.Philox(0))
-    limit = getattr(model.config, "max_position_embeddings", None) or max(PROBE_LENGTHS)
+    config = text_part(model.config)
+    limit = getattr(config, "max_position_embeddings", None) or max(PROBE_LENGTHS)
     features = []
     for number, length in enumerate(PROBE_LENGTHS):
-        ids_N = rng.integers(0, model.config.vocab_size, min(length, limit - 4))
-        ids_N[ids_N == model.config.pad_token_id] += 1  # it would move positions
+        ids_N = rng.integers(0, config.vocab_size, min(length, limit - 4))
+        ids_N[ids_N == config.pad_token_id] += 1  # it would move positions
         mask_id = getattr(model.config, "mask_token_id", None)
         if mask_id is not None:
             ids_N[1] = mask_id
-        streams = dict.fromkeys(task.streams, TokenStream(ids_N))
-        features.append(Features(number, streams, {}))
+        tokens = [name for name in task.streams if name not in task.picture_roles]
+        streams = dict.fromkeys(tokens, TokenStream(ids_N))
+        pictures = {name: task.probe_picture(rng) for name in task.picture_roles}
+        features.append(Features(number, streams, {}, pictures=pictures))
     return features

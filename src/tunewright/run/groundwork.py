@@ -165,7 +165,7 @@ class Groundwork:
             if "validation" in splits:
                 encoded["validation"] = EncodedOnce(splits["validation"], encoder.row)
         found = audit(
-            looked_at,
+            {name: self.task.audited(rows) for name, rows in looked_at.items()},
             (*self.task.text_roles, *self.task.picture_roles),
             self.task.label_role,
             ledgers,

@@ -377,9 +377,11 @@ def _drawn(metric: OwnMetric, true: Sequence[Any], predicted: Sequence[Any]) -> 
 
 
 def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
-    true, answered = predictor.task.compared(answer, row)
+    task = predictor.task
+    true, answered = task.compared(answer, row)
     logits = {"logits": list(answer.logits)} if hasattr(answer, "logits") else {}
-    texts = {role: row.values[role] for role in predictor.task.text_roles if role in row.values}
+    texts = {role: row.values[role] for role in task.text_roles if role in row.values}
+    texts |= {role: task.shown(row) for role in task.picture_roles}
     place = {"row": row.id, "source": row.source, "line": row.line}
     line = {**place, **texts, "true": true, "answered": answered}
     return json.dumps(line | answer.to_json() | logits, ensure_ascii=False, default=str) + "\n"

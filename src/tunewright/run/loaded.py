@@ -85,7 +85,7 @@ class TrainedModel:
                     say(sentence)
             for row in table.rows(choice.mapping):
                 named = {name: row.values[role] for role, name in choice.mapping.items()}
-                cells = {**named, **row.extras}
+                cells = {name: _printable(value) for name, value in {**named, **row.extras}.items()}
                 yield row, {name: cells[name] for name in table.column_names}
 
     def evaluate(
@@ -126,6 +126,9 @@ class TrainedModel:
         remembered = {
             role: name for role, name in self.columns.items() if name in table.column_names
         }
+        pictures = self.predictor.task.picture_roles
+        if pictures and table.column_names == ["text"]:  # lines, each of which is a path
+            remembered = {pictures[0]: "text"}
         return resolve_columns(
             self.predictor.task.roles,
             table.column_names,
@@ -133,6 +136,13 @@ class TrainedModel:
             training=training,
             source=table.name,
         )
+
+
+def _printable(value: Any) -> Any:
+    """Returns a cell as it stands beside its answer: of bytes only how many there are."""
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else value
 
 
 def _is_text(item: Any) -> bool:

@@ -16,7 +16,7 @@ from tunewright.data.wording import counted
 from tunewright.devices import Device, measure_roof
 from tunewright.devices.memory import free_bytes
 from tunewright.devices.processes import join_processes
-from tunewright.errors import ParityRefused
+from tunewright.errors import ParityRefused, TunewrightError
 from tunewright.models.folder import put_generation, save_model
 from tunewright.models.new_model import is_new
 from tunewright.prediction.predictor import Predictor
@@ -102,11 +102,20 @@ def train(
             return FinishedRun(earlier)
         return resume(earlier, sources, None, own_metrics, tell)
     check_is_no_run(sources["train"])
-    if is_new(config.model.name):
-        made = join_processes().led(lambda: begin_from_nothing(sources, config, tell))
-        model = config.model.model_copy(update={"name": made})
-        config = config.model_copy(update={"model": model})
-    return Training(Groundwork(sources, config, own_metrics, tell), tell).run()
+    if not is_new(config.model.name):
+        return Training(Groundwork(sources, config, own_metrics, tell), tell).run()
+    made = join_processes().led(lambda: begin_from_nothing(sources, config, tell))
+    model = config.model.model_copy(update={"name": made})
+    config = config.model_copy(update={"model": model})
+    training = None
+    try:
+        training = Training(Groundwork(sources, config, own_metrics, tell), tell)
+        return training.run()
+    except TunewrightError:
+        begun = training is not None and hasattr(training, "folder")
+        if not begun and join_processes().leads:
+            shutil.rmtree(Path(made).parent, ignore_errors=True)
+        raise
 
 
 class Training:

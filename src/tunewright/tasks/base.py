@@ -35,7 +35,7 @@ from tunewright.models.generation import Generation
 from tunewright.models.heads import choose_route
 from tunewright.models.loading import load_stock
 from tunewright.models.new_tokenizer import TokenizerStyle
-from tunewright.types import Answer, Features, LabelValue, Role, Row
+from tunewright.types import Answer, Features, LabelValue, PictureStream, Role, Row, Rows
 
 Outputs = Mapping[str, Tensor]
 Statistics = Mapping[str, np.ndarray]
@@ -110,6 +110,10 @@ class Task(ABC):
     def remarks(self, split: str, rows: Iterable[Sequence[Features]]) -> Sequence[str]:
         """Returns sentences on what was done to the rows of a split, but for cutting texts."""
         return ()
+
+    def audited(self, rows: Rows) -> Rows:
+        """Returns rows in which the audit finds repeats: by default they themselves."""
+        return rows
 
     def unseen_label(self, row: Row) -> LabelValue | None:
         """Returns a label of a row that `learn` has not seen, or None.
@@ -267,6 +271,10 @@ class Task(ABC):
         """Returns a row's text as a list of mistakes shows it."""
         texts = (row.values.get(role) for role in self.text_roles)
         return "\n".join(text for text in texts if isinstance(text, str))
+
+    def probe_picture(self, rng: np.random.Generator) -> PictureStream:
+        """Returns a random picture, for checks of a model without rows."""
+        raise NotImplementedError
 
     def thumbnail(self, row: Row) -> bytes | None:
         """Returns a row's picture for the report, a small JPEG; None where rows have none."""

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from tunewright.data.pictures import MAX_PIXELS
+from tunewright.data.pictures import MAX_PIXELS, picture_of
 from tunewright.errors import SettingsError
 from tunewright.figures import Bars, Figure
 from tunewright.metrics import MetricSpec
@@ -34,9 +35,9 @@ from tunewright.models.batch import Batch, PackedPictures, PackedStream
 from tunewright.models.picture_form import PREPROCESSOR, Change, PictureForm, read_picture_form
 from tunewright.tasks import CAPTION_ROLES
 from tunewright.tasks.base import Statistics
-from tunewright.tasks.pictures import PictureInput, remarks_on, row_picture
+from tunewright.tasks.pictures import PictureInput, PicturesByContent, remarks_on, row_picture
 from tunewright.tasks.writer import Writer
-from tunewright.types import Features, Generated, Role, Row
+from tunewright.types import Features, Generated, Role, Row, Rows
 
 CONSTANT = "constant_"
 CAPTION_METRICS = (
@@ -124,6 +125,10 @@ class ImageCaptioning(Writer):
     def remarks(self, split: str, rows: Iterable[Sequence[Features]]) -> Sequence[str]:
         return remarks_on(rows, split)
 
+    def audited(self, rows: Rows) -> Rows:
+        """Returns rows whose pictures are the same where their files are, whatever their names."""
+        return PicturesByContent(rows, "image")
+
     def shown(self, row: Row) -> str:
         value = row.values["image"]
         if isinstance(value, Mapping):
@@ -168,6 +173,10 @@ class ImageCaptioning(Writer):
         )
         pictures = PackedPictures(pixels_BCHW, self.form.num_patches)
         return Batch({"target": target}, {}, (0, 1, 2, 3), pictures={"image": pictures})
+
+    def probe_picture(self, rng: np.random.Generator) -> PictureInput:
+        levels = rng.integers(0, 256, (self.form.height, self.form.width, 3), dtype=np.uint8)
+        return PictureInput(picture_of(Image.fromarray(levels), "probe"), self.form)
 
     def extra_files(self, model: Any) -> Mapping[str, str | bytes]:
         return {PREPROCESSOR: self.form.to_json_text()}

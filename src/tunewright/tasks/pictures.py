@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tunewright.data.pictures import REMARKS, Picture, picture_of
+from tunewright.data.pictures import REMARKS, Picture, content_digest, picture_of
 from tunewright.data.wording import counted
 from tunewright.models.picture_form import Change, PictureForm
-from tunewright.types import Features, Row
+from tunewright.types import Features, Row, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,38 @@ def row_picture(row: Row, role: str, max_pixels: int) -> Picture:
 
     Raises DataError, naming the row, where there is none that can be read.
     """
-    value: Any = row.values.get(role)
-    beside = Path(row.source).parent if row.line else None
-    return picture_of(value, row.where, beside, max_pixels)
+    return picture_of(row.values.get(role), row.where, _beside(row), max_pixels)
+
+
+def _beside(row: Row) -> Path | None:
+    return Path(row.source).parent if row.line else None
+
+
+@dataclass(frozen=True)
+class PicturesByContent(Sequence[Row]):
+    """Rows in which the SHA-256 of its picture stands for each picture."""
+
+    rows: Rows
+    role: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> PicturesByContent: ...
+    def __getitem__(self, index: int | slice) -> Row | PicturesByContent:
+        if isinstance(index, slice):
+            return replace(self, rows=self.rows[index])
+        return self._named(self.rows[index])
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._named, self.rows)
+
+    def _named(self, row: Row) -> Row:
+        digest = content_digest(row.values.get(self.role), row.where, _beside(row))
+        return replace(row, values={**row.values, self.role: digest.hex()})
 
 
 def remarks_on(rows: Iterable[Sequence[Features]], name: str) -> list[str]:
