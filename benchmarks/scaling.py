@@ -1,0 +1,132 @@
+"""How the speed of training changes with the length of texts, the size of updates and of models.
+
+    python -m benchmarks.scaling [--seconds 3]
+
+Random tokens, since only their number matters here; ours alone. One thing changes at a time from a
+middle: MiniLM's sizes, 32 rows of 128 tokens. Each point has a process of its own, whose memory is
+told, too. What more data costs is in `benchmarks/large_data.py`. Results go to
+`benchmarks/scaling.json`; `python -m benchmarks.speed_page` draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+from tunewright.devices import find_device, measure_roof, settle_allocator
+from tunewright.models.dropout import replace_dropout
+from tunewright.models.embedding import keep_row_gradients
+from tunewright.models.flop import FlopCount
+from tunewright.models.tokenizers import load_tokenizer
+from tunewright.tasks.text_classification import TextClassification
+from tunewright.training.loop import Loop
+from tunewright.training.optimizer import build_optimizer
+from tunewright.training.schedule import Schedule
+from tunewright.types import Features, Row, TokenStream
+
+RESULTS = Path(__file__).with_suffix(".json")
+VOCABULARY, LONGEST = 30_522, 2048
+MIDDLE = {"length": 128, "rows": 32, "width": 384}
+CHANGES = {
+    "length": (32, 64, 128, 256, 512, 1024, 2048),
+    "rows": (1, 2, 4, 8, 16, 32, 64, 128),
+    "width": (128, 256, 384, 512, 768, 1024),
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--seconds", type=float, default=3.0, help="of each point")
+    options.add_argument("--point", help="one point as JSON: what a process of its own is asked")
+    options.add_argument("--only", nargs="*", choices=list(CHANGES), default=list(CHANGES))
+    chosen = options.parse_args()
+    if chosen.point:
+        print(json.dumps(measured(json.loads(chosen.point), chosen.seconds)))
+        return
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    device = find_device()
+    entry = known.setdefault(device.description, {})
+    entry |= {"roof": measure_roof(device, 2.0), "threads": torch.get_num_threads()}
+    for name in chosen.only:
+        entry[name] = []
+        for value in CHANGES[name]:
+            point = MIDDLE | {name: value}
+            command = [sys.executable, "-m", "benchmarks.scaling", "--point", json.dumps(point)]
+            done = subprocess.run([*command, "--seconds", str(chosen.seconds)],
+                                  capture_output=True, text=True, check=True)  # fmt: skip
+            found = json.loads(done.stdout.splitlines()[-1])
+            entry[name].append({"value": value, **found})
+            print(name, value, found, flush=True)
+        RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def measured(point: dict[str, int], seconds: float) -> dict[str, Any]:
+    """Returns tokens and FLOP a second, and the most memory that the process had, in MB."""
+    settle_allocator()
+    device = find_device()
+    torch.manual_seed(0)
+    width = point["width"]
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=6,
+        num_attention_heads=width // 32,
+        intermediate_size=4 * width, max_position_embeddings=LONGEST,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        _save(config, Path(place))
+        rows = [Row(n, {"text": "a", "label": "ab"[n % 2]}) for n in range(2)]
+        task: Any = TextClassification().started_from(Path(place)).learn(rows)
+        tokenizer = load_tokenizer(Path(place))
+        model, _ = task.build(Path(place), tokenizer, dropout=None, seed=0)
+    assert task.route(model) == "packed"
+    model.to(device.name)
+    keep_row_gradients(model)
+    loop = Loop(
+        model, task, _encoded(point), build_optimizer(model, learning_rate=1e-5),
+        Schedule("constant", 10**9, 0), device, point["rows"], 8192, 0, 1.0,
+        dropout=replace_dropout(model),
+    )  # fmt: skip
+    updates = loop.run()
+    for _ in range(3):
+        next(updates)
+    tokens, flop, started = 0, 0.0, time.perf_counter()
+    while (taken := time.perf_counter() - started) < seconds:
+        event: Any = next(updates)
+        tokens, flop = tokens + event.num_tokens, flop + event.flop
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {
+        "tokens_per_second": round(tokens / taken, 1),
+        "flop_per_second": flop / taken,
+        "mb": peak,
+        "parameters": FlopCount.of(model).matrix_parameters,
+    }
+
+
+def _save(config: BertConfig, place: Path) -> None:
+    BertForSequenceClassification(config).save_pretrained(place)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
+    (place / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(place / "vocab.txt")).save_pretrained(place)
+
+
+def _encoded(point: dict[str, int]) -> list[list[Features]]:
+    draw = np.random.default_rng(0)
+    texts = (draw.integers(5, VOCABULARY, point["length"]) for _ in range(1000))
+    return [
+        [Features(number, {"text": TokenStream(ids)}, {"label": number % 2})]
+        for number, ids in enumerate(texts)
+    ]
+
+
+if __name__ == "__main__":
+    main()
