@@ -23,7 +23,7 @@ FLAGS = {
     "init": ["json", "task"],
     "launch": ["max-restarts", "nnodes", "nproc", "output", "target"],
     "plan": ["json", "label", "model", "task", "test", "text", "text-pair", "validation"],
-    "predict": ["format", "json", "output", "precision", "text", "text-pair"],
+    "predict": ["exact", "format", "json", "output", "precision", "text", "text-pair"],
     "pretrain": ["json", "lowercase", "model", "name", "test", "text", "tokenizer", "validation",
                  "vocab-size"],
     "report": ["json"],

@@ -139,3 +139,23 @@ def test_a_pass_holds_no_more_tokens_than_allowed(tiny_folder):
     predictor = build(tiny_folder("bert"), Watched(labels=("a", "b"), max_length=64), max_tokens=20)
     list(predictor.answers(texts(*["a " * n for n in (3, 50, 4, 7, 5, 6)])))
     assert sizes == [5 + 6 + 7, 8 + 9, 52]
+
+
+def test_what_a_device_waits_for_is_read_meanwhile_by_a_tokenizer_of_its_own(
+    predictor, monkeypatch
+):
+    monkeypatch.setattr(module, "FIRST_WINDOW_ROWS", 2)
+    words = ["a " * n for n in (9, 1, 30, 4, 17, 2, 2, 8)]
+    expected = logits(predictor.answers(texts(*words)))
+    monkeypatch.setattr(Predictor, "ahead", property(lambda _: True))
+    np.testing.assert_array_equal(logits(predictor.answers(texts(*words))), expected)
+    assert list(predictor.answers([])) == []
+
+    def broken():
+        yield from texts("a", "b", "c")
+        raise KeyError("no more")
+
+    answers = predictor.answers(broken())
+    assert [next(answers).label, next(answers).label]
+    with pytest.raises(KeyError, match="no more"):
+        next(answers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,14 @@ def test_answers_do_not_depend_on_batch_size_or_order(predictor, rows):
     backwards = list(predictor.answers(rows[::-1]))[::-1]
     for others in (list(small.answers(rows)), backwards):
         np.testing.assert_allclose(figures(others), figures(together), atol=1e-5, rtol=0)
+
+
+def test_exact_answers_have_the_same_bits_whatever_stands_beside_them(predictor, rows):
+    exact = replace(predictor, exact=True)
+    together = [answer.to_json() for answer in exact.answers(rows)]
+    assert together == [answer.to_json() for row in rows for answer in exact.answers([row])]
+    backwards = [answer.to_json() for answer in exact.answers(rows[::-1])]
+    assert backwards == together[::-1]
 
 
 def test_the_task_comes_back_whole_from_its_file(task, tmp_path):

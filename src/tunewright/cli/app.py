@@ -403,6 +403,10 @@ def predict(
     text: Text = None,
     text_pair: TextPair = None,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Same bits whatever stands beside a row; takes longer."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON lines (the default), even for errors.")
     ] = False,
@@ -414,7 +418,7 @@ def predict(
     from tunewright.cli.predicting import predict_and_write
 
     columns: Columns = {"text": text, "text_pair": text_pair}
-    predict_and_write(model, files or ["-"], output, kind, columns, precision)
+    predict_and_write(model, files or ["-"], output, kind, columns, precision, exact)
 
 
 @app.command(rich_help_panel=USE)

@@ -26,6 +26,7 @@ def predict_and_write(
     kind: str,
     columns: Mapping[str, str | None],
     precision: str,
+    exact: bool,
 ) -> None:
     """Answers every row of every file, in order, writing each answer as soon as it is there.
 
@@ -39,7 +40,7 @@ def predict_and_write(
 
     pairs = [word for word in files if "=" in word and not Path(word).exists()]
     files = [word for word in files if word not in pairs] or ["-"]
-    model = load(folder, precision)  # type: ignore[arg-type]
+    model = load(folder, precision, exact=exact)  # type: ignore[arg-type]
     written = writing_of(pairs, ("data",))
     if written:
         model = replace(model, predictor=replace_generation(model.predictor, **written))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from tunewright.devices import Device
 from tunewright.models.batch import fill, pack
 from tunewright.models.generation import Generation
 from tunewright.models.heads import is_packed
+from tunewright.prediction.ahead import made_ahead
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
 
@@ -29,7 +31,9 @@ class Predictor:
 
     `max_tokens` bounds the tokens of one forward pass, `generation` is for tasks that write texts;
     when `examining`, they need not. Answers do not depend on the neighbours in a batch beyond the
-    rounding of matrix kernels (see `docs/how-it-works.md`).
+    rounding of matrix kernels (see `docs/how-it-works.md`); when `exact`, each input is answered by
+    itself, and they do not depend on them at all. With a device of its own to wait for, the CPU
+    reads the next rows meanwhile, `ahead` of it.
     """
 
     task: Task
@@ -39,12 +43,24 @@ class Predictor:
     max_tokens: int = 16_384
     generation: Generation = field(default_factory=Generation)
     examining: bool = False
+    exact: bool = False
+
+    @property
+    def ahead(self) -> bool:
+        return self.device.kind != "cpu"
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Any]:
         """Yields one answer for each row, in order, reading rows as they are needed."""
-        for window in _windows(rows):
-            encoded = [self.task.encode(row, self.tokenizer) for row in window]
+        windows = self._encoded(rows)
+        for window, encoded in made_ahead(windows) if self.ahead else windows:
             yield from self.answer_encoded(window, encoded)
+
+    def _encoded(self, rows: Iterable[Row]) -> Iterator[tuple[list[Row], list[list[Features]]]]:
+        """Yields rows by windows, with their features."""
+        # A tokenizer cannot be used in two threads at once.
+        tokenizer = copy.deepcopy(self.tokenizer) if self.ahead else self.tokenizer
+        for window in _windows(rows):
+            yield window, [self.task.encode(row, tokenizer) for row in window]
 
     def answer_encoded(
         self, rows: Sequence[Row], encoded: Sequence[Sequence[Features]]
@@ -67,7 +83,8 @@ class Predictor:
             padded = not is_packed(self.model)
             run = self.task.examine if self.examining else self.task.generate
             asked, done = [self._asked(item) for item in features], 0
-            for piece in fill(asked, max_tokens=self.max_tokens, padded=padded):
+            most = 1 if self.exact else None
+            for piece in fill(asked, max_tokens=self.max_tokens, max_sequences=most, padded=padded):
                 batch = pack(piece, self.device.name)
                 with self.device.autocast():
                     outputs = run(self.model, batch, self.tokenizer, self.generation)

@@ -173,13 +173,16 @@ def reading_text(columns: Mapping[str, str], settings: ReadSettings) -> str:
     return json.dumps({"columns": dict(columns), **kept}, ensure_ascii=False, indent=2) + "\n"
 
 
-def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedModel:
+def load(
+    folder: str | PathLike[str], precision: Precision = "auto", *, exact: bool = False
+) -> TrainedModel:
     """Loads a model folder that Tunewright trained; a run folder means its `model/`.
 
     A folder of sentence-transformers, such as `starter`, is one of sentence embedding, and one with
     a chat template, such as `smollm2`, one of text generation. `precision` is that of matrix
-    products: bf16 where the machine has it, or fp32. Raises ModelError when the folder is damaged
-    or holds no task, SettingsError for another precision.
+    products: bf16 where the machine has it, or fp32. When `exact`, an answer has the same bits
+    whatever is asked beside it, which takes several times as long. Raises ModelError when the
+    folder is damaged or holds no task, SettingsError for another precision.
     """
     if precision not in get_args(Precision):
         needed = f"It is one of {listed(get_args(Precision))}."
@@ -201,7 +204,7 @@ def load(folder: str | PathLike[str], precision: Precision = "auto") -> TrainedM
     task.route(model)
     model.to(device.name).eval()
     generation = read_generation(path) if task.generates else Generation()
-    predictor = Predictor(task, model, tokenizer, device, generation=generation)
+    predictor = Predictor(task, model, tokenizer, device, generation=generation, exact=exact)
     return TrainedModel(predictor, path, *_remembered(path))
 
 
