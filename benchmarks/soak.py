@@ -10,7 +10,9 @@ everything that it leaves behind has to be the same. Of two processes one is kil
 has to notice, or both are. Before that the files of a model and its checkpoints are damaged, one at
 a time: each damage has to be seen, and another checkpoint found.
 
-Writes benchmarks/soak.json and docs/reliability.md, anew after each case.
+Several processes train the whole model each, or hold it in pieces (`--parallel fsdp`). Writes
+benchmarks/soak.json and docs/reliability.md, anew after each case; with `--keep` cases that are
+not tried again stay there, and so does what was damaged.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ def small_model(folder: Path, name: str) -> str:
     return str(folder)
 
 
-def config_of(task: str, precision: str, data: Path, folder: Path, model: str) -> RunConfig:
+def config_of(
+    task: str, precision: str, data: Path, folder: Path, model: str, parallel: str = "ddp"
+) -> RunConfig:
     return compose(
         {
             "task": {"name": task},
@@ -95,6 +99,7 @@ def config_of(task: str, precision: str, data: Path, folder: Path, model: str) -
             "data": {"train": str(data)},
             "training": {
                 "precision": precision,
+                "parallel": parallel,
                 "num_train_epochs": 3,
                 "batch_size": 8,
                 "logging_steps": 7,
@@ -108,18 +113,24 @@ def config_of(task: str, precision: str, data: Path, folder: Path, model: str) -
     )
 
 
-Case = tuple[str, str, int]
+Case = tuple[str, str, int, str]
+
+
+def case_of(found: dict[str, Any]) -> Case:
+    """Returns which case some findings are of."""
+    parallel = found.get("parallel", "ddp")
+    return found["task"], found["precision"], found["processes"], parallel
 
 
 def killed(case: Case, num_kills: int, folder: Path, model: str) -> dict[str, Any]:
     """Returns what the kills of one task at one precision hit, and whether all ended the same."""
-    task, precision, num_processes = case
+    task, precision, num_processes, parallel = case
     data = folder / f"{task}.jsonl"
     rows = TASKS[task](articles())
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     started = time.monotonic()
     verdict = verify_resume(
-        config_of(task, precision, data, folder / "runs", model),
+        config_of(task, precision, data, folder / "runs", model, parallel),
         num_kills,
         SEED,
         tell=lambda sentence: print(f"  {sentence}", flush=True),
@@ -130,6 +141,7 @@ def killed(case: Case, num_kills: int, folder: Path, model: str) -> dict[str, An
         "task": task,
         "precision": precision,
         "processes": num_processes,
+        "parallel": parallel,
         "kills": len(verdict.kills),
         "runs": verdict.num_runs,
         "hit": dict(hit.most_common()),
@@ -261,7 +273,7 @@ def page(found: dict[str, Any], saving: dict[str, Any] | None) -> str:
         "| most updates repeated | updates between saves |",
         "|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| {c['task']} | {c['precision']} | {c['processes']} | {c['kills']} | "
+            f"| {c['task']} | {c['precision']} | {_shared(c)} | {c['kills']} | "
             f"{c['within_save']} | {c['runs']} | {'all' if not c['different'] else 'NOT ALL'} | "
             f"{c['most_repeated']} | {c['save_steps']} |"
             for c in cases
@@ -295,6 +307,11 @@ def page(found: dict[str, Any], saving: dict[str, Any] | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _shared(case: dict[str, Any]) -> str:
+    in_pieces = case.get("parallel", "ddp") == "fsdp"
+    return f"{case['processes']}{', in pieces' if in_pieces else ''}"
 
 
 def _saving_lines(saving: dict[str, Any] | None) -> list[str]:
@@ -333,17 +350,25 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
     parser.add_argument("--processes", nargs="*", type=int, default=[1, 2])
+    parser.add_argument("--parallel", nargs="*", default=["ddp", "fsdp"])
+    parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
-    cases = [*product(given.tasks, given.precisions, given.processes)]
+    cases: list[Case] = [
+        case
+        for case in product(given.tasks, given.precisions, given.processes, given.parallel)
+        if case[2] > 1 or case[3] == "ddp"
+    ]
     share = -(-given.kills // len(cases))
     found: dict[str, Any] = {"machine": find_device().description, "versions": versions()}
+    before = json.loads((HERE / "soak.json").read_text(encoding="utf-8")) if given.keep else {}
+    kept = [case for case in before.get("cases", []) if case_of(case) not in cases]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = small_model(folder / "small", given.model) if is_new(given.model) else given.model
         found["model"] = given.model
-        found["damage"] = damaged(given.damages, folder, model)
+        found["damage"] = before.get("damage") or damaged(given.damages, folder, model)
         print(json.dumps(found["damage"]), flush=True)
-        found["cases"] = []
+        found["cases"] = kept
         for case in cases:
             print(*case, flush=True)
             found["cases"].append(killed(case, share, folder, model))

@@ -17,8 +17,8 @@ from tunewright.run.judge import OwnMetric
 from tunewright.run.pretrain import ADAPTING, NewTokenizer, base_for
 from tunewright.run.pretrain import pretrain as pretrain_run
 from tunewright.run.resume import resume as resume_run
-from tunewright.run.train import Told
 from tunewright.run.train import train as train_run
+from tunewright.run.training import Told
 from tunewright.tasks import find_task
 
 

@@ -15,7 +15,7 @@ from tunewright.errors import Interrupted, SettingsError, Stopped
 from tunewright.run import groundwork
 from tunewright.run.groundwork import Notice
 from tunewright.run.record import RunFolder
-from tunewright.run.train import Started
+from tunewright.run.training import Started
 from tunewright.training.events import Evaluation, Phase, Saved, Step
 
 TEXTS = [

@@ -61,7 +61,7 @@ def run(config, tmp_path):
     def call(size, *words, status=0):
         words = words or ("train", str(toml))
         processes = started(size, "-m", "tunewright", *words)
-        said = [process.communicate(timeout=120) for process in processes]
+        said = [process.communicate(timeout=300) for process in processes]
         assert [process.returncode for process in processes] == [status] * size, said
         return said
 
@@ -157,6 +157,30 @@ def test_what_the_user_did_wrong_is_said_once(run, tmp_path):
     assert said[1] == ("", "")
 
 
+SHORT_OF_MEMORY = """
+import sys
+from pathlib import Path
+from tunewright.devices.processes import join_processes
+from tunewright.run import streamed
+from tunewright.run.config import compose, read_config
+from tunewright.run.train import train
+rank = join_processes().rank
+streamed.free_bytes = lambda kind: [1, 1 << 40][rank]
+toml = Path(sys.argv[1])
+config = compose(read_config(toml), {"data": {"streaming": "auto"}}, where=str(toml))
+run = train({"train": config.data.train}, config)
+print(run.config.data.streaming)
+"""
+
+
+def test_one_process_decides_whether_rows_stay_on_the_disk(config, tmp_path):
+    toml = tmp_path / "run.toml"
+    toml.write_text(to_toml(config))
+    processes = started(2, "-c", SHORT_OF_MEMORY, str(toml))
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [out.strip() for out, _ in said] == ["on", "on"], said
+
+
 def test_a_signal_to_one_stops_and_saves_all(config, tmp_path):
     long = config.model_copy(
         update={"training": config.training.model_copy(update={"num_train_epochs": 500.0})}
@@ -166,14 +190,14 @@ def test_a_signal_to_one_stops_and_saves_all(config, tmp_path):
     checkpoints = tmp_path / "runs" / "rows" / "checkpoints"
     wait_for(lambda: any(checkpoints.glob("step-*")))
     processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=60) for process in processes]
+    said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [143, 143], said
     assert "SIGTERM came, and the run stopped after update" in said[0][1]
     step = int(said[0][1].split("after update ")[1].split(",")[0])
     assert Checkpoints(checkpoints).latest().name == f"step-{step:06d}"
 
 
-def wait_for(what, seconds=60):
+def wait_for(what, seconds=300):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
@@ -203,7 +227,7 @@ def test_lost_processes_are_started_again_and_go_on(run, config, tmp_path):
     )  # fmt: skip
     wait_for(lambda: any((runs / "lost" / "checkpoints").glob("step-*")))
     os.kill(workers_of(launched.pid)[1], signal.SIGKILL)
-    _, said = launched.communicate(timeout=120)
+    _, said = launched.communicate(timeout=300)
     assert launched.returncode == 0, said
     manifests = [read_manifest(runs / name / "model") for name in ("undisturbed", "lost")]
     assert manifests[0] == manifests[1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
 
 import pyarrow as pa
@@ -19,7 +21,7 @@ from tunewright.run import streamed
 from tunewright.run.config import compose
 from tunewright.run.groundwork import Notice
 from tunewright.run.plan import plan
-from tunewright.run.train import Started
+from tunewright.run.training import Started
 from tunewright.training import on_demand
 from tunewright.training.events import Saved, Step
 
@@ -77,6 +79,27 @@ def train(tiny_folder, tmp_path, monkeypatch):
         return tw.train(data, **named)
 
     return call
+
+
+def test_the_digest_of_all_bytes_is_kept_with_the_run(train, tmp_path):
+    run = train(write(tmp_path / "train.jsonl"))
+    (kept,) = json.loads((run.path / "begun.json").read_text())["files"]
+    assert kept["sha256"] == hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()
+
+
+def test_a_run_goes_on_with_a_file_that_was_copied_and_not_with_another(train, tmp_path):
+    path = tmp_path / "train.jsonl"
+    run = train(write(path), max_steps=2)
+    os.utime(path, ns=(0, 12345))
+    said = []
+    tw.resume(run.path, max_steps=3, tell=lambda event: said.append(str(event)))
+    assert any("all of it is compared first" in words for words in said)
+    begun = json.loads((run.path / "begun.json").read_text())
+    begun["files"][0]["sha256"] = "0" * 64
+    (run.path / "begun.json").write_text(json.dumps(begun))
+    os.utime(path, ns=(0, 54321))
+    with pytest.raises(SettingsError, match="not the file that the run was begun with"):
+        tw.resume(run.path, max_steps=4)
 
 
 def weights(run):

@@ -1,8 +1,8 @@
 """Files as blocks of rows, each of which can be read by itself.
 
 A Parquet file lies in row groups, an Arrow file in record batches, and both say how many rows each
-has. A file of lines (JSON Lines or plain text) is walked once for the ends of its lines, about as
-fast as a disk gives it, and cut into stretches of about a mebibyte.
+has. A file of lines (JSON Lines or plain text) is walked once for the ends of its lines, as fast
+as a disk gives it, and cut into stretches of about a mebibyte.
 
 `file.open(block)` reads a block and returns what makes a table of any of its rows: Arrow's columns
 as they were read, or the lines, of which only those that are asked for are parsed.
@@ -27,6 +27,7 @@ from tunewright.data.columnar import check_schema, damaged
 from tunewright.data.encoding import LINE_OF_TEXTS, Lines, too_long_error
 from tunewright.data.jsonfiles import read_json_lines
 from tunewright.data.parallel import partner_of
+from tunewright.data.read_ahead import ReadAhead
 from tunewright.data.sources import FileStamp, format_of
 from tunewright.data.table import Batch, Numbers, Table, table_of
 from tunewright.errors import DataError
@@ -280,7 +281,7 @@ def _stretches(stamp: FileStamp, max_text_bytes: int) -> Iterator[tuple[np.ndarr
     The bytes are valid until the next stretch.
     """
     limit = LINE_OF_TEXTS * max_text_bytes
-    with stamp.path.open("rb", buffering=0) as stream:
+    with ReadAhead(stamp.path) as stream:
         buffer = np.empty(BLOCK_BYTES, np.uint8)
         held, line = 0, 1
         while True:

@@ -11,6 +11,8 @@ from tunewright.data.readers import ReadSettings
 from tunewright.data.sources import MIB
 from tunewright.data.splits import SplitConfig
 
+Streaming = Literal["auto", "on", "off"]
+
 
 class DataConfig(BaseModel):
     """Where the rows come from, and how they are read."""
@@ -79,7 +81,7 @@ class DataConfig(BaseModel):
         ge=1,
         description="Read at most this many rows of each file; absent reads all.",
     )
-    streaming: Literal["auto", "on", "off"] = Field(
+    streaming: Streaming = Field(
         default="auto",
         description="Whether training rows are read from the disk as they are needed: 'on' does so "
         "(Parquet, Arrow, JSONL and TXT files), 'off' holds all in memory, 'auto' chooses by the "

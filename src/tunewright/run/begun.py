@@ -63,6 +63,7 @@ def digest_of_blocks(rows: BlockRows, sample: str) -> str:
     """Returns the digest of rows that stay on the disk, from the encoded sample's.
 
     Also in it are their files' sizes, blocks and stretches of bytes, and which rows are held out.
+    Whether every byte is the same is known later, see `same_files`.
     """
     digest = hashlib.sha256(f"{sample} {rows.table.digest} ".encode())
     digest.update(rows.held_out.astype("<i8").tobytes())
@@ -74,7 +75,8 @@ class Begun:
     """What decides a run's weights, and the machines that it was trained on.
 
     `rows` maps splits to digests; `frozen` is that of the weights that do not learn. `resumed`
-    tells, oldest first, after which update the run was gone on with and what had changed.
+    tells, oldest first, after which update the run was gone on with and what had changed. `files`
+    are those that rows stay in, see `same_files`.
     """
 
     settings: Mapping[str, Any]
@@ -83,6 +85,7 @@ class Begun:
     frozen: str
     machine: Mapping[str, Any]
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(

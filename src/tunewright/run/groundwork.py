@@ -22,7 +22,13 @@ from tunewright.run.config import RunConfig
 from tunewright.run.encoded import Encoder
 from tunewright.run.judge import Judge, OwnMetric
 from tunewright.run.prepare import check_column, prepare
-from tunewright.run.streamed import few_of, in_memory, learned_from, unseen_label_error
+from tunewright.run.streamed import (
+    decide_streaming,
+    few_of,
+    in_memory,
+    learned_from,
+    unseen_label_error,
+)
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, build_task, load_task
 from tunewright.training.course import check_metric
@@ -99,6 +105,10 @@ class Groundwork:
             check_can_be_sharded(config.adapter)
         self.source = find_model(config.model.name)
         self.note(*check_model_folder(self.source, task.kind))
+        if config.data.streaming == "auto":  # by the memory of one process, for all
+            decided = self.processes.led(lambda: decide_streaming(sources["train"], config.data))
+            data = config.data.model_copy(update={"streaming": decided})
+            self.config = config = config.model_copy(update={"data": data})
         self.prepared = prepare(sources, task.roles, task.label_role, config.data)
         self.note(*self.prepared.notices)
         for column in config.evaluation.slices:

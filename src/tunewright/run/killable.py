@@ -48,7 +48,7 @@ def _sayer(says: Connection) -> Say:
 
 
 def _hear(event: object, say: Say) -> None:
-    from tunewright.run.train import Started
+    from tunewright.run.training import Started
     from tunewright.training.events import Phase, Saved, Step
 
     if isinstance(event, Started):

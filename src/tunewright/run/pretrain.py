@@ -26,7 +26,8 @@ from tunewright.run.config import ModelConfig, RunConfig, TaskChoice
 from tunewright.run.finished import FinishedRun
 from tunewright.run.groundwork import Notice
 from tunewright.run.prepare import prepare
-from tunewright.run.train import Tell, train
+from tunewright.run.train import train
+from tunewright.run.training import Tell
 from tunewright.tasks import find_task
 from tunewright.types import Rows
 

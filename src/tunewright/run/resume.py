@@ -16,7 +16,7 @@ from tunewright.run.groundwork import Groundwork
 from tunewright.run.judge import OwnMetric
 from tunewright.run.record import RunFolder, is_run_folder
 from tunewright.run.resumption import Resumption
-from tunewright.run.train import Tell, Training
+from tunewright.run.training import Tell, Training
 
 LENGTH = ("num_train_epochs", "max_steps")
 

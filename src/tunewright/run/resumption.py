@@ -44,6 +44,11 @@ class Resumption:
         return cls(folder, checkpoint, notices)
 
     @property
+    def begun(self) -> Begun | None:
+        """What the run was begun with; None where it was killed before that."""
+        return Begun.read(self.folder)
+
+    @property
     def log(self) -> Mapping[str, Any] | None:
         """The state of the journal, for what is done again to be logged once."""
         return None if self.checkpoint is None else self.checkpoint.state["log"]
@@ -55,7 +60,7 @@ class Resumption:
         is told of.
         """
         note(*self.notices)
-        before = Begun.read(self.folder) or now
+        before = self.begun or now
         before.check(now, str(self.folder.path))
         self._check_checkpoint(before)
         moved = before.moved(now) if self.checkpoint is not None else []

@@ -14,6 +14,7 @@ import numpy as np
 from tunewright.data import DataConfig, SplitConfig, check_rows, split
 from tunewright.data.block_files import can_be_blocks
 from tunewright.data.blocks import BlockRows, BlockTable, block_table, sample_places
+from tunewright.data.config import Streaming
 from tunewright.data.encoding import marked_encoding
 from tunewright.data.readers import split_paths
 from tunewright.data.sources import format_of
@@ -43,11 +44,12 @@ def find_blocks(source: Any, config: DataConfig) -> tuple[BlockTable | None, lis
 
     Raises: SettingsError when that is asked for and cannot be.
     """
-    if config.streaming == "off":
+    streaming = decide_streaming(source, config)
+    if streaming == "off":
         return None, []
     paths = split_paths(source).get("train", [])
     unfit = [path for path in paths if not _fits(path, config)]
-    if config.streaming == "on" and (unfit or not paths):
+    if streaming == "on" and (unfit or not paths):
         name = str(unfit[0]) if unfit else "data.train"
         raise SettingsError(
             name,
@@ -55,21 +57,35 @@ def find_blocks(source: Any, config: DataConfig) -> tuple[BlockTable | None, lis
             IN_BLOCKS,
             "Write it as one of these, or pass data.streaming=off.",
         )
-    size = sum(path.stat().st_size for path in paths if path.is_file())
-    is_large = config.streaming == "on" or _is_large(size)
-    if unfit and is_large:
+    if streaming == "auto":
         return None, [
-            f"{unfit[0]}: the data may be too large for the free memory, and this file cannot be "
+            f"{path}: the data may be too large for the free memory, and this file cannot be "
             f"read from the disk block by block. {IN_BLOCKS}"
+            for path in unfit[:1]
+            if _is_large(_size_of(paths))
         ]
-    if not paths or unfit:
-        return None, []
-    if not is_large and all(format_of(path)[0] not in ("parquet", "arrow") for path in paths):
-        return None, []
     table = block_table(str(source), paths, config.reading())
-    if not is_large and not _is_large(table.num_bytes):  # columnar files may be packed tightly
-        return None, []
     return table, _notes(table)
+
+
+def decide_streaming(source: Any, config: DataConfig) -> Streaming:
+    """Returns `on` or `off` for `auto`, by the free memory; `auto` where rows cannot be in blocks.
+
+    Memory changes, and machines differ, so a run decides it once.
+    """
+    paths = split_paths(source).get("train", [])
+    if config.streaming != "auto" or not paths or any(not _fits(p, config) for p in paths):
+        return config.streaming
+    if _is_large(_size_of(paths)):
+        return "on"
+    if all(format_of(path)[0] not in ("parquet", "arrow") for path in paths):
+        return "off"
+    table = block_table(str(source), paths, config.reading())
+    return "on" if _is_large(table.num_bytes) else "off"  # columnar files may be packed tightly
+
+
+def _size_of(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _is_large(num_bytes: int) -> bool:

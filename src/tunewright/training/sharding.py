@@ -27,6 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from tunewright.devices.memory import return_large_blocks
 from tunewright.devices.processes import Processes
 from tunewright.errors import SettingsError
 from tunewright.models.adapter_config import PROMPTS, AdapterConfig
@@ -168,6 +169,8 @@ class Sharding:
             if isinstance(module, FSDPModule):  # gradients are sums here, and gloo knows no others
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+        if kind == "cpu":
+            return_large_blocks()
         made = cls(model, passes, processes)
         made._let_go()
         return made
