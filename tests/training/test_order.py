@@ -97,8 +97,8 @@ class Listed(OnDemandRows):
     def __len__(self):
         return len(self.rows)
 
-    def __getitem__(self, index):
-        return self.rows[index]
+    def _made_at(self, place):
+        return self.rows[place]
 
     def expect(self, rows_R):
         self.expected.append(rows_R.tolist())

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
-from tunewright.training.order import EncodedRow
+from tunewright.training.order import EncodedRow, MadeRows
 from tunewright.types import Features, TokenStream
 
 _SCALARS: dict[str, type] = {"int": int, "float": float, "bool": bool}
@@ -143,7 +143,7 @@ def _maker(kind: str) -> tuple[Callable[[np.ndarray], Any], int]:
     return (lambda flat: np.array(flat).reshape(-1, width)), width
 
 
-class FlatRows(Sequence[EncodedRow]):
+class FlatRows(MadeRows):
     """Encoded rows, each made from the arrays when it is asked for."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> None:
@@ -165,14 +165,7 @@ class FlatRows(Sequence[EncodedRow]):
     def __len__(self) -> int:
         return len(self._ends_R)
 
-    @overload
-    def __getitem__(self, index: int) -> EncodedRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[EncodedRow]: ...
-    def __getitem__(self, index: int | slice) -> EncodedRow | list[EncodedRow]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def _made_at(self, place: int) -> EncodedRow:
         return [self._input(at) for at in range(self._starts_R[place], self._ends_R[place])]
 
     def _input(self, place: int) -> Features:

@@ -70,14 +70,7 @@ class EncodedOnDemand(OnDemandRows):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> EncodedRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[EncodedRow]: ...
-    def __getitem__(self, index: int | slice) -> EncodedRow | list[EncodedRow]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def _made_at(self, place: int) -> EncodedRow:
         for coming in self._coming:
             if place in coming.rows:
                 return coming.encoded.result()[place]

@@ -102,7 +102,24 @@ class Blocks:
         return rows_R[generator_of(ORDER, seed, epoch, window).permutation(len(rows_R))]
 
 
-class OnDemandRows(Sequence[EncodedRow]):
+class MadeRows(Sequence[EncodedRow]):
+    """Encoded rows of which each is made when it is asked for, by `_made_at`."""
+
+    @overload
+    def __getitem__(self, index: int) -> EncodedRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[EncodedRow]: ...
+    def __getitem__(self, index: int | slice) -> EncodedRow | list[EncodedRow]:
+        if isinstance(index, slice):
+            return [self._made_at(place) for place in range(len(self))[index]]
+        return self._made_at(range(len(self))[index])
+
+    @abstractmethod
+    def _made_at(self, place: int) -> EncodedRow:
+        """Returns the row at a place, counted from 0."""
+
+
+class OnDemandRows(MadeRows):
     """Encoded rows that are read when they are needed; `blocks` say where they lie."""
 
     blocks: Blocks
