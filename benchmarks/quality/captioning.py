@@ -27,7 +27,8 @@ from PIL import Image
 from benchmarks.quality.harness import data_root, read_rows
 from tunewright.metrics import bootstrap
 from tunewright.run.config import compose, overrides
-from tunewright.run.train import Notice, train
+from tunewright.run.groundwork import Notice
+from tunewright.run.train import train
 from tunewright.tasks.image_captioning import ImageCaptioning
 from tunewright.training.events import Evaluation, Step
 from tunewright.types import Generated, Row

@@ -23,7 +23,8 @@ from typing import Any
 from benchmarks.quality.harness import data_root
 from tunewright.devices import find_device
 from tunewright.run.config import compose
-from tunewright.run.train import Notice, train
+from tunewright.run.groundwork import Notice
+from tunewright.run.train import train
 from tunewright.training.events import Evaluation, Step
 
 RESULTS = Path(__file__).with_suffix(".json")

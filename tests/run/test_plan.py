@@ -6,7 +6,7 @@ import pytest
 
 import tunewright as tw
 from tunewright.devices.memory import free_bytes, held_bytes, peak_bytes
-from tunewright.run import train as training
+from tunewright.run import training
 from tunewright.run.config import compose
 from tunewright.run.groundwork import Notice
 from tunewright.run.plan import Plan, plan
@@ -90,4 +90,15 @@ def test_a_run_that_will_not_fit_is_told_so_before_it_starts(config, monkeypatch
         sentence.startswith("Gradients and the state of the optimizer need 0.0 GB beside the model")
         and "this run will not fit" in sentence
         for sentence in said
+    )
+
+
+def test_what_several_processes_share_is_told(config):
+    said = []
+    plan({"train": ROWS}, config(parallel="fsdp"), lambda notice: said.append(notice.sentence))
+    (sentence,) = [sentence for sentence in said if "training.parallel=fsdp" in sentence]
+    assert sentence == (
+        "The plan is of one process. Of its memory 0.00 GB are weights, gradients and the "
+        "optimizer's state: several processes hold as many parts of that, and the weights of a "
+        "layer, with training.parallel=fsdp."
     )

@@ -16,7 +16,7 @@ from tunewright.run.assembly import build_loop, load_model
 from tunewright.run.config import RunConfig
 from tunewright.run.groundwork import Groundwork, Notice
 from tunewright.training.events import Step
-from tunewright.training.footprint import footprint
+from tunewright.training.footprint import Footprint, footprint
 from tunewright.training.loop import Loop
 from tunewright.training.order import EncodedRow, OnDemandRows
 from tunewright.training.schedule import Schedule
@@ -84,6 +84,12 @@ def plan(
     loop = build_loop(ground, model, encoded["train"])
     keeps_best = "validation" in encoded and config.training.load_best_model_at_end
     size = footprint(loop, keeps_best)
+    if config.training.parallel == "fsdp":
+        ground.note(
+            f"The plan is of one process. Of its memory {_in_gigabytes(size)} GB are weights, "
+            "gradients and the optimizer's state: several processes hold as many parts of that, "
+            "and the weights of a layer, with training.parallel=fsdp."
+        )
     loop.max_tokens = _budget_of_the_longest(loop)
     steps = _timed(loop)
     kind = ground.device.kind
@@ -108,6 +114,10 @@ def plan(
         disk_bytes=config.training.save_total_limit * size.checkpoint_bytes + size.weight_bytes,
         free_disk_bytes=shutil.disk_usage(_existing(Path(config.output.folder))).free,
     )
+
+
+def _in_gigabytes(size: Footprint) -> str:
+    return f"{(size.weight_bytes + size.added_bytes) / 1e9:,.2f}"
 
 
 def _budget_of_the_longest(loop: Loop) -> int:

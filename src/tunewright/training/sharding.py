@@ -157,6 +157,8 @@ class Sharding:
                     "training.parallel=fsdp", f'the weight "{name}" is a single number',
                     "Weights are divided by their rows.", "Use training.parallel=ddp.",
                 )  # fmt: skip
+        if kind == "cuda":  # where FSDP takes its weights to
+            torch.cuda.set_device(next(model.parameters()).device)
         passes = _Pass(task, _over_the_same_weights(model))
         stacks: Any = filter(drops_layers, passes.modules())
         for stack in stacks:
