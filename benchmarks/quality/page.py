@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "quality.md"
 
 WRITTEN = ("rouge1", "rouge2", "rougeL", "perplexity")
+CAPTION_TOLD = ("num_train_epochs", "batch_size", "learning_rate", "dropout", "weight_decay")
 TOLD = ("max_length", "max_new_tokens", "num_train_epochs", "learning_rate", "batch_size")
 
 CLASSIFICATION = """## Text classification
@@ -94,6 +95,26 @@ Reproduce with `python -m benchmarks.quality.summaries`.
 """
 
 
+CAPTIONS = """## Captions
+
+A captioner from nothing, of {parameters}, on 1,275 emoji and their names, beside the one training
+caption that does best as the answer to every picture, and the caption of the training picture that
+looks most alike. chrF and BLEU from 0 to 100 on {rows} test pictures, none of whose captions stands
+in training, with 95 % bootstrap intervals over them.
+
+| side | chrF | BLEU | right word for word |
+|---|---:|---:|---:|
+| the model | {chrf} | {bleu} | {exact} |
+| the most alike picture's caption | {alike_chrf} | {alike_bleu} | {alike_exact} |
+| "{constant}" | {constant_chrf} | | |
+
+{settings}, one seed; {seconds:,} seconds ({core_seconds:,} core-seconds) on one {device},
+in {precision}.
+
+Reproduce with `python -m benchmarks.quality.captioning`.
+"""
+
+
 COMPARISONS = {
     "sequence_level": """## Labels, pairs, scores and choices
 
@@ -138,6 +159,8 @@ def write_page() -> None:
         parts.append(scorers(found))
     if found := _read("summaries"):
         parts.append(writing(found))
+    if found := _read("captioning"):
+        parts.append(captions(found))
     PAGE.write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -200,6 +223,30 @@ def writing(results: dict[str, Any]) -> str:
         for name, found in results.items()
     ]
     return WRITING.format(lines="\n".join(lines), settings="\n".join(settings))
+
+
+def captions(found: dict[str, Any]) -> str:
+    alike = {"metrics": found["most_alike"]}
+    told = {
+        name: _interval(found, name).removesuffix(" |")
+        for name in ("chrf", "bleu", "exact", "constant_chrf")
+    }
+    told |= {f"alike_{name}": _interval(alike, name) for name in ("chrf", "bleu", "exact")}
+    training, new = found["settings"]["training"], found["settings"]["model"]["new"]
+    chosen = {name: training[name] for name in CAPTION_TOLD} | {
+        name: new[name] for name in ("vocab_size", "image_size", "patch_size")
+    }
+    return CAPTIONS.format(
+        **told,
+        rows=found["rows"],
+        parameters=f"{found['parameters'] / 1e6:.1f} million parameters",
+        constant=found["constant"],
+        settings="- " + ", ".join(f"{name} {value:g}" for name, value in chosen.items()),
+        seconds=found["seconds"],
+        core_seconds=found["core_seconds"],
+        device=found["device"]["description"],
+        precision=found["device"]["precision"],
+    )
 
 
 def _interval(side: dict[str, Any], metric: str) -> str:

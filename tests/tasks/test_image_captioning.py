@@ -136,6 +136,20 @@ def test_a_picture_is_varied_by_seed_epoch_and_row_alone(task, tokenizer):
         assert not np.array_equal(first, varied(task, tokenizer, **other))
 
 
+def test_one_of_several_captions_is_drawn_for_each_epoch(task, tokenizer):
+    (row,) = rows_of([{"image": picture(0), "caption": ["the film", "a book", "game"]}])
+    (features,) = task.encode(row, tokenizer)
+    assert features.num_tokens == 16 + 3
+    drawn = set()
+    for epoch in range(30):
+        item = task.vary(features, generator_of(VARY, 0, epoch, 0))
+        assert list(item.targets) == ["label"]
+        label = item.targets["label"].tolist()
+        assert item.streams["target"].token_ids.tolist() == [1, *label[:-1]]
+        drawn.add(tokenizer.decode(label, skip_special_tokens=True))
+    assert drawn == {"the film", "a book", "game"}
+
+
 def test_without_augmentation_a_picture_stays_as_it_is(tokenizer):
     (features,) = ImageCaptioning(form=FORM).encode(ROWS[0], tokenizer)
     plain = features.pictures["image"].pixels()
@@ -146,7 +160,10 @@ def test_only_training_varies_pictures(task, tiny_folder, tokenizer, monkeypatch
     folder = tiny_folder("tunewright-captioner")
     loop = build_loop(folder, task.learn(ROWS), ROWS, steps=1)
     seen = []
-    monkeypatch.setattr(ImageCaptioning, "vary", lambda self, item, rng: seen.append(1) or item)
+    vary = ImageCaptioning.vary
+    monkeypatch.setattr(
+        ImageCaptioning, "vary", lambda self, item, rng: seen.append(1) or vary(self, item, rng)
+    )
     list(Predictor(task, loop.model, tokenizer, CPU).answers(ROWS))
     assert not seen
     list(loop.run())
@@ -196,7 +213,8 @@ def test_a_model_of_the_library_has_the_librarys_loss_and_writes_the_same(publis
     task = ImageCaptioning(label_smoothing=0.0, augmentation=0).started_from(published)
     model, _ = task.build(published, tokenizer, dropout=None, seed=0)
     assert task.route(model).startswith("padded: vision-encoder-decoder has one boundary")
-    batch = pack([item for row in ROWS for item in task.encode(row, tokenizer)])
+    rows = [type(row)(row.id, {**row.values, "caption": "the film"}) for row in ROWS]
+    batch = pack([item for row in rows for item in task.encode(row, tokenizer)])
     loss = task.loss(task.forward(model, batch), batch)
 
     stock = AutoModelForImageTextToText.from_pretrained(published).eval()

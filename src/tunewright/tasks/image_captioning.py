@@ -36,10 +36,11 @@ from tunewright.models.picture_form import PREPROCESSOR, Change, PictureForm, re
 from tunewright.tasks import CAPTION_ROLES
 from tunewright.tasks.base import Statistics
 from tunewright.tasks.pictures import PictureInput, PicturesByContent, remarks_on, row_picture
-from tunewright.tasks.writer import Writer
-from tunewright.types import Features, Generated, Role, Row, Rows
+from tunewright.tasks.writer import Writer, moved
+from tunewright.types import Features, Generated, Role, Row, Rows, TokenStream
 
 CONSTANT = "constant_"
+OTHER = "label "  # begins the names of the captions after the first, of which one is drawn
 CAPTION_METRICS = (
     MetricSpec("chrf", True, "chrF: character n-grams shared with the captions, 0 to 100"),
     MetricSpec("bleu", True, "BLEU: word n-grams shared with the captions, 0 to 100"),
@@ -142,20 +143,29 @@ class ImageCaptioning(Writer):
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         picture = PictureInput(row_picture(row, "image", self.max_pixels), self.form)
-        target = self.encode_target(row, processor)
-        if target is None:
+        found = self.encode_targets(row, processor, most=None)
+        if not found:
             return [Features(row.id, {}, pictures={"image": picture})]
-        stream, label = target
-        return [Features(row.id, {"target": stream}, {"label": label}, 0, {"image": picture})]
+        streams = {"target": found[0][0]}
+        targets = {"label": found[0][1]}
+        targets |= {f"{OTHER}{place}": label for place, (_, label) in enumerate(found[1:])}
+        return [Features(row.id, streams, targets, 0, {"image": picture})]
 
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
-        """Turns, scales, moves and colours the picture, each by a random amount."""
-        if not self.augmentation and not self.mirror:
-            return features
+        """Draws one of a row's captions; turns, scales, moves and colours its picture at random."""
+        labels = [np.asarray(label) for label in features.targets.values()]
+        label = labels[rng.integers(len(labels))]
+        start = int(np.asarray(features.streams["target"].token_ids)[0])
         picture = features.pictures["image"]
         assert isinstance(picture, PictureInput)
-        varied = replace(picture, change=Change.drawn(rng, self.augmentation, self.mirror))
-        return replace(features, pictures={"image": varied})
+        if self.augmentation or self.mirror:
+            picture = replace(picture, change=Change.drawn(rng, self.augmentation, self.mirror))
+        return replace(
+            features,
+            streams={"target": TokenStream(moved(start, label))},
+            targets={"label": label},
+            pictures={"image": picture},
+        )
 
     # The model -------------------------------------------------------------------------------
 

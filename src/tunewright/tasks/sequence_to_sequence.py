@@ -54,10 +54,10 @@ class SequenceToSequence(Writer):
     def encode(self, row: Row, processor: Any) -> list[Features]:
         around = self.frame(processor).source
         source = framed(processor, self.prefix + self.source_of(row), around, self.max_length)
-        target = self.encode_target(row, processor)
-        if target is None:
+        targets = self.encode_targets(row, processor)
+        if not targets:
             return [Features(row.id, {"source": source})]
-        stream, label = target
+        ((stream, label),) = targets
         return [Features(row.id, {"source": source, "target": stream}, {"label": label})]
 
     def source_in(self, batch: Batch) -> PackedStream:

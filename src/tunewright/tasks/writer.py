@@ -125,15 +125,17 @@ class Writer(Task):
     def frame(self, processor: Any) -> Frame:
         return _frame(processor, self.model_type, self.start_id, *self.languages())
 
-    def encode_target(self, row: Row, processor: Any) -> tuple[TokenStream, Integers] | None:
-        """Returns the stream and the labels of a row's first target; None where it has none."""
-        targets = self.targets_of(row)
-        if not targets:
-            return None
+    def encode_targets(
+        self, row: Row, processor: Any, most: int | None = 1
+    ) -> list[tuple[TokenStream, Integers]]:
+        """Returns the stream and the labels of a row's targets, the first `most`, or all."""
         frame = self.frame(processor)
-        label = framed(processor, targets[0], frame.target, self.max_target_length)
-        moved = np.concatenate([[frame.start], label.token_ids[:-1]])
-        return TokenStream(moved, num_cut=label.num_cut), label.token_ids
+        found: list[tuple[TokenStream, Integers]] = []
+        for text in self.targets_of(row)[:most]:
+            label = framed(processor, text, frame.target, self.max_target_length)
+            stream = TokenStream(moved(frame.start, label.token_ids), num_cut=label.num_cut)
+            found.append((stream, label.token_ids))
+        return found
 
     # The model -------------------------------------------------------------------------------
 
@@ -254,6 +256,11 @@ def _frame(
     return frame_of(processor, model_type, start, source, target)
 
 
+def moved(start: int, label: Integers) -> np.ndarray:
+    """Returns what the decoder reads to predict a label: each token comes one place later."""
+    return np.concatenate([[start], label[:-1]])
+
+
 def framed(
     processor: Any, text: str, around: tuple[tuple[int, ...], tuple[int, ...]], limit: int | None
 ) -> TokenStream:
@@ -282,8 +289,8 @@ def _scores(
     """Returns the geometric mean of the probabilities of each text's tokens, (B·K,)."""
     before = frame.target[0]
     sources = taken(source, [number // texts for number in range(len(token_ids))])
-    moved = [[frame.start, *before, *ids[:-1]] for ids in token_ids]
-    target = packed_targets(moved, model.device)
+    read = [[frame.start, *before, *ids[:-1]] for ids in token_ids]
+    target = packed_targets(read, model.device)
     label_M = torch.tensor([id_ for ids in token_ids for id_ in (*before, *ids)])
     logits_MV = _logits(model, sources, target)
     parts = log_probabilities(logits_MV, label_M.to(model.device)).split(target.lengths)
