@@ -13,6 +13,14 @@ from tunewright.types import Features, TokenStream
 WIDTH = 8
 
 
+@pytest.fixture(autouse=True, scope="module", params=["1", "0"], ids=["native", "torch"])
+def _way(request):
+    """Both ways are held to the same: native code, and plain torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEWRIGHT_NATIVE", request.param)
+        yield
+
+
 def batch_of(rows):
     """Returns a batch of sequences: pairs of a row's id and its length."""
     return pack([Features(row, {"text": TokenStream([7] * length)}) for row, length in rows])
@@ -175,3 +183,15 @@ def test_a_stream_that_is_named_has_the_masks_of_its_own_lengths():
         for key, mask in masks([row]).items():
             assert torch.equal(mask, together[key])
     assert not torch.equal(together["source", 2], together["target", 2])
+
+
+def test_native_code_and_torch_drop_the_same_elements_to_the_same_bits(monkeypatch):
+    for dtype in (torch.float32, torch.bfloat16):
+        values, found = torch.randn(333, WIDTH).to(dtype), []
+        for way in ("0", "1"):
+            monkeypatch.setenv("TUNEWRIGHT_NATIVE", way)
+            leaf = values.clone().requires_grad_()
+            dropped = Dropout(0.3, begun([(0, 333)])).train()(leaf)
+            dropped.backward(values)
+            found.append((dropped.detach(), leaf.grad))
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

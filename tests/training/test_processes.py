@@ -28,7 +28,8 @@ def test_every_task_is_trained(told):
 @pytest.mark.parametrize(("name", "parallel"), SHARED)
 def test_two_processes_give_the_loss_curve_of_one(told, name, parallel):
     one, two = told["alone"][name], told[parallel][name]
-    assert two["losses"] == pytest.approx(one["losses"], abs=1e-6, rel=1e-6)
+    # other cuts round otherwise, and the first steps of AdamW see the sign of each number alone
+    assert two["losses"] == pytest.approx(one["losses"], abs=3e-6, rel=1e-6)
     assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
     assert two["sizes"] == [pytest.approx(sizes) for sizes in one["sizes"]]
 

@@ -19,24 +19,44 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models.batch import TOKEN_QUANTUM, Batch
+from tunewright.native import native_for
 
 # Masks of one shape that are drawn together: a model has many, and each draw costs some 10 µs.
 MASKS_AT_ONCE = 4
 
 
 class _Masked(torch.autograd.Function):
-    """x ∘ mask · scale, keeping one byte an element for the gradient."""
+    """Zeroes elements and scales the others up, keeping one byte an element for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, keep: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
-        return (values * keep).mul_(scale)
+    def forward(ctx: Any, values: Tensor, raw: Tensor, drop_bytes: int) -> Tensor:
+        ctx.save_for_backward(raw)
+        ctx.drop_bytes = drop_bytes
+        return _masked(values, raw, drop_bytes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        return (gradients[0] * keep).mul_(ctx.scale), None, None
+        (raw,) = ctx.saved_tensors
+        return _masked(gradients[0], raw, ctx.drop_bytes), None, None
+
+
+def _masked(values: Tensor, raw: Tensor, drop_bytes: int) -> Tensor:
+    scale = scale_of(drop_bytes)
+    made = native_for(values)
+    if made is None:
+        return (values * (raw >= drop_bytes)).mul_(scale)
+    values = values.contiguous()
+    kept = torch.empty_like(values)
+    made.library.drop(
+        values.data_ptr(), raw.data_ptr(), kept.data_ptr(), values.numel(), drop_bytes, scale,
+        values.dtype == torch.bfloat16, torch.get_num_threads(),
+    )  # fmt: skip
+    return kept
+
+
+def scale_of(drop_bytes: int) -> float:
+    """Returns what elements that are kept are multiplied with."""
+    return 256 / (256 - drop_bytes)
 
 
 class DropoutSource:
@@ -74,10 +94,14 @@ class DropoutSource:
 
     def keep_mask(self, shape: torch.Size, drop_bytes: int) -> Tensor:
         """Returns booleans, true with probability 1 - drop_bytes / 256."""
+        return self.raw_bytes(shape) >= drop_bytes
+
+    def raw_bytes(self, shape: torch.Size) -> Tensor:
+        """Returns a random byte for each element; those under `drop_bytes` are to be dropped."""
         drawn = self._drawn.setdefault((self._read, shape), [])
         if not drawn:
             drawn.extend(self._masks(shape))
-        return torch.from_numpy(drawn.pop()).view(shape) >= drop_bytes
+        return torch.from_numpy(drawn.pop()).view(shape)
 
     def _masks(self, shape: torch.Size) -> np.ndarray:
         """Draws the bytes of the next masks of a shape at once, (masks, elements)."""
@@ -125,16 +149,16 @@ class Dropout(nn.Module):
     def __init__(self, p: float, source: DropoutSource) -> None:
         super().__init__()
         self.p = p
-        self._drop_bytes = round(p * 256)
+        self.drop_bytes = round(p * 256)
         self.source = source
 
     def forward(self, values: Tensor) -> Tensor:
-        if not self.training or self._drop_bytes == 0:
+        if not self.training or self.drop_bytes == 0:
             return values
         if values.device.type != "cpu":
             return nn.functional.dropout(values, self.p)
-        keep = self.source.keep_mask(values.shape, self._drop_bytes)
-        scaled: Tensor = _Masked.apply(values, keep, 256 / (256 - self._drop_bytes))  # type: ignore[no-untyped-call]
+        raw = self.source.raw_bytes(values.shape)
+        scaled: Tensor = _Masked.apply(values, raw, self.drop_bytes)  # type: ignore[no-untyped-call]
         return scaled
 
 

@@ -78,6 +78,14 @@ class RowEmbedding(nn.Embedding):
         none = torch.empty(0, dtype=torch.long)
         return torch.cat([none, *self._written]).unique()
 
+    def rows_written(self) -> Tensor | None:
+        """Returns the only rows whose gradient may be other than zero, (U,) int64, in order.
+
+        None where the parameter's gradient is not this table's own.
+        """
+        own = hasattr(self, "_block") and self.weight.grad is self._block
+        return torch.cat(self._written).unique() if own and self._written else None
+
     def put_rows(self, rows_U: Tensor, gradient_UD: Tensor) -> None:
         """Makes this the gradient of these rows, whether they were read or not."""
         self._cleared()[rows_U] = gradient_UD

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.native import native
+from tunewright.native import native, native_for
 
 UNLIMITED = 1 << 30  # of a window: no text is as long
 _COUNTS = (
@@ -64,8 +64,7 @@ def _boundaries(queries: tuple[int, ...], keys: tuple[int, ...]) -> _Boundaries:
 
 def can_attend(values: Tensor) -> bool:
     """Says whether native code attends to values of this kind: bf16 or fp32, on the CPU."""
-    taken = values.dtype in (torch.bfloat16, torch.float32)
-    return taken and values.device.type == "cpu" and native() is not None
+    return native_for(values) is not None
 
 
 def native_attend(

@@ -4,6 +4,6 @@ It is never required. Without a C compiler, or with `TUNEWRIGHT_NATIVE=0`, plain
 same work in more time.
 """
 
-from tunewright.native.build import Native, native, why_not
+from tunewright.native.build import Native, native, native_for, why_not
 
-__all__ = ["Native", "native", "why_not"]
+__all__ = ["Native", "native", "native_for", "why_not"]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch  # noqa: F401  loads the OpenMP library whose threads native code shares
+import torch  # which also loads the OpenMP library whose threads are shared
 
 SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-w")
@@ -43,6 +43,12 @@ def native() -> Native | None:
     """Returns the native code, compiled if need be, or None where there is none."""
     found = _made(_wishes())
     return found if isinstance(found, Native) else None
+
+
+def native_for(values: torch.Tensor) -> Native | None:
+    """Returns the native code if it takes such tensors: bf16 or fp32, on the CPU."""
+    taken = values.dtype in (torch.bfloat16, torch.float32)
+    return native() if taken and values.device.type == "cpu" else None
 
 
 def why_not() -> str | None:
@@ -130,11 +136,30 @@ def _folder() -> Path:
     return (Path(given) if given else Path.home() / ".cache") / "tunewright" / "native"
 
 
+# What the functions of kernels.c take: n a count, i an int, f a float, d a double, p an address.
+_FUNCTIONS = {
+    "attention_scratch": ("n", "nnn"),
+    "attention": ("", "pi"),
+    "drop": ("", "pppnifii"),
+    "norm": ("", "pi"),
+    "adamw": ("", "pnddi"),
+    "sum_of_squares": ("d", "ppnpi"),
+    "threads": ("i", ""),
+}
+_TYPES = {
+    "n": ctypes.c_int64,
+    "i": ctypes.c_int,
+    "f": ctypes.c_float,
+    "d": ctypes.c_double,
+    "p": ctypes.c_void_p,
+}
+
+
 def _opened(path: Path) -> ctypes.CDLL:
-    """Loads the library and says what its functions take."""
+    """Loads the library and says what its functions take and return."""
     library = ctypes.CDLL(str(path))
-    library.attention_scratch.restype = ctypes.c_int64
-    library.attention_scratch.argtypes = [ctypes.c_int64] * 3
-    library.attention.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.attention.restype = None
+    for name, (returned, taken) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype = _TYPES.get(returned)
+        function.argtypes = [_TYPES[letter] for letter in taken]
     return library

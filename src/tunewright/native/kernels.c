@@ -75,10 +75,11 @@ static INLINE vec larger(vec a, vec b) {
 #endif
 }
 
-/* e to the power of x, to 2 units in the last place; 0 below -87, where float32 ends. */
+/* e to the power of x, to 2 units in the last place; 0 below -87, where float32 ends. What is not
+   a number stays so, or a failed training would not be seen. */
 static INLINE vec exponential(vec x) {
     const float rounds = 12582912.0f; /* adding 1.5 * 2^23 leaves the nearest whole number */
-    ivec gone = x < all(-87.0f);
+    ivec gone = x < all(-87.0f), odd = x != x;
     x = chosen(x > all(88.0f), all(88.0f), x);
     x = chosen(gone, all(0.0f), x);
     vec shifted = x * 1.44269504088896f + rounds, whole = shifted - rounds;
@@ -90,7 +91,7 @@ static INLINE vec exponential(vec x) {
     sum = sum * rest + 5.0000001201e-1f;
     sum = sum * rest * rest + rest + 1.0f;
     ivec power = ((ivec)shifted - (ivec)all(rounds)) << 23;
-    return chosen(gone, all(0.0f), (vec)((ivec)sum + power));
+    return (vec)(((ivec)sum + power & ~gone) | odd);
 }
 
 /* The upper halves of float32 numbers, rounded to the nearest bfloat16, ties to even. */
@@ -560,6 +561,239 @@ void attention(const struct attention *a, int backward) {
             count place = in_line > 1 ? i : n / a->num_shared;
             attention_item(a, a->order[place], n % a->num_shared, omp_get_thread_num(), backward);
         }
+}
+
+/* Passes over memory ----------------------------------------------------------------------- */
+
+/* A part of a tensor that one thread takes at a time. It is of one size on every machine, and what
+   is summed is summed by parts, in their order: so threads change no bit. */
+#define PART 16384
+#define MANY 8192 /* a pass over fewer numbers is over before a second thread has begun */
+
+/* Dropout: zero where a random byte is under `dropped`, else times `scale`. */
+static INLINE float kept(uint8_t byte, int dropped, float scale) {
+    return byte >= dropped ? scale : 0.0f;
+}
+
+static INLINE float read_one(const void *from, count place, int narrow) {
+    float value;
+    if (!narrow) return ((const float *)from)[place];
+    uint32_t bits = (uint32_t)((const uint16_t *)from)[place] << 16;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+void drop(const void *from, const uint8_t *bytes, void *to, count number, int dropped, float scale,
+          int narrow, int num_threads) {
+#pragma omp parallel for schedule(static) num_threads(num_threads) if (number > MANY)
+    for (count first = 0; first < number; first += PART) {
+        count last = fewer(number, first + PART);
+        if (narrow)
+#pragma omp simd
+            for (count i = first; i < last; i++)
+                ((uint16_t *)to)[i] =
+                    narrowed(read_one(from, i, 1) * kept(bytes[i], dropped, scale));
+        else
+#pragma omp simd
+            for (count i = first; i < last; i++)
+                ((float *)to)[i] = ((const float *)from)[i] * kept(bytes[i], dropped, scale);
+    }
+}
+
+/* What ends a sublayer of an encoder: norm(residual + dropout(values)), rows of `width` numbers.
+   `bytes` is null without dropout. Each of the three tensors is narrow or not by a bit. */
+enum { NARROW_VALUES = 1, NARROW_RESIDUAL = 2, NARROW_OUTPUT = 4 };
+#define WIDEST 8192
+
+struct norm {
+    count rows, width, narrow, dropped, num_threads;
+    double scale, epsilon;
+    const void *values, *residual;
+    const uint8_t *bytes;
+    const float *weight, *bias;
+    void *output;
+    float *mean, *spread; /* of each row; the spread is 1 / standard deviation */
+    const void *gradient; /* of the output, and as narrow */
+    void *d_values, *d_residual;
+    float *d_weight, *d_bias, *scratch; /* (parts, 2, width) */
+};
+
+static INLINE void summed_row(const struct norm *a, count row, float *sum, int narrow) {
+    count D = a->width, first = row * D;
+    float scale = a->scale;
+    for (count i = 0; i < D; i++) {
+        float value = read_one(a->values, first + i, narrow & NARROW_VALUES);
+        if (a->bytes) value *= kept(a->bytes[first + i], a->dropped, scale);
+        sum[i] = value + read_one(a->residual, first + i, narrow & NARROW_RESIDUAL);
+    }
+}
+
+static INLINE void norm_rows(const struct norm *a, count first, count last, int narrow) {
+    count D = a->width;
+    float sum[WIDEST];
+    for (count row = first; row < last; row++) {
+        summed_row(a, row, sum, narrow);
+        float total = 0, squares = 0;
+#pragma omp simd reduction(+ : total)
+        for (count i = 0; i < D; i++) total += sum[i];
+        float mean = total / D;
+#pragma omp simd reduction(+ : squares)
+        for (count i = 0; i < D; i++) squares += (sum[i] - mean) * (sum[i] - mean);
+        float spread = 1 / sqrtf(squares / D + (float)a->epsilon);
+        a->mean[row] = mean, a->spread[row] = spread;
+        for (count i = 0; i < D; i++) sum[i] = (sum[i] - mean) * spread * a->weight[i] + a->bias[i];
+        put((void *)at(a->output, row * D, narrow & NARROW_OUTPUT), sum, D, 1.0f,
+            narrow & NARROW_OUTPUT);
+    }
+}
+
+static INLINE void norm_rows_back(const struct norm *a, count first, count last, float *d_weight,
+                                  float *d_bias, int narrow) {
+    count D = a->width;
+    float unit[WIDEST], slope[WIDEST], given[WIDEST];
+    memset(d_weight, 0, D * 4);
+    memset(d_bias, 0, D * 4);
+    for (count row = first; row < last; row++) {
+        float mean = a->mean[row], spread = a->spread[row], total = 0, along = 0;
+        const float *weight = a->weight;
+        float scale = a->scale;
+        summed_row(a, row, unit, narrow);
+        widen(given, at(a->gradient, row * D, narrow & NARROW_OUTPUT), D, narrow & NARROW_OUTPUT);
+#pragma omp simd reduction(+ : total, along)
+        for (count i = 0; i < D; i++) {
+            unit[i] = (unit[i] - mean) * spread;
+            d_weight[i] += given[i] * unit[i];
+            d_bias[i] += given[i];
+            slope[i] = given[i] * weight[i];
+            total += slope[i];
+            along += slope[i] * unit[i];
+        }
+        total /= D, along /= D;
+        for (count i = 0; i < D; i++) slope[i] = (slope[i] - total - unit[i] * along) * spread;
+        put((void *)at(a->d_residual, row * D, narrow & NARROW_RESIDUAL), slope, D, 1.0f,
+            narrow & NARROW_RESIDUAL);
+        if (a->bytes)
+            for (count i = 0; i < D; i++) slope[i] *= kept(a->bytes[row * D + i], a->dropped, scale);
+        put((void *)at(a->d_values, row * D, narrow & NARROW_VALUES), slope, D, 1.0f,
+            narrow & NARROW_VALUES);
+    }
+}
+
+static INLINE void norm_part(const struct norm *a, count first, count last, float *d_weight,
+                             float *d_bias, int backward, int narrow) {
+    if (backward) norm_rows_back(a, first, last, d_weight, d_bias, narrow);
+    else norm_rows(a, first, last, narrow);
+}
+
+#define ROWS 32 /* of a part */
+
+void norm(const struct norm *a, int backward) {
+    count parts = (a->rows + ROWS - 1) / ROWS, D = a->width;
+#pragma omp parallel for schedule(static) num_threads(a->num_threads) if (a->rows * D > MANY)
+    for (count part = 0; part < parts; part++) {
+        count first = part * ROWS, last = fewer(a->rows, first + ROWS);
+        float *weight = a->scratch + part * 2 * D, *bias = weight + D;
+        switch (a->narrow) { /* the code is made for each mixture that occurs */
+            case 0: norm_part(a, first, last, weight, bias, backward, 0); break;
+            case 3: norm_part(a, first, last, weight, bias, backward, 3); break;
+            case 5: norm_part(a, first, last, weight, bias, backward, 5); break;
+            case 7: norm_part(a, first, last, weight, bias, backward, 7); break;
+            default: norm_part(a, first, last, weight, bias, backward, a->narrow);
+        }
+    }
+    for (count part = 0; backward && part < parts; part++)
+        for (count i = 0; i < D; i++) {
+            a->d_weight[i] += a->scratch[part * 2 * D + i];
+            a->d_bias[i] += a->scratch[part * 2 * D + D + i];
+        }
+}
+
+/* The optimizer ---------------------------------------------------------------------------- */
+
+/* A parameter, its gradient, and AdamW's moments. Of a table, `seen` says for each row of `width`
+   whether it ever had a gradient: where not, its moments are zero and only decay touches it. */
+struct learning {
+    float *weight;
+    const float *gradient;
+    float *mean, *square;
+    const uint8_t *seen;
+    count number, width;
+    double rate, decay, mean_share, square_share, step;
+};
+
+/* The numbers of a step: what is kept of weights and moments, what is new, and how far it goes. */
+struct stride {
+    float weight, new_mean, square, new_square, unbias, length, scale, epsilon;
+};
+
+static struct stride stride_of(const struct learning *a, double scale, double epsilon) {
+    double mean = 1 - pow(a->mean_share, a->step), square = 1 - pow(a->square_share, a->step);
+    return (struct stride){1 - a->rate * a->decay, 1 - a->mean_share, a->square_share,
+                           1 - a->square_share, 1 / sqrt(square), a->rate / mean, scale, epsilon};
+}
+
+static INLINE void step_numbers(const struct learning *a, count first, count number,
+                                struct stride s) {
+    float *weights = a->weight + first, *means = a->mean + first, *squares = a->square + first;
+    const float *gradients = a->gradient + first;
+#pragma omp simd
+    for (count i = 0; i < number; i++) {
+        float gradient = gradients[i] * s.scale;
+        float mean = means[i] + (gradient - means[i]) * s.new_mean;
+        float square = squares[i] * s.square + gradient * gradient * s.new_square;
+        means[i] = mean, squares[i] = square;
+        weights[i] =
+            weights[i] * s.weight - s.length * mean / (sqrtf(square) * s.unbias + s.epsilon);
+    }
+}
+
+static void step_part(const struct learning *a, count first, count number, struct stride s) {
+    if (!a->seen) step_numbers(a, first, number, s);
+    for (count i = first; a->seen && i < first + number; i += a->width)
+        if (a->seen[i / a->width]) step_numbers(a, i, a->width, s);
+        else if (s.weight != 1)
+            for (count j = i; j < i + a->width; j++) a->weight[j] *= s.weight;
+}
+
+/* One step of AdamW over all parameters, with their gradients times `scale`. */
+void adamw(const struct learning *parameters, count num_parameters, double scale, double epsilon,
+           int num_threads) {
+#pragma omp parallel num_threads(num_threads)
+    {
+        count turn = 0, mine = omp_get_thread_num(), among = omp_get_num_threads();
+        for (count p = 0; p < num_parameters; p++) {
+            const struct learning *a = parameters + p;
+            struct stride s = stride_of(a, scale, epsilon);
+            count unit = a->seen ? a->width * (1 + PART / a->width) : PART;
+            for (count first = 0; first < a->number; first += unit)
+                if (turn++ % among == mine)
+                    step_part(a, first, fewer(unit, a->number - first), s);
+        }
+    }
+}
+
+/* Adds up the squares of many tensors' numbers; `sums` has room for each part's. */
+double sum_of_squares(const float *const *tensors, const count *sizes, count num_tensors,
+                      double *sums, int num_threads) {
+    count num_parts = 0;
+    double total = 0;
+    for (count t = 0; t < num_tensors; t++) num_parts += (sizes[t] + PART - 1) / PART;
+#pragma omp parallel num_threads(num_threads)
+    {
+        count turn = 0, mine = omp_get_thread_num(), among = omp_get_num_threads();
+        for (count t = 0; t < num_tensors; t++)
+            for (count first = 0; first < sizes[t]; first += PART, turn++) {
+                if (turn % among != mine) continue;
+                const float *part = tensors[t] + first;
+                count number = fewer(PART, sizes[t] - first);
+                float sum = 0;
+#pragma omp simd reduction(+ : sum)
+                for (count i = 0; i < number; i++) sum += part[i] * part[i];
+                sums[turn] = sum;
+            }
+    }
+    for (count part = 0; part < num_parts; part++) total += sums[part];
+    return total;
 }
 
 /* The number of threads that OpenMP would take, which is torch's if they share one library. */

@@ -20,6 +20,7 @@ from tunewright.models.dropout import DropoutSource, replace_dropout
 from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.graphs import Graphs, record_passes
 from tunewright.models.heads import is_packed
+from tunewright.models.native_layers import use_native_layers
 from tunewright.models.peft_config import NEW_HEADS
 from tunewright.models.sharing import attach_to_all
 from tunewright.models.weights import read_headers
@@ -59,6 +60,7 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
         ground.note(f"There is no native code ({reason}): training takes more time.")
     if not ground.is_sharded:  # which shares out gradients of its own making
         keep_row_gradients(model)
+        use_native_layers(model)
     return model, route
 
 

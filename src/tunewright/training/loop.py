@@ -37,6 +37,7 @@ from tunewright.tasks.base import Outputs, Task
 from tunewright.training.events import Shrunk, Spike, Step
 from tunewright.training.gradients import add_up_gradients
 from tunewright.training.guards import LossWatch, is_out_of_memory
+from tunewright.training.native_adamw import NativeAdamW, gradient_norm
 from tunewright.training.optimizer import MovingAverage, set_factor
 from tunewright.training.order import (
     STEP,
@@ -162,8 +163,8 @@ class Loop:
         if not self.processes.is_alone:
             total, count, num_tokens, flop = self._added_up(_total(sums), count, num_tokens, flop)
             sums = [torch.tensor(total, dtype=torch.float64)]
-        norm = self._scale_gradients(count, row_indices)
-        self.optimizer.step()
+        norm, scale = self._norm_and_scale(count, row_indices)
+        self._step(scale)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
@@ -400,13 +401,12 @@ class Loop:
         add_up_gradients(self.model, used, self.processes)
         return [float(number) for number in told[:, : len(own)].sum(0)]
 
-    def _scale_gradients(self, count: float, row_indices: np.ndarray) -> float:
-        """Divides by `count`, clips, adds L1; returns the norm before clipping.
+    def _norm_and_scale(self, count: float, row_indices: np.ndarray) -> tuple[float, float]:
+        """Returns the gradient's norm before clipping, and the scale that divides and clips it.
 
         Raises NonFiniteLoss, before anything is changed, when the norm is not finite.
         """
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        gradients = [own_rows(p.grad) for p in parameters if p.grad is not None]
+        gradients = [own_rows(gradient) for gradient in self._gradients()]
         count = count or 1.0  # an update without anything to learn leaves only decay and L1
         norm = self._norm(gradients) / count
         if not math.isfinite(norm):
@@ -419,18 +419,34 @@ class Loop:
             )
         limit = self.max_grad_norm
         clip = 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
-        torch._foreach_mul_(gradients, clip / count)
-        if self.l1:
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if parameter.ndim > 1:  # biases and norms are spared, as by weight decay
-                    gradient.add_(own_rows(parameter).sign(), alpha=self.l1)
-        return norm
+        return norm, clip / count
+
+    def _step(self, scale: float) -> None:
+        """Updates the weights with the gradients times `scale`."""
+        plain = self.sharding is None and not self.l1
+        if plain and isinstance(self.optimizer, NativeAdamW):
+            self.optimizer.scaled_step(scale)
+        else:
+            self._scale_gradients(scale)
+            self.optimizer.step()
+
+    def _scale_gradients(self, scale: float) -> None:
+        """Multiplies the gradients with `scale` and adds L1."""
+        torch._foreach_mul_([own_rows(gradient) for gradient in self._gradients()], scale)
+        if not self.l1:
+            return
+        for parameter in self.model.parameters():
+            if parameter.grad is not None and parameter.ndim > 1:  # not biases and norms
+                own_rows(parameter.grad).add_(own_rows(parameter).sign(), alpha=self.l1)
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
 
     def _norm(self, gradients: Sequence[Tensor]) -> float:
         """Returns the norm of the whole gradient, of which this process may have some rows."""
-        norm = float(torch.nn.utils.get_total_norm(gradients))
         if self.sharding is None:
-            return norm
+            return gradient_norm(self.model, gradients)
+        norm = float(torch.nn.utils.get_total_norm(gradients))
         return float(np.linalg.norm(self.processes.gather_numbers([norm])))
 
     def _row_ids(self, row_indices: np.ndarray) -> list[int]:

@@ -11,6 +11,8 @@ from torch import nn
 
 from tunewright.errors import SettingsError
 from tunewright.models.architecture import backbone_prefix, is_backbone
+from tunewright.models.embedding import RowEmbedding
+from tunewright.training.native_adamw import NativeAdamW
 from tunewright.training.sharding import own_rows
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
@@ -83,7 +85,7 @@ def build_optimizer(
     layer_lr_decay: float = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
-) -> torch.optim.AdamW:
+) -> NativeAdamW:
     """Returns AdamW (Loshchilov & Hutter 2019) over the parameters that learn.
 
     Vectors (biases, norms) are not decayed. Each group keeps its own peak as `peak`; the loop
@@ -99,14 +101,15 @@ def build_optimizer(
         peak = base * layer_lr_decay ** (head - depth_of[name])
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((peak, decay), []).append(parameter)
-    return torch.optim.AdamW(
+    tables = [m for m in model.modules() if isinstance(m, RowEmbedding) and m.weight.requires_grad]
+    return NativeAdamW(
         [
             {"params": params, "lr": peak, "peak": peak, "weight_decay": decay}
             for (peak, decay), params in groups.items()
         ],
+        tables,
         betas=betas,
         eps=epsilon,
-        fused=True,
     )
 
 
