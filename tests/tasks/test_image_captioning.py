@@ -421,6 +421,8 @@ def test_its_report_shows_the_best_and_the_worst_pictures(finished):
     assert len(result.best) + len(result.worst) == result.num_rows <= 48
     assert page.count('<img src="data:image/jpeg;base64,') == result.num_rows
     assert "img-src data:" in page
+    assert "Length and truncation" not in page
+    assert f"Always answering “<bdi>{finished.task.constant}</bdi>”" in page
     assert result.best[0].severity == 0
     assert [each.severity for each in result.best] == sorted(each.severity for each in result.best)
     first = Image.open(io.BytesIO(base64.b64decode(result.best[0].picture)))

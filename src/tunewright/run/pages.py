@@ -170,11 +170,12 @@ def _baseline(task: Task, result: EvaluationResult | None) -> content.Baseline |
 
 
 def _ledger(found: Mapping[str, Any]) -> content.TruncationLedger | None:
+    """Returns what was cut; None where nothing was, because rows have no length to cut at."""
     lengths = found["splits"]["train"]["lengths"]
-    if lengths is None:
+    if lengths is None or lengths["max_length"] is None:
         return None
     return content.TruncationLedger(
-        max_length=lengths["max_length"] or 0,
+        max_length=lengths["max_length"],
         num_texts=lengths["num_texts"],
         num_tokens=lengths["num_tokens"],
         cut_texts=lengths["cut_texts"],

@@ -68,8 +68,8 @@ class ImageCaptioning(Writer):
     )
     stock_usage: ClassVar[str] = (
         "from PIL import Image\n"
-        "from transformers import AutoImageProcessor, AutoModelForImageTextToText\n"
-        "from transformers import AutoTokenizer\n\n"
+        "from transformers import (\n"
+        "    AutoImageProcessor,\n    AutoModelForImageTextToText,\n    AutoTokenizer,\n)\n\n"
         'folder = "path/to/this/folder"\n'
         "processor = AutoImageProcessor.from_pretrained(folder)\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
