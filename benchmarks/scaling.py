@@ -28,6 +28,7 @@ from tunewright.devices import find_device, measure_roof, settle_allocator
 from tunewright.models.dropout import replace_dropout
 from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.flop import FlopCount
+from tunewright.models.native_layers import use_native_layers
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.loop import Loop
@@ -91,6 +92,7 @@ def measured(point: dict[str, int], seconds: float) -> dict[str, Any]:
     assert task.route(model) == "packed"
     model.to(device.name)
     keep_row_gradients(model)
+    use_native_layers(model)
     loop = Loop(
         model, task, _encoded(point), build_optimizer(model, learning_rate=1e-5),
         Schedule("constant", 10**9, 0), device, point["rows"], 8192, 0, 1.0,

@@ -49,6 +49,7 @@ from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.flop import FlopCount
 from tunewright.models.folder import find_model
 from tunewright.models.graphs import MET_BEFORE, record_passes
+from tunewright.models.native_layers import use_native_layers
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.loop import Loop
@@ -218,6 +219,7 @@ class Bench:
         assert route == "packed", route
         model.to(self.device.name)
         keep_row_gradients(model)
+        use_native_layers(model)
         optimizer = build_optimizer(model, learning_rate=LEARNING_RATE, weight_decay=0.01)
         dropout = replace_dropout(model)
         warmed: list[int] = []

@@ -65,7 +65,7 @@ CASES = (
         "test",
         "accuracy",
         {"name": "text-classification"},
-        Settings(4, 3e-4, max_length=64),
+        Settings(6, 3e-4, max_length=64),
     ),
     Case(
         "CLUENER2020",
@@ -73,7 +73,7 @@ CASES = (
         "validation",
         "f1",
         {"name": "token-classification"},
-        Settings(6, 5e-4, max_length=128),
+        Settings(8, 5e-4, max_length=128),
     ),
     Case(
         "CMRC2018",
@@ -81,7 +81,7 @@ CASES = (
         "validation",
         "f1",
         {"name": "question-answering", "max_answer_length": 50},
-        Settings(2, 3e-4, max_length=384),
+        Settings(3, 3e-4, max_length=384),
     ),
 )
 

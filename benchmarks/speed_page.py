@@ -1,0 +1,186 @@
+"""Writes `docs/performance.md` from the results: `python -m benchmarks.speed_page`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+PAGE = DOCS / "performance.md"
+IMAGES = DOCS / "images"
+
+CASES = {
+    "sentences": ("MiniLM-L6", "sentences of SST-2, about 20 tokens"),
+    "news": ("MiniLM-L6", "paragraphs of AG News, at most 128 tokens"),
+    "reviews, 256": ("MiniLM-L6", "reviews of IMDB, at most 256 tokens"),
+    "reviews, 512": ("MiniLM-L6", "reviews of IMDB, at most 512 tokens"),
+    "news, base": ("BERT-base", "paragraphs of AG News, at most 128 tokens"),
+    "reviews, base": ("BERT-base", "reviews of IMDB, at most 512 tokens"),
+    "reviews, large": ("BERT-large", "reviews of IMDB, at most 512 tokens"),
+}
+TEXT = (HERE / "speed_page.md").read_text(encoding="utf-8")
+AXES = {
+    "length": "tokens of a text",
+    "rows": "rows of an update",
+    "width": "width of the model",
+}
+
+
+def main() -> None:
+    speed, answering, scaling, written, chat = (
+        _read(name) for name in ("speed", "answering", "scaling", "seq2seq_speed", "chat_tuning")
+    )
+    IMAGES.mkdir(exist_ok=True)
+    if scaling:
+        draw(scaling, IMAGES / "scaling.png")
+    parts = {
+        "tuning": "\n\n".join(_tuning(device, speed) for device in _devices(speed)),
+        "answering": _answering(answering),
+        "scaling": _scaling(scaling),
+        "generating": _generating(written, chat),
+    }
+    PAGE.write_text(TEXT.format(**parts), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+def _read(name: str) -> dict[str, Any]:
+    file = HERE / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
+
+
+def _devices(results: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(entry["device"] for entry in results.values()))
+
+
+def _tuning(device: str, results: Mapping[str, Any]) -> str:
+    """Returns the table of one device."""
+    own = {name: results.get(f"{name} ({device})") for name in CASES}
+    entries = {name: entry for name, entry in own.items() if entry}
+    any_entry = next(iter(entries.values()))
+    lines = [
+        f"**{device}**, {any_entry['threads']} threads, "
+        f"{max(e['roof'] for e in entries.values()) / 1e12:.2f} TFLOP/s:\n",
+        "| model | texts | ours, tokens/s | MFU | fastest peer, tokens/s | times faster "
+        "| than its defaults |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, entry in entries.items():
+        model, texts = CASES[name]
+        sides = entry["sides"]
+        ours = sides["ours"]
+        peers = {name: side for name, side in sides.items() if not name.startswith("ours")}
+        best = max(peers, key=lambda name: peers[name]["tokens_per_second"])
+        usual = "Trainer, bf16" if "H200" in device else "Trainer, fp32"
+        lines.append(
+            f"| {model} | {texts} | {_with_range(ours)} | {ours['mfu']:.1%} "
+            f"| {_with_range(peers[best])} ({best}) | {_times(ours, peers[best])} "
+            f"| {_times(ours, peers[usual]) if usual in peers else ''} |"
+        )
+    memory = {name: entry["memory"] for name, entry in entries.items() if entry.get("memory")}
+    if memory:
+        told = "; ".join(
+            f"{CASES[name][0]}, {name}: {sizes['ours'] / 1e9:.1f} of "
+            f"{min(v for k, v in sizes.items() if k != 'ours') / 1e9:.1f} GB"
+            for name, sizes in memory.items()
+        )
+        lines.append(f"\nMost memory of the device, ours of the peer's: {told}.")
+    return "\n".join(lines)
+
+
+def _with_range(side: Mapping[str, Any]) -> str:
+    low, high = side["range"]
+    return f"{side['tokens_per_second']:,.0f} [{low:,.0f}, {high:,.0f}]"
+
+
+def _times(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
+    return f"{ours['tokens_per_second'] / peer['tokens_per_second']:.2f}"
+
+
+def _answering(results: Mapping[str, Any]) -> str:
+    lines = ["| job | machine | side | texts/s, median of rounds | ours is times faster | cosine |",
+             "|---|---|---|---:|---:|---:|"]  # fmt: skip
+    for name, entry in results.items():
+        seconds = {side: statistics.median(each) for side, each in entry["seconds"].items()}
+        for side, taken in seconds.items():
+            cosine = entry.get("cosine", {}).get(side)
+            lines.append(
+                f"| {name.split(' (')[0]} | {entry['device']} | {side} "
+                f"| {entry['texts'] / taken:,.0f} "
+                f"| {'' if side.startswith('ours') else f'{taken / seconds[_ours(seconds)]:.2f}'} "
+                f"| {'' if cosine is None else f'{min(cosine, 1.0):.5f}'} |"
+            )
+    return "\n".join(lines)
+
+
+def _ours(sides: Mapping[str, Any]) -> str:
+    return next(name for name in sides if name.startswith("ours"))
+
+
+def _scaling(results: Mapping[str, Any]) -> str:
+    lines = []
+    for device, entry in results.items():
+        for name, label in AXES.items():
+            if name not in entry:
+                continue
+            told = ", ".join(
+                f"{point['value']:,}: {point['tokens_per_second']:,.0f} "
+                f"({point['flop_per_second'] / entry['roof']:.0%}, {point['mb']:,} MB)"
+                for point in entry[name]
+            )
+            lines.append(f"- {label} ({device}): {told}")
+    return "\n".join(lines)
+
+
+def _generating(written: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
+    lines = []
+    for part in ("training", "writing"):
+        if part in written:
+            found = written[part]["core_seconds_and_seconds"]
+            told = ", ".join(f"{name} {times[1]:.2f} s" for name, times in found.items())
+            lines.append(f"- {part}, an encoder-decoder on Multi30k: {told}; "
+                         f"{written[part]['times_faster'][1]:.2f} times faster")  # fmt: skip
+    if chat:
+        told = ", ".join(
+            f"{name} {side['tokens_per_second']:,.0f} tokens/s, {side['peak_mb'] / 1e3:.1f} GB"
+            for name, side in chat["median"].items()
+        )
+        lines.append(f"- SmolLM2-135M on DialogSum: {told}")
+    return "\n".join(lines) or "Not measured on a quiet machine."
+
+
+def draw(results: Mapping[str, Any], file: Path) -> None:
+    """Draws tokens a second, and the share of the peak, against each thing that changes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(AXES), figsize=(11, 3.2))
+    for panel, (name, label) in zip(panels, AXES.items(), strict=True):
+        share = panel.twinx()
+        for entry in results.values():
+            points: Sequence[Mapping[str, Any]] = entry.get(name, ())
+            values = [point["value"] for point in points]
+            panel.plot(values, [p["tokens_per_second"] for p in points], "o-", color="#1f5fa8")
+            share.plot(
+                values, [100 * p["flop_per_second"] / entry["roof"] for p in points],
+                "s--", color="#c2571a", markersize=3,
+            )  # fmt: skip
+        panel.set_xscale("log", base=2)
+        panel.set_xlabel(label)
+        panel.set_ylim(bottom=0)
+        share.set_ylim(0, 100)
+        panel.set_ylabel("tokens/s", color="#1f5fa8")
+        share.set_ylabel("% of the peak", color="#c2571a")
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
