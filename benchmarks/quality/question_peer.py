@@ -15,17 +15,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     DataCollatorWithPadding,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from benchmarks.quality.harness import Rows, Settings
+from benchmarks.quality.trainer_settings import trainer_arguments
 from tunewright.tasks.base import Statistics, stack
 from tunewright.tasks.question_answering import QuestionAnswering
 from tunewright.types import FoundAnswer
@@ -107,23 +106,7 @@ def trained(
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(
             network,
-            TrainingArguments(
-                output_dir=output,
-                num_train_epochs=settings.num_train_epochs,
-                per_device_train_batch_size=settings.batch_size,
-                per_device_eval_batch_size=64,
-                learning_rate=settings.learning_rate,
-                warmup_steps=settings.warmup_ratio,
-                weight_decay=settings.weight_decay,
-                bf16=torch.backends.mkldnn.is_available(),
-                train_sampling_strategy="group_by_length",
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                logging_strategy="no",
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-            ),
+            trainer_arguments(settings, output, seed),
             train_dataset=read["train"],
             data_collator=DataCollatorWithPadding(tokenizer),
         )

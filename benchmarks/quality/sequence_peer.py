@@ -16,12 +16,12 @@ from transformers import (
     DataCollatorForMultipleChoice,
     DataCollatorWithPadding,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from benchmarks.quality.harness import Settings
 from benchmarks.quality.sequence_data import Row, Splits
+from benchmarks.quality.trainer_settings import trainer_arguments
 from tunewright.models.folder import find_model
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Statistics, Task, stack
@@ -78,23 +78,7 @@ def trained(
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(
             model,
-            TrainingArguments(
-                output_dir=output,
-                num_train_epochs=settings.num_train_epochs,
-                per_device_train_batch_size=settings.batch_size,
-                per_device_eval_batch_size=64,
-                learning_rate=settings.learning_rate,
-                warmup_steps=settings.warmup_ratio,
-                weight_decay=settings.weight_decay,
-                bf16=torch.backends.mkldnn.is_available(),
-                train_sampling_strategy="group_by_length",
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                logging_strategy="no",
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-            ),
+            trainer_arguments(settings, output, seed),
             train_dataset=encoded.pop("train"),
             data_collator=collator,
         )

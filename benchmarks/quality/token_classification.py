@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     DataCollatorForTokenClassification,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
@@ -43,6 +41,7 @@ from benchmarks.quality.harness import (
     run_of_ours,
     table,
 )
+from benchmarks.quality.trainer_settings import trainer_arguments
 from tunewright.models.folder import find_model
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -153,23 +152,7 @@ def peer(
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(
             network,
-            TrainingArguments(
-                output_dir=output,
-                num_train_epochs=settings.num_train_epochs,
-                per_device_train_batch_size=settings.batch_size,
-                per_device_eval_batch_size=64,
-                learning_rate=settings.learning_rate,
-                warmup_steps=settings.warmup_ratio,
-                weight_decay=settings.weight_decay,
-                bf16=torch.backends.mkldnn.is_available(),
-                train_sampling_strategy="group_by_length",
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                logging_strategy="no",
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-            ),
+            trainer_arguments(settings, output, seed),
             train_dataset=[item for item, _ in encoded[0]],
             data_collator=DataCollatorForTokenClassification(tokenizer),
         )

@@ -7,18 +7,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from benchmarks.quality.cases import Case
 from benchmarks.quality.harness import read_rows
+from benchmarks.quality.trainer_settings import trainer_arguments
 from tunewright.models.folder import find_model
 
 
@@ -35,23 +34,7 @@ def run(case: Case, data: Path, seed: int) -> tuple[np.ndarray, float]:
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(
             model,
-            TrainingArguments(
-                output_dir=output,
-                num_train_epochs=case.settings.num_train_epochs,
-                per_device_train_batch_size=case.settings.batch_size,
-                per_device_eval_batch_size=64,
-                learning_rate=case.settings.learning_rate,
-                warmup_steps=case.settings.warmup_ratio,
-                weight_decay=case.settings.weight_decay,
-                bf16=torch.backends.mkldnn.is_available(),
-                train_sampling_strategy="group_by_length",
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                logging_strategy="no",
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-            ),
+            trainer_arguments(case.settings, output, seed),
             train_dataset=encoded[0],
             data_collator=DataCollatorWithPadding(tokenizer),
         )
