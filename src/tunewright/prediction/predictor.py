@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -62,16 +63,25 @@ class Predictor:
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Any]:
         """Yields one answer for each row, in order, reading rows as they are needed."""
-        windows = self._encoded(rows)
-        for window, encoded in made_ahead(windows) if self.ahead else windows:
+        windows = _windows(rows)
+        for window in islice(windows, 1):  # and often the only one
+            yield from self.answer_encoded(window, self._features(window, self.tokenizer))
+        rest = self._encoded(windows)
+        for window, encoded in made_ahead(rest) if self.ahead else rest:
             yield from self.answer_encoded(window, encoded)
 
-    def _encoded(self, rows: Iterable[Row]) -> Iterator[tuple[list[Row], list[list[Features]]]]:
+    def _encoded(
+        self, windows: Iterator[list[Row]]
+    ) -> Iterator[tuple[list[Row], list[list[Features]]]]:
         """Yields rows by windows, with their features."""
-        # A tokenizer cannot be used in two threads at once.
-        tokenizer = copy.deepcopy(self.tokenizer) if self.ahead else self.tokenizer
-        for window in _windows(rows):
-            yield window, [self.task.encode(row, tokenizer) for row in window]
+        tokenizer = None
+        for window in windows:
+            if tokenizer is None:  # one cannot be used in two threads at once
+                tokenizer = copy.deepcopy(self.tokenizer) if self.ahead else self.tokenizer
+            yield window, self._features(window, tokenizer)
+
+    def _features(self, rows: Sequence[Row], tokenizer: Any) -> list[list[Features]]:
+        return [self.task.encode(row, tokenizer) for row in rows]
 
     def answer_encoded(
         self, rows: Sequence[Row], encoded: Sequence[Sequence[Features]]
