@@ -142,8 +142,9 @@ def _generating(written: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
         if part in written:
             found = written[part]["core_seconds_and_seconds"]
             told = ", ".join(f"{name} {times[1]:.2f} s" for name, times in found.items())
-            lines.append(f"- {part}, an encoder-decoder on Multi30k: {told}; "
-                         f"{written[part]['times_faster'][1]:.2f} times faster")  # fmt: skip
+            ratios = written[part]["times_faster"].items()
+            faster = ", ".join(f"{times[1]:.2f} times as fast as {peer}" for peer, times in ratios)
+            lines.append(f"- {part}, an encoder-decoder on Multi30k: {told}; {faster}")
     if chat:
         told = ", ".join(
             f"{name} {side['tokens_per_second']:,.0f} tokens/s, {side['peak_mb'] / 1e3:.1f} GB"
