@@ -1,6 +1,6 @@
 """How fast every task is trained, beside the trainer that people would take for it.
 
-    python -m benchmarks.task_speed [CASE ...] [--rounds 3]
+    python -m benchmarks.task_speed [CASE ...] [--rounds 2]
 
 Finds its data through TUNEWRIGHT_BENCHMARK_DATA. All sides tune the starter model on the same
 rows, cut to the same length, with updates of as many rows, in turn, forth and back; the first round
@@ -84,7 +84,7 @@ class Case:
     peer: Peer
     max_length: int = 128
     batch_rows: int = 32
-    num_updates: int = 15
+    num_updates: int = 8
     peer_name: str = "Trainer"
 
 
@@ -93,7 +93,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", default=[case.name for case in CASES])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--updates", type=int, help="fewer than a case has, to try it out")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -308,11 +308,11 @@ CASES = (
     Case("MultiWOZ domains", "multi-label-classification",
          _split(sequence_data.multiwoz_domains), sequences, 512, 16),
     Case("MedQuAD, 1 of 4", "multiple-choice", _split(sequence_data.medquad_choices), sequences,
-         128, 16),
+         128, 8),
     Case("AG News", "masked-language-modelling", _file("classification/ag_news/train"), masked),
-    Case("MedQuAD", "sentence-embedding", _file("retrieval/medquad/train"), vectors, 128, 64, 10,
+    Case("MedQuAD", "sentence-embedding", _file("retrieval/medquad/train"), vectors, 128, 64, 8,
          "sentence-transformers"),
-    Case("MedQuAD, pairs", "reranking", _judged, pair_scores, 128, 32, 15,
+    Case("MedQuAD, pairs", "reranking", _judged, pair_scores, 128, 32, 8,
          "sentence-transformers"),
 )  # fmt: skip
 
