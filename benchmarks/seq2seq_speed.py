@@ -5,9 +5,10 @@
 Finds Multi30k through TUNEWRIGHT_BENCHMARK_DATA. Training: the same rows, tokens, sizes, updates,
 label smoothing and bf16 for our Transformer in our loop, packed, and for a Marian of the library in
 Seq2SeqTrainer, padded and grouped by length. Writing: the same weights and texts with four beams,
-by our search and by `generate` in batches sorted by length, at the fastest of three batch sizes.
-Rounds of both sides alternate; what is shown are the medians of core-seconds (all threads) and of
-seconds. Results go to `benchmarks/seq2seq_speed.json`.
+by our search, by `generate` in batches sorted by length, at three batch sizes, and by CTranslate2
+in each of its ways of computing. Rounds of all sides alternate; what is shown are the medians of
+core-seconds (all threads) and of seconds, and how many times faster ours is than the fastest side
+of each library. Results go to `benchmarks/seq2seq_speed.json`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
+from benchmarks.ctranslate2_peer import Peer, compute_types, convert
 from tunewright.devices import find_device
 from tunewright.models.beams import search
 from tunewright.models.dropout import replace_dropout
@@ -49,6 +51,7 @@ from tunewright.types import Row
 RESULTS = Path(__file__).with_suffix(".json")
 WIDTH, LAYERS, INNER, HEADS, VOCABULARY = 256, 3, 1024, 4, 8000
 BATCH_ROWS, DROPOUT, BEAMS = 128, 0.1, 4
+BEGIN, END = 2, 3  # tokens
 
 Timed = tuple[float, float]
 
@@ -85,7 +88,7 @@ def measure(rows: Sequence[Row], place: Path, rounds: int) -> dict[str, Any]:
         "Seq2SeqTrainer": _their_training(encoded, len(tokenizer), place),
     }
     training = compared(sides, rounds)
-    writing = _writing(model.eval(), encoded, rounds)
+    writing = _writing(model.eval(), encoded, rounds, place)
     num_tokens = sum(item.num_tokens for items in encoded for item in items)
     return {
         "threads": torch.get_num_threads(),
@@ -96,7 +99,7 @@ def measure(rows: Sequence[Row], place: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def compared(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, Any]:
+def compared(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
     """Runs the sides in turn, the first round to warm up; returns medians and the ratios."""
     found: dict[str, list[Timed]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
@@ -111,10 +114,17 @@ def compared(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, Any
         name: [round(statistics.median(part), 3) for part in zip(*times, strict=True)]
         for name, times in found.items()
     }
-    ours, best = medians["ours"], min(v for n, v in medians.items() if n != "ours")
+    fastest: dict[str, list[float]] = {}
+    for name, times in medians.items():
+        library = name.partition(",")[0]
+        fastest[library] = min(times, fastest.get(library, times), key=lambda pair: pair[1])
+    ours = fastest.pop("ours")
     return {
         "core_seconds_and_seconds": medians,
-        "times_faster": [round(b / a, 2) for a, b in zip(ours, best, strict=True)],
+        "times_faster": {
+            library: [round(b / a, 2) for a, b in zip(ours, times, strict=True)]
+            for library, times in fastest.items()
+        },
     }
 
 
@@ -146,8 +156,8 @@ def _their_training(encoded: Sequence[Any], size: int, place: Path) -> Callable[
         attention_dropout=0.0,
         activation_function="relu",
         pad_token_id=0,
-        eos_token_id=3,
-        decoder_start_token_id=2,
+        eos_token_id=END,
+        decoder_start_token_id=BEGIN,
     )
     model = MarianMTModel(config)
     rows = [
@@ -193,7 +203,7 @@ def _their_training(encoded: Sequence[Any], size: int, place: Path) -> Callable[
     return run
 
 
-def _writing(model: Any, encoded: Sequence[Any], rounds: int) -> dict[str, Any]:
+def _writing(model: Any, encoded: Sequence[Any], rounds: int, place: Path) -> dict[str, Any]:
     """Four beams over a quarter of the rows, sorted by length; random weights never stop early."""
     chosen = sorted(encoded[: len(encoded) // 4], key=lambda items: len(items[0].streams["source"]))
     sources = [torch.tensor(items[0].streams["source"].token_ids) for items in chosen]
@@ -215,7 +225,7 @@ def _writing(model: Any, encoded: Sequence[Any], rounds: int) -> dict[str, Any]:
     def ours() -> None:
         for ids, mask in batches(128):
             with torch.no_grad(), device.autocast():
-                search(model, ids, mask, [2], settings, {3})
+                search(model, ids, mask, [BEGIN], settings, {END})
 
     def theirs(size: int) -> Callable[[], None]:
         def run() -> None:
@@ -231,6 +241,12 @@ def _writing(model: Any, encoded: Sequence[Any], rounds: int) -> dict[str, Any]:
         return run
 
     sides = {"ours": ours} | {f"generate, {size} at once": theirs(size) for size in (32, 64, 128)}
+    convert(model, place / "converted", end=END)
+    for kind in compute_types():
+        peer = Peer(place / "converted", kind)
+        sides[f"CTranslate2, {kind}"] = lambda peer=peer: peer.write(
+            [source.tolist() for source in sources], BEAMS, settings.max_new_tokens
+        )
     return compared(sides, rounds)
 
 

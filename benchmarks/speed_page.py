@@ -31,14 +31,18 @@ AXES = {
 
 
 def main() -> None:
-    speed, answering, scaling, written, chat = (
-        _read(name) for name in ("speed", "answering", "scaling", "seq2seq_speed", "chat_tuning")
-    )
+    speed, tasks, answering, scaling, written, chat = (
+        _read(name)
+        for name in (
+            "speed", "task_speed", "answering", "scaling", "seq2seq_speed", "chat_tuning",
+        )
+    )  # fmt: skip
     IMAGES.mkdir(exist_ok=True)
     if scaling:
         draw(scaling, IMAGES / "scaling.png")
     parts = {
         "tuning": "\n\n".join(_tuning(device, speed) for device in _devices(speed)),
+        "tasks": _tasks(tasks),
         "answering": _answering(answering),
         "scaling": _scaling(scaling),
         "generating": _generating(written, chat),
@@ -101,6 +105,22 @@ def _times(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
     return f"{ours['tokens_per_second'] / peer['tokens_per_second']:.2f}"
 
 
+def _tasks(results: Mapping[str, Any]) -> str:
+    lines = ["| task | rows | ours, tokens/s | MFU | peer as it comes | at its fastest "
+             "| times faster |",
+             "|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name, entry in results.items():
+        ours, *peers = (statistics.median(each) for each in entry["tokens_per_second"].values())
+        link = f"[{entry['task']}](tasks/{entry['task']}.md)"
+        told = " | ".join(f"{speed:,.0f}" for speed in peers)
+        times = " / ".join(f"{ours / speed:.2f}" for speed in peers)
+        rows = f"{name}, {entry['batch_rows']} of at most {entry['max_length']} tokens"
+        lines.append(f"| {link} | {rows} | {ours:,.0f} | {entry['mfu']:.0%} | {told} | {times} |")
+    machines = {(e["device"], e["threads"], f"{e['roof'] / 1e12:.2f}") for e in results.values()}
+    told = "; ".join(f"{name}, {n} threads, {roof} TFLOP/s" for name, n, roof in sorted(machines))
+    return "\n".join([*lines, f"\nMeasured on {told}."])
+
+
 def _answering(results: Mapping[str, Any]) -> str:
     lines = ["| job | machine | side | texts/s, median of rounds | ours is times faster | cosine |",
              "|---|---|---|---:|---:|---:|"]  # fmt: skip
@@ -142,8 +162,9 @@ def _generating(written: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
         if part in written:
             found = written[part]["core_seconds_and_seconds"]
             told = ", ".join(f"{name} {times[1]:.2f} s" for name, times in found.items())
-            lines.append(f"- {part}, an encoder-decoder on Multi30k: {told}; "
-                         f"{written[part]['times_faster'][1]:.2f} times faster")  # fmt: skip
+            ratios = written[part]["times_faster"].items()
+            faster = ", ".join(f"{times[1]:.2f} times as fast as {peer}" for peer, times in ratios)
+            lines.append(f"- {part}, an encoder-decoder on Multi30k: {told}; {faster}")
     if chat:
         told = ", ".join(
             f"{name} {side['tokens_per_second']:,.0f} tokens/s, {side['peak_mb'] / 1e3:.1f} GB"

@@ -14,6 +14,12 @@ from tunewright.models.transformer import POSITIONS, Transformer, TransformerCon
 END = 2
 
 
+@pytest.fixture(params=["native", "plain"], autouse=True)
+def native_or_plain(request, monkeypatch):
+    if request.param == "plain":
+        monkeypatch.setenv("TUNEWRIGHT_NATIVE", "0")
+
+
 @pytest.fixture(params=POSITIONS)
 def model(request):
     config = TransformerConfig(

@@ -3,18 +3,16 @@
     texts = search(model, input_ids, attention_mask, first=[1], settings)
 
 A beginning reads its source's keys and values together with the other beams of its row, so that
-they exist once; keys and values of the target lie in one block that is written in place; and rows
-that are done leave the batch. What is written is what transformers' own search writes.
+they exist once (`kept.py`); and rows that are done leave the batch. What is written is what
+transformers' own search writes.
 
-Shape letters: B rows, K beams of a row, R = B·K beginnings, V vocabulary, T tokens so far; H heads,
-E width of a head, S tokens of the longest source.
+Shape letters: B rows, K beams of a row, R = B·K beginnings, V vocabulary, T tokens so far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,14 +21,10 @@ import torch
 from torch import Tensor
 
 from tunewright.models.generation import Generation
-from tunewright.models.transformer import (
-    Context,
-    EncoderDecoder,
-    Layout,
-    Padded,
-    narrowed,
-    of_keys,
-)
+from tunewright.models.kept import Kept, KeptInPlace
+from tunewright.models.native_writing import native_likeliest
+from tunewright.models.transformer import Context, EncoderDecoder, Padded, narrowed, of_keys
+from tunewright.native import native_for
 
 Process = Callable[[Tensor, Tensor], Tensor]
 Integers = npt.NDArray[np.int64]
@@ -52,112 +46,40 @@ class Found:
     ended: bool
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """Attention of K beginnings to the keys that they share: a source's, or their own past.
-
-    `seen` is (B, 1, 1, S), or None where all is seen. Plain products: with so few queries they take
-    less than half the time of the fused kernel.
-    """
-
-    beams: int
-    seen: Tensor | None
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        heads, width = query.shape[-2:]
-        query_BHKE = query.view(-1, self.beams, heads, width).transpose(1, 2).to(value.dtype)
-        key_BHES = key.permute(0, 2, 3, 1).to(value.dtype)
-        with torch.autocast(query.device.type, enabled=False):
-            scores_BHKS = torch.matmul(query_BHKE * width**-0.5, key_BHES)
-            if bias is not None:
-                scores_BHKS += bias.to(value.dtype)
-            if self.seen is not None:
-                scores_BHKS.masked_fill_(~self.seen, float("-inf"))
-            found_BHKE = torch.matmul(scores_BHKS.softmax(-1), value.transpose(1, 2))
-        return found_BHKE.transpose(1, 2).reshape(len(query), 1, heads, width)
-
-
-class _Kept:
-    """Keys and values of all layers: those of the sources, and of what was written so far.
-
-    It is to attention what transformers' EncoderDecoderCache is.
-    """
-
-    def __init__(self, room: int) -> None:
-        self.room, self.length = room, 0
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.sources: list[SimpleNamespace] = []
-        self.self_attention_cache = self
-        self.cross_attention_cache = SimpleNamespace(layers=self.sources, update=self._keep_source)
-        self.is_updated: dict[int, bool] = {}
-
-    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Adds the keys and values (R, H, T, E) of new tokens; returns those of all."""
-        if layer == len(self.keys):
-            shape = (*key.shape[:2], self.room, key.shape[3])
-            self.keys.append(value.new_empty(shape))
-            self.values.append(value.new_empty(shape))
-        end = self.length + key.shape[2]
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def _keep_source(self, key: Tensor, value: Tensor, layer: int) -> None:
-        self.sources.append(SimpleNamespace(keys=key.contiguous(), values=value.contiguous()))
-
-    def take(self, beginnings_R: Tensor) -> None:
-        """Lets each beginning go on from another one."""
-        for blocks in (self.keys, self.values):
-            for layer, block in enumerate(blocks):
-                taken = block.new_empty((len(beginnings_R), *block.shape[1:]))
-                taken[:, :, : self.length] = block[:, :, : self.length].index_select(
-                    0, beginnings_R
-                )
-                blocks[layer] = taken
-
-    def take_sources(self, rows_B: Tensor) -> None:
-        for source in self.sources:
-            source.keys = source.keys.index_select(0, rows_B)
-            source.values = source.values.index_select(0, rows_B)
-
-
 class _Decoder:
     """The decoder of a model over the beginnings of a batch, one token after another."""
 
     def __init__(
-        self, model: EncoderDecoder, inputs: Tensor, mask: Tensor | None, room: int
+        self, model: EncoderDecoder, inputs: Tensor, mask: Tensor | None, room: int, beams: int
     ) -> None:
         self._model, self._mask = model, mask
         self._memory = narrowed(model.encode(inputs, mask))
         self._num_rows = len(inputs)
-        self._kept = _Kept(room)
+        in_place = native_for(self._memory) is not None
+        self._kept = KeptInPlace(room, len(inputs) * beams) if in_place else Kept(room)
         self._beams = 1
 
-    def log_probabilities(self, token_ids_RT: Tensor) -> Tensor:
-        """Returns the log-probabilities of the token after these new ones, (R, V)."""
+    def logits(self, token_ids_RT: Tensor) -> Tensor:
+        """Returns the logits of the token after these new ones, (R, V)."""
         model, kept = self._model, self._kept
-        start, end = kept.length, kept.length + token_ids_RT.shape[1]
-        key_T = torch.arange(end, device=token_ids_RT.device)
-        query_T = key_T[start:]
+        kept.begin(*token_ids_RT.shape)
+        key_T = torch.arange(kept.length, device=token_ids_RT.device)
+        query_T = key_T[kept.start :]
         of_sources = of_keys(self._mask)
         if len(query_T) == 1:
-            own: Layout = _Shared(1, None)
-            cross: Layout = _Shared(self._beams, of_sources)
+            own, cross = kept.layouts(self._beams, of_sources)
         else:  # the tokens that every text begins with
-            own = Padded((key_T <= query_T[:, None])[None, None])
-            cross = Padded(of_sources)
+            own, cross = Padded((key_T <= query_T[:, None])[None, None]), Padded(of_sources)
         context = Context(
             own,
             cross,
             self._memory,
             kept,
             model.decoder.bias(query_T, key_T),
-            model.decoder.rotation(query_T, end),
+            model.decoder.rotation(query_T, kept.length),
         )
-        hidden = model.decoder(model.embed(token_ids_RT, query_T, end, model.decoder), context)
-        kept.length = end
-        return model.score(hidden[:, -1]).float().log_softmax(-1)
+        embedded = model.embed(token_ids_RT, query_T, kept.length, model.decoder)
+        return model.score(model.decoder(embedded, context)[:, -1])
 
     def spread(self, beams: int) -> None:
         """Lets every row have several beginnings from now on."""
@@ -257,23 +179,23 @@ def search(
     """
     num_rows, beams = len(inputs), settings.num_beams
     room = len(first) + settings.max_new_tokens
-    decoder = _Decoder(model, inputs, attention_mask, room)
+    decoder = _Decoder(model, inputs, attention_mask, room, beams)
     begun = torch.tensor([list(first)], device=inputs.device)
-    logs_RV = decoder.log_probabilities(begun.expand(num_rows, -1))
+    logits_RV = decoder.logits(begun.expand(num_rows, -1))
     state = _Beams(
         settings,
         np.arange(num_rows),
         np.zeros((num_rows, beams, 0), np.int64),
         np.where(np.arange(beams) == 0, 0.0, NEVER) + np.zeros((num_rows, 1)),
-        logs_RV.shape[1],
+        logits_RV.shape[1],
         [[] for _ in range(num_rows)],
     )
     if beams > 1:
         decoder.spread(beams)
-        logs_RV = logs_RV.repeat_interleave(beams, 0)
+        logits_RV = logits_RV.repeat_interleave(beams, 0)
     for step in range(settings.max_new_tokens):
         last = step + 1 == settings.max_new_tokens
-        chosen, scores = _likeliest(logs_RV, state, first, process)
+        chosen, scores = _likeliest(logits_RV, state, first, process)
         beam = state.advance(chosen, scores, ends, last)
         done = state.done()
         if last or done.all():
@@ -286,23 +208,28 @@ def search(
             state.keep(keep)
         elif beams > 1:
             decoder.take(_on(model, (beam + offsets).flatten()))
-        logs_RV = decoder.log_probabilities(_on(model, state.sequences[:, :, -1].reshape(-1, 1)))
+        logits_RV = decoder.logits(_on(model, state.sequences[:, :, -1].reshape(-1, 1)))
     wanted = settings.num_return_sequences
     return [[found for _, found in kept[:wanted]] for kept in state.ended]
 
 
 def _likeliest(
-    logs_RV: Tensor, state: _Beams, first: Sequence[int], process: Process | None
+    logits_RV: Tensor, state: _Beams, first: Sequence[int], process: Process | None
 ) -> tuple[Integers, Floats]:
     """Returns the 2K likeliest continuations of each row and their scores, (B, 2K)."""
     num_rows, beams = state.scores.shape
+    before = torch.as_tensor(state.scores, dtype=torch.float32, device=logits_RV.device)
+    wanted = min(2 * beams, beams * logits_RV.shape[1]) if beams > 1 else 1
+    if process is None and native_for(logits_RV) is not None:
+        places, scores = native_likeliest(logits_RV, before, wanted)
+        return places.numpy(), scores.double().numpy()
+    logs_RV = logits_RV.float().log_softmax(-1)
     if process is not None:
         written = state.sequences.reshape(num_rows * beams, -1)
         whole = np.concatenate([np.tile(first, (len(written), 1)), written], axis=1)
         logs_RV = process(_on(logs_RV, whole), logs_RV)
-    before = torch.as_tensor(state.scores, dtype=torch.float32, device=logs_RV.device)
     summed = (logs_RV.view(num_rows, beams, -1) + before[:, :, None]).flatten(1)
-    found = summed.topk(min(2 * beams, summed.shape[1]) if beams > 1 else 1)
+    found = summed.topk(wanted)
     return found.indices.cpu().numpy(), found.values.double().cpu().numpy()
 
 

@@ -144,6 +144,8 @@ _FUNCTIONS = {
     "norm": ("", "pi"),
     "adamw": ("", "pnddi"),
     "sum_of_squares": ("d", "ppnpi"),
+    "newest": ("", "p"),
+    "likeliest": ("", "p"),
     "threads": ("i", ""),
 }
 _TYPES = {
