@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +81,36 @@ def _array(values: torch.Tensor) -> Any:
 
 
 class Peer:
-    """A converted model, opened for one way of computing."""
+    """A converted model, opened for one way of computing in a process of its own.
+
+    Its threads would slow down those of torch, which has another OpenMP library.
+    """
 
     def __init__(self, folder: Path, compute_type: str) -> None:
-        self._translator = Translator(
-            str(folder),
-            device="cpu",
-            compute_type=compute_type,
-            intra_threads=torch.get_num_threads(),
+        self._process = ProcessPoolExecutor(
+            1, get_context("spawn"), _open, (str(folder), compute_type, torch.get_num_threads())
         )
 
     def write(self, sources: Sequence[Sequence[int]], beams: int, most: int) -> list[list[int]]:
-        """Returns the best text of each source, as token ids without the end."""
-        found = self._translator.translate_batch(
-            [[str(token) for token in source] for source in sources],
-            beam_size=beams,
-            max_batch_size=128,
-            max_decoding_length=most,
-            max_input_length=0,
-        )
-        return [[int(token) for token in each.hypotheses[0]] for each in found]
+        """Returns the best text of each source, as token ids; each has as many as it may."""
+        return self._process.submit(_write, sources, beams, most).result()
+
+
+_opened: list[Translator] = []  # in the other process
+
+
+def _open(folder: str, compute_type: str, num_threads: int) -> None:
+    made = Translator(folder, device="cpu", compute_type=compute_type, intra_threads=num_threads)
+    _opened.append(made)
+
+
+def _write(sources: Sequence[Sequence[int]], beams: int, most: int) -> list[list[int]]:
+    found = _opened[0].translate_batch(
+        [[str(token) for token in source] for source in sources],
+        beam_size=beams,
+        max_batch_size=128,
+        min_decoding_length=most,
+        max_decoding_length=most,
+        max_input_length=0,
+    )
+    return [[int(token) for token in each.hypotheses[0]] for each in found]

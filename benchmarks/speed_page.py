@@ -160,10 +160,10 @@ def _generating(written: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
     lines = []
     for part in ("training", "writing"):
         if part in written:
-            found = written[part]["core_seconds_and_seconds"]
-            told = ", ".join(f"{name} {times[1]:.2f} s" for name, times in found.items())
+            found = written[part]["seconds"].items()
+            told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found)
             ratios = written[part]["times_faster"].items()
-            faster = ", ".join(f"{times[1]:.2f} times as fast as {peer}" for peer, times in ratios)
+            faster = ", ".join(f"{times:.2f} times as fast as {peer}" for peer, times in ratios)
             lines.append(f"- {part}, an encoder-decoder on Multi30k: {told}; {faster}")
     if chat:
         told = ", ".join(
