@@ -52,7 +52,8 @@ def frame_of(
     """Returns the frame of a family; `source` and `target` are languages, for those that ask.
 
     M2M100, NLLB and mBART-50 begin both texts with their language; mBART ends a source with it and
-    starts to write from the target's. All others frame texts as their tokenizer does.
+    starts to write from the target's. A Marian that writes several languages begins a source with
+    the target's. All others frame texts as their tokenizer does.
 
     Raises SettingsError for a language that is missing or that the model does not know.
     """
@@ -65,12 +66,37 @@ def frame_of(
             start = next(
                 i for i in (tokenizer.bos_token_id, tokenizer.pad_token_id, 0) if i is not None
             )
-        return Frame(around, around, start)
+        asked = _asked_for(tokenizer, target) if model_type == "marian" else ()
+        return Frame(((*asked, *around[0]), around[1]), around, start)
     of_source = language_id(tokenizer, source, "source_language")
     of_target = language_id(tokenizer, target, "target_language")
     if model_type == "mbart" and tokenizer.convert_tokens_to_ids("gl_ES") in _unknown(tokenizer):
         return Frame(((), (end, of_source)), ((), (end,)), of_target)
     return Frame(((of_source,), (end,)), ((of_target,), (end,)), end if start is None else start)
+
+
+def _asked_for(tokenizer: Any, target: str | None) -> tuple[int, ...]:
+    """Returns the token `>>fra<<` that asks a Marian for a language, if it writes several.
+
+    Without a `target` the texts may say it themselves.
+    """
+    codes = {
+        token[2:-2]: number
+        for token, number in tokenizer.get_vocab().items()
+        if token.startswith(">>") and token.endswith("<<")
+    }
+    if not codes or target is None:
+        return ()
+    begun = [code for code in codes if code.startswith(target)]
+    if target in codes or len(begun) == 1:
+        return (codes[target if target in codes else begun[0]],)
+    near = nearest(target, codes)
+    raise SettingsError(
+        "task.target_language",
+        f'the model writes no language "{target}"',
+        f"It has {listed(sorted(codes), 12)}.",
+        f'Did you mean "{near}"?' if near else "",
+    )
 
 
 def _unknown(tokenizer: Any) -> tuple[int | None, ...]:

@@ -1,7 +1,8 @@
 """Tokenizer files: checked before they are believed, and loaded without any hidden cutting.
 
-The tokenizer is always the fast one, taken from tokenizer.json as it stands. What that file says
-about truncation and padding is put aside: who encodes decides what is cut, and counts it.
+The tokenizer is always the fast one, taken from tokenizer.json as it stands, or made of a family's
+own files. What they say about truncation and padding is put aside: who encodes decides what is cut,
+and counts it.
 """
 
 from __future__ import annotations
@@ -12,25 +13,36 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
 
 from tunewright.errors import ModelError
 from tunewright.models.architecture import CONFIG, ENCODER, load_config, model_class, text_part
 from tunewright.models.chat_template import MAX_TEMPLATE_CHARACTERS, check_template
+from tunewright.models.sentencepiece import (
+    BPE_MODEL,
+    SOURCE,
+    TARGET,
+    VOCABULARY,
+    m2m100_backend,
+    marian_backends,
+)
 from tunewright.models.weights import DAMAGED, read_json_object
 
 TOKENIZER = "tokenizer.json"
+TARGET_TOKENIZER = "target_tokenizer.json"  # where targets are cut otherwise, into the same ids
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 # Vocabularies from before tokenizer.json, which transformers turns into one.
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-                "tokenizer.model", "spm.model", "added_tokens.json")  # fmt: skip
+                "tokenizer.model", "spm.model", "added_tokens.json", SOURCE, TARGET)  # fmt: skip
 
 # The largest published tokenizers (about 260,000 pieces) take less than 40 MB.
 MAX_TOKENIZER_BYTES = 128_000_000
@@ -66,7 +78,9 @@ def check_tokenizer(folder: Path) -> None:
     one of its patterns could take forever on an ordinary text.
     """
     if (folder / TOKENIZER).is_file():
-        read_tokenizer(folder / TOKENIZER)
+        for name in (TOKENIZER, TARGET_TOKENIZER):
+            if (folder / name).is_file():
+                read_tokenizer(folder / name)
         return
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise ModelError(
@@ -186,6 +200,34 @@ def _is_unbounded(token: str) -> bool:
     return bool(comma and not high) or int(high or low or 0) > SMALL_REPETITION
 
 
+@dataclass(frozen=True)
+class Side:
+    """What encoding asks of a tokenizer, for targets that are cut otherwise than sources."""
+
+    backend_tokenizer: Tokenizer
+    pad_token_id: int
+
+
+class TwoSided(PreTrainedTokenizerFast):  # type: ignore[misc]
+    """A tokenizer of sources, with another one of targets that gives the same ids."""
+
+    target_backend: Tokenizer
+
+    def save_pretrained(self, save_directory: Any, **settings: Any) -> tuple[str, ...]:
+        """Saves both; what reads tokenizer.json alone still turns ids into texts."""
+        path = Path(save_directory) / TARGET_TOKENIZER
+        saved: tuple[str, ...] = super().save_pretrained(save_directory, **settings)
+        self.target_backend.save(str(path))
+        return (*saved, str(path))
+
+
+def target_side(tokenizer: Any) -> Any:
+    """Returns what encodes targets: a side of the tokenizer, or the tokenizer itself."""
+    if isinstance(tokenizer, TwoSided):
+        return Side(tokenizer.target_backend, tokenizer.pad_token_id)
+    return tokenizer
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Returns the fast tokenizer of a model folder; it neither cuts nor pads by itself.
 
@@ -198,13 +240,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     check_tokenizer(folder)
     config = load_config(folder)
     settings = _settings(folder)
-    backend = _backend(folder, config.model_type)
-    backend.no_truncation()
-    backend.no_padding()
-    if getattr(backend.model, "dropout", None):
-        backend.model.dropout = None  # random splits of words: encoding must be deterministic
-    _check_ids(folder, backend, config)
-    tokenizer = PreTrainedTokenizerFast(
+    backend, target = _backends(folder, config.model_type, settings)
+    for each in (backend, target):
+        if each is not None:
+            _settle(each)
+            _check_ids(folder, each, config)
+    tokenizer = (PreTrainedTokenizerFast if target is None else TwoSided)(
         tokenizer_object=backend,
         model_max_length=_stated_length(settings),
         padding_side="left" if settings.get("padding_side") == "left" else "right",
@@ -212,6 +253,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         model_input_names=_input_names(folder, config),
         **_specials(settings, backend),
     )
+    if target is not None:
+        tokenizer.target_backend = target
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer, config)
     tokenizer.chat_template = _chat_template(folder, settings)
@@ -246,6 +289,32 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def _settle(backend: Tokenizer) -> None:
+    """Makes a tokenizer cut and pad nothing, and split words always alike."""
+    backend.no_truncation()
+    backend.no_padding()
+    if getattr(backend.model, "dropout", None):
+        backend.model.dropout = None
+
+
+def _backends(
+    folder: Path, model_type: str, settings: Mapping[str, Any]
+) -> tuple[Tokenizer, Tokenizer | None]:
+    """Returns the bare tokenizer, and that of targets where they have their own."""
+    if (folder / TOKENIZER).is_file():
+        path = folder / TARGET_TOKENIZER
+        return _backend(folder, model_type), _read(path) if path.is_file() else None
+    if model_type == "marian" and (folder / SOURCE).is_file() and (folder / TARGET).is_file():
+        return marian_backends(folder)
+    if model_type == "m2m_100" and all(
+        (folder / name).is_file() for name in (BPE_MODEL, VOCABULARY)
+    ):
+        known = FAIRSEQ_LANGUAGE_CODES
+        languages = known.get(settings.get("language_codes"), known["m2m100"])
+        return m2m100_backend(folder, languages), None
+    return _backend(folder, model_type), None
+
+
 def _backend(folder: Path, model_type: str) -> Tokenizer:
     """Returns the bare tokenizer.
 
@@ -255,6 +324,10 @@ def _backend(folder: Path, model_type: str) -> Tokenizer:
     path = folder / TOKENIZER
     if not path.is_file() or model_type in MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS:
         return _converted(folder, model_type)
+    return _read(path)
+
+
+def _read(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
     except BaseException as error:  # a malformed file may panic, which is no Exception

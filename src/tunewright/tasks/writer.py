@@ -39,6 +39,7 @@ from tunewright.models.targets import (
     taken,
     write_targets,
 )
+from tunewright.models.tokenizers import target_side
 from tunewright.models.tokens import encode_text
 from tunewright.models.transformer import Captioner, EncoderDecoder, Transformer
 from tunewright.models.writing import cut_at_stop
@@ -132,7 +133,7 @@ class Writer(Task):
         frame = self.frame(processor)
         found: list[tuple[TokenStream, Integers]] = []
         for text in self.targets_of(row)[:most]:
-            label = framed(processor, text, frame.target, self.max_target_length)
+            label = framed(target_side(processor), text, frame.target, self.max_target_length)
             stream = TokenStream(moved(frame.start, label.token_ids), num_cut=label.num_cut)
             found.append((stream, label.token_ids))
         return found
