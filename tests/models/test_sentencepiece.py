@@ -158,6 +158,29 @@ def test_what_is_no_such_file_is_named(tmp_path):
             read_pieces(path)
 
 
+def field(number, content):
+    """A field of a protocol buffer message that holds bytes."""
+    size = len(content)
+    return bytes([number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14]) + content
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (field(1, field(1, b"a" * 300)), "is no SentencePiece file"),
+        (field(1, field(1, b"\xff")), "is no SentencePiece file"),
+        (field(1, field(1, b"a")) + field(2, b"\x18\x09"), "algorithm 9"),
+        (field(1, field(1, b"a")) + field(3, field(2, b"abc")), "no tokenizer that can be used"),
+    ],
+)
+def test_hostile_files_are_refused(marian, tmp_path, content, reason):
+    for file in marian.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "source.spm").write_bytes(content)
+    with pytest.raises(ModelError, match=reason):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("change", [{"x": 3}, {"</s>": 7}, {"</s>": "0"}])
 def test_a_vocabulary_with_holes_is_refused(marian, tmp_path, change):
     for file in marian.iterdir():

@@ -39,6 +39,7 @@ TARGET_VOCABULARY = "target_vocab.json"
 BPE_MODEL = "sentencepiece.bpe.model"
 
 MAX_FILE_BYTES = 32_000_000  # published files have at most 8 MB
+MAX_PIECE_CHARACTERS = 256  # published pieces have at most 16
 FOREIGN = -1e6  # the score, for each letter and one more, of a piece that only the other side has
 SPACE = "▁"
 NORMAL = 1  # the type of a piece that stands for text
@@ -76,6 +77,8 @@ def read_pieces(path: Path) -> Pieces:
         for number, value in _fields(path.read_bytes()):
             if number == 1:
                 piece, score, kind = _piece(_bytes(value))
+                if len(piece) > MAX_PIECE_CHARACTERS:
+                    raise ValueError(f"a piece has {len(piece):,} characters")
                 if kind == NORMAL:
                     scores[piece] = score
             elif number == 2:

@@ -304,15 +304,22 @@ def _backends(
     if (folder / TOKENIZER).is_file():
         path = folder / TARGET_TOKENIZER
         return _backend(folder, model_type), _read(path) if path.is_file() else None
-    if model_type == "marian" and (folder / SOURCE).is_file() and (folder / TARGET).is_file():
-        return marian_backends(folder)
-    if model_type == "m2m_100" and all(
-        (folder / name).is_file() for name in (BPE_MODEL, VOCABULARY)
-    ):
-        known = FAIRSEQ_LANGUAGE_CODES
-        languages = known.get(settings.get("language_codes"), known["m2m100"])
-        return m2m100_backend(folder, languages), None
+    try:
+        if model_type == "marian" and _all_there(folder, SOURCE, TARGET):
+            return marian_backends(folder)
+        if model_type == "m2m_100" and _all_there(folder, BPE_MODEL, VOCABULARY):
+            known = FAIRSEQ_LANGUAGE_CODES
+            languages = known.get(settings.get("language_codes"), known["m2m100"])
+            return m2m100_backend(folder, languages), None
+    except ModelError:
+        raise
+    except BaseException as error:  # a normaliser or a vocabulary that is none
+        raise _unusable(folder, error) from error
     return _backend(folder, model_type), None
+
+
+def _all_there(folder: Path, *names: str) -> bool:
+    return all((folder / name).is_file() for name in names)
 
 
 def _backend(folder: Path, model_type: str) -> Tokenizer:
