@@ -18,6 +18,7 @@ PACKAGE = Path(tunewright.__file__).parent
 FLOORS = {
     "errors": 0,
     "types": 0,
+    "answers": 0,
     "figures": 0,
     "native": 0,
     "data": 1,

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.quality.harness import data_root, read_rows
+from tunewright.answers import Generated
 from tunewright.metrics import bootstrap
 from tunewright.metrics.translation import chrf_counts, chrf_of
 from tunewright.run.config import compose, overrides
@@ -33,7 +34,7 @@ from tunewright.run.groundwork import Notice
 from tunewright.run.train import train
 from tunewright.tasks.image_captioning import ImageCaptioning
 from tunewright.training.events import Evaluation, Step
-from tunewright.types import Generated, Row
+from tunewright.types import Row
 
 RESULTS = Path(__file__).with_suffix(".json")
 DATA = "captioning/noto_emoji"

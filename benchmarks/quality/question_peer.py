@@ -25,9 +25,9 @@ from transformers import (
 
 from benchmarks.quality.harness import Rows, Settings
 from benchmarks.quality.trainer_settings import trainer_arguments
+from tunewright.answers import FoundAnswer
 from tunewright.tasks.base import Statistics, stack
 from tunewright.tasks.question_answering import QuestionAnswering
-from tunewright.types import FoundAnswer
 from tunewright.types import Row as OurRow
 
 STRIDE, NUM_BEST = 128, 20

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import load
+from tunewright.answers import Reply
 from tunewright.data import bbc_news, read_table
 from tunewright.devices import find_device
 from tunewright.metrics import bootstrap
@@ -36,7 +37,6 @@ from tunewright.run.config import compose
 from tunewright.run.judge import Judge
 from tunewright.run.loaded import TrainedModel
 from tunewright.run.train import train
-from tunewright.types import Reply
 
 RESULTS = Path(__file__).with_suffix(".json")
 MODEL = "smollm2"

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tunewright.answers import Label
     from tunewright.api import audit, compare, resume, train
     from tunewright.errors import TunewrightError
     from tunewright.estimator import TextClassifier
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tunewright.run.export import export
     from tunewright.run.finished import FinishedRun
     from tunewright.run.loaded import load, load_adapters
-    from tunewright.types import Estimate, Label
+    from tunewright.types import Estimate
 
 __version__ = "0.1.0"
 
@@ -38,7 +39,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _HOMES = {
     "Estimate": "tunewright.types",
     "FinishedRun": "tunewright.run.finished",
-    "Label": "tunewright.types",
+    "Label": "tunewright.answers",
     "TextClassifier": "tunewright.estimator",
     "TunewrightError": "tunewright.errors",
     "audit": "tunewright.api",

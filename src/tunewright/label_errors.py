@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 from torch import Tensor
 
+from tunewright.answers import LabelValue
 from tunewright.data import ReadSettings, check_rows, read_table, resolve_columns
 from tunewright.devices import Device, find_device, settle_allocator
 from tunewright.errors import DataError, SettingsError, listed
@@ -37,7 +38,7 @@ from tunewright.models.heads import choose_route, is_packed, mean_pool, packed_h
 from tunewright.models.loading import load_classifier
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.types import Features, LabelValue, Row, Rows
+from tunewright.types import Features, Row, Rows
 
 Matrix = npt.NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tunewright.answers import Span
 from tunewright.data import read_spans, read_table
 from tunewright.errors import DataError
-from tunewright.types import Span
 
 ANSWERS = [{"text": "Ada", "answer_start": 0}, {"text": "Ada", "answer_start": 0}]
 QUESTIONS = [

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from tunewright.answers import Span
 from tunewright.data import read_spans
 from tunewright.errors import DataError
-from tunewright.types import Span
 
 TEXT = "Ada met Bo in Łódź."
 

@@ -18,6 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from tests.tasks.examples import EXAMPLES, SETTINGS, picture, rows_of
 from tests.training.loops import CPU, build_loop
+from tunewright.answers import Generated
 from tunewright.errors import DataError, SettingsError
 from tunewright.metrics.translation import best_constant, chrf_counts, chrf_of
 from tunewright.models.batch import pack
@@ -33,7 +34,6 @@ from tunewright.run.resume import resume
 from tunewright.run.train import train
 from tunewright.tasks.image_captioning import ImageCaptioning
 from tunewright.training.order import VARY, generator_of
-from tunewright.types import Generated
 
 ROWS = rows_of(EXAMPLES["image-captioning"])
 FORM = SETTINGS["image-captioning"]["form"]

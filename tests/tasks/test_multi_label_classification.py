@@ -13,11 +13,12 @@ from transformers import pipeline
 
 import tunewright as tw
 from tests.tasks.examples import rows_of
+from tunewright.answers import Labels
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import Batch
 from tunewright.tasks.base import build_task, stack
 from tunewright.tasks.multi_label_classification import MultiLabelClassification
-from tunewright.types import Labels, Row
+from tunewright.types import Row
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, -0.2, 0.3], [-1.0, 3.0, 0.0], [1.0, 1.0, -2.0]])
 TRUE = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 1]])

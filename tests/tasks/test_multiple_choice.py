@@ -12,12 +12,13 @@ from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
+from tunewright.answers import Choice
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import Batch, pack
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.base import build_task, stack
 from tunewright.tasks.multiple_choice import MultipleChoice
-from tunewright.types import Choice, Row
+from tunewright.types import Row
 
 ROWS = rows_of(EXAMPLES["multiple-choice"])
 

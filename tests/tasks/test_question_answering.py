@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
+from tunewright.answers import FoundAnswer
 from tunewright.errors import DataError, ModelError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.found_spans import best_spans, true_answers
 from tunewright.tasks.question_answering import QuestionAnswering
-from tunewright.types import FoundAnswer, TokenStream
+from tunewright.types import TokenStream
 
 VALUES = EXAMPLES["question-answering"]
 ROWS = rows_of(VALUES)

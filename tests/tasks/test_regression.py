@@ -10,12 +10,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
+from tunewright.answers import Number
 from tunewright.errors import DataError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.regression import Regression
-from tunewright.types import Features, Number, TokenStream
+from tunewright.types import Features, TokenStream
 
 ROWS = rows_of(EXAMPLES["regression"])
 NOT_A_NUMBER = (

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU, build_loop, gradients
+from tunewright.answers import Ranking, Relevance
 from tunewright.errors import DataError
 from tunewright.models.batch import Batch
 from tunewright.models.folder import save_model
@@ -15,7 +16,7 @@ from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.parity import compare_with_stock
 from tunewright.tasks.reranking import Reranking, listwise_loss
-from tunewright.types import Ranking, Relevance, Row
+from tunewright.types import Row
 
 LISTS = rows_of(EXAMPLES["reranking"])
 TEXTS = rows_of(

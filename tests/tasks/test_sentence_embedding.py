@@ -11,6 +11,7 @@ import torch
 
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU, build_loop, gradients
+from tunewright.answers import Similarity, Vector
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.folder import save_model
@@ -19,7 +20,7 @@ from tunewright.prediction.predictor import Predictor
 from tunewright.run.parity import compare_with_stock
 from tunewright.tasks.related_texts import Relations
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
-from tunewright.types import Row, Similarity, Vector
+from tunewright.types import Row
 
 ROWS = rows_of(EXAMPLES["sentence-embedding"])
 SCORED = rows_of(

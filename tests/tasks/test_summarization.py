@@ -6,11 +6,11 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from tests.tasks.examples import rows_of
+from tunewright.answers import Generated
 from tunewright.data import resolve_columns
 from tunewright.run.config import compose
 from tunewright.run.train import train
 from tunewright.tasks.summarization import Summarization, first_sentence
-from tunewright.types import Generated
 
 ROW = {"document": "The cat sat down. It slept.", "summary": "the cat slept"}
 

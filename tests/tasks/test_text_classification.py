@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from tunewright.answers import Label
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.models.batch import Batch
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks import TASKS, find_task
 from tunewright.tasks.base import build_task
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.types import Label, Row
+from tunewright.types import Row
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-1.0, 3.0, 0.0], [1.0, 1.0, -2.0]])
 TRUE = torch.tensor([0, 2, 0, 1])

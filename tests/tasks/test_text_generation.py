@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.models.test_chat_template import CHATML
 from tests.tasks.examples import rows_of
 from tests.training.loops import CPU, build_loop, gradients
+from tunewright.answers import Reply
 from tunewright.data.audit import AuditConfig, audit
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.batch import pack
@@ -21,7 +22,7 @@ from tunewright.prediction.predictor import Predictor
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.tasks.text_generation import TextGeneration
-from tunewright.types import Message, Reply
+from tunewright.types import Message
 
 CHAT = [
     {"role": "user", "content": "a good film?"},

@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification, pipeline
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
+from tunewright.answers import Entities, Entity
 from tunewright.data.tags import spans_of, tags_of
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import pack
@@ -19,7 +20,6 @@ from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.token_classification import IGNORED, TokenClassification
 from tunewright.tasks.words import joined, read_places, read_tagged, word_of
-from tunewright.types import Entities, Entity
 
 VALUES = EXAMPLES["token-classification"]
 ROWS = rows_of(VALUES)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tests.tasks.examples import rows_of
+from tunewright.answers import Generated
 from tunewright.errors import DataError, SettingsError
 from tunewright.metrics.translation import translation_metrics
 from tunewright.models.generation import Generation
@@ -19,7 +20,6 @@ from tunewright.run.loaded import load
 from tunewright.run.record import ABOUT
 from tunewright.run.train import train
 from tunewright.tasks.translation import Translation
-from tunewright.types import Generated
 
 PAIR = {"translation": {"en": "a dog", "de": "ein Hund"}}
 

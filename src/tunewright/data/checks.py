@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunewright.answers import LabelValue
 from tunewright.data.table import TableRows
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, listed
-from tunewright.types import LabelValue, Role, Row
+from tunewright.types import Role, Row
 
 # A column with more classes than this, more of them than half the rows, is no label.
 MIN_ID_CLASSES = 100

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Literal, Self
 
+from tunewright.answers import LabelValue
 from tunewright.data.checks import is_blank, plain_label
 from tunewright.data.lists import read_list
 from tunewright.data.wording import counted
 from tunewright.errors import DataError
-from tunewright.types import LabelValue
 
 Form = Literal["key", "text", "letter", "place", "number"]
 # From the form that is least likely to fit by chance to the one that is likeliest.

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from tunewright.answers import Span
 from tunewright.errors import DataError
-from tunewright.types import Span
 
 NEEDED = 'A span is {"start", "end", "label"} or [start, end, label], in characters of the text.'
 

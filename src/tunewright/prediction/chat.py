@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from tunewright.answers import Generated
 from tunewright.errors import ModelError
 from tunewright.models.batch import pack
 from tunewright.models.chat_tokens import prompt_length
 from tunewright.models.writing import cut_at_stop, write
 from tunewright.prediction.predictor import Predictor, replace_generation
 from tunewright.tasks.text_generation import NO_LIMIT, TextGeneration
-from tunewright.types import Generated, Message, Row
+from tunewright.types import Message, Row
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewright.answers import LabelValue
 from tunewright.data import DataConfig, SplitConfig, check_rows, split
 from tunewright.data.block_files import can_be_blocks
 from tunewright.data.blocks import BlockRows, BlockTable, block_table, sample_places
@@ -21,7 +22,7 @@ from tunewright.data.sources import format_of
 from tunewright.devices.memory import free_bytes
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.tasks.base import Task
-from tunewright.types import LabelValue, Role, Row, Rows
+from tunewright.types import Role, Row, Rows
 
 # Rows in memory take about three times their text: the columns, and what they are encoded to. They
 # may take a quarter of what is free; the rest is the model's.

@@ -26,6 +26,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from tunewright.answers import Answer, LabelValue
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.figures import Figure
 from tunewright.metrics import MetricSpec
@@ -35,7 +36,7 @@ from tunewright.models.generation import Generation
 from tunewright.models.heads import choose_route
 from tunewright.models.loading import load_stock
 from tunewright.models.new_tokenizer import TokenizerStyle
-from tunewright.types import Answer, Features, LabelValue, PictureStream, Role, Row, Rows
+from tunewright.types import Features, PictureStream, Role, Row, Rows
 
 Outputs = Mapping[str, Tensor]
 Statistics = Mapping[str, np.ndarray]

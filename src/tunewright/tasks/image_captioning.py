@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from tunewright.answers import Generated
 from tunewright.data.pictures import MAX_PIXELS, picture_of
 from tunewright.errors import SettingsError
 from tunewright.figures import Bars, Figure
@@ -37,7 +38,7 @@ from tunewright.tasks import CAPTION_ROLES
 from tunewright.tasks.base import Statistics
 from tunewright.tasks.pictures import PictureInput, PicturesByContent, remarks_on, row_picture
 from tunewright.tasks.writer import Writer, moved
-from tunewright.types import Features, Generated, Role, Row, Rows, TokenStream
+from tunewright.types import Features, Role, Row, Rows, TokenStream
 
 CONSTANT = "constant_"
 OTHER = "label "  # begins the names of the captions after the first, of which one is drawn

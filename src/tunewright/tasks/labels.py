@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from tunewright.answers import LabelValue
 from tunewright.data import plain_label
 from tunewright.errors import DataError, SettingsError, listed
-from tunewright.types import LabelValue
 
 LabelKind = Literal["string", "integer", "boolean"]
 

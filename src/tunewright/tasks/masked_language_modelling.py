@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from tunewright.answers import Filled, Guess
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.metrics.perplexity import LANGUAGE_METRICS, language_metrics
 from tunewright.metrics.spec import MetricSpec
@@ -40,7 +41,7 @@ from tunewright.models.tokens import encode_windows
 from tunewright.tasks import PASSAGE
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task
 from tunewright.tasks.texts import text_of
-from tunewright.types import Features, Filled, Guess, Role, Row, Target, TokenStream
+from tunewright.types import Features, Role, Row, Target, TokenStream
 
 DEFAULT_WINDOW = 256
 NUM_CHOICES = 5

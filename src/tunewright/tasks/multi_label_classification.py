@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from tunewright.answers import Labels, LabelValue
 from tunewright.data import check_labels
 from tunewright.data.lists import find_separator, read_flag, read_list
 from tunewright.errors import DataError, SettingsError, listed
@@ -46,7 +47,7 @@ from tunewright.tasks.labels import (
     weights_of,
 )
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.types import Features, Labels, LabelValue, Role, Row
+from tunewright.types import Features, Role, Row
 
 HOW_TO_NAME = (
     "Name the column of the labels with data.columns.labels=COLUMN, or columns of zeros and ones "

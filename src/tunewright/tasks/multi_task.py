@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from tunewright.answers import LabelValue
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure
 from tunewright.metrics import MetricSpec
@@ -28,7 +29,7 @@ from tunewright.models.generation import Generation
 from tunewright.models.sharing import Models, share_backbone
 from tunewright.tasks import MULTI_TASK_ROLES, find_task
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, build_task
-from tunewright.types import Features, LabelValue, Role, Row
+from tunewright.types import Features, Role, Row
 
 MEAN = MetricSpec("mean", help="mean of the first metric of every part")
 # Stands between a part's name and what belongs to it: a stream, an output, a figure, a metric.

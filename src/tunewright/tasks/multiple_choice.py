@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from tunewright.answers import Choice, LabelValue
 from tunewright.data.choices import FORMS, Choices, Form, filled, find_choice_columns
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Table
@@ -32,7 +33,7 @@ from tunewright.models.tokens import encode_text
 from tunewright.tasks import CHOICE_ROLES
 from tunewright.tasks.base import Loss, Outputs, Scope, Statistics, Task
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.types import Choice, Features, LabelValue, Role, Row
+from tunewright.types import Features, Role, Row
 
 # The logit of a choice that a row has not, where rows of more choices stand beside it.
 ABSENT = -1e4

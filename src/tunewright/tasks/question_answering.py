@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from tunewright.answers import FoundAnswer
 from tunewright.errors import DataError, ModelError
 from tunewright.figures import Bars, Figure
 from tunewright.metrics import MetricSpec
@@ -36,7 +37,7 @@ from tunewright.tasks import ANSWERS, CONTEXT, QUESTION
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task
 from tunewright.tasks.found_spans import best_spans, true_answers
 from tunewright.tasks.texts import fitting_length, text_of
-from tunewright.types import Features, FoundAnswer, Role, Row, TokenStream
+from tunewright.types import Features, Role, Row, TokenStream
 
 # Long enough for most paragraphs beside a question.
 DEFAULT_MAX_LENGTH = 384

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tunewright.answers import Number
 from tunewright.data.checks import read_number
 from tunewright.errors import DataError, SettingsError
 from tunewright.figures import Figure, Scatter
@@ -31,7 +32,7 @@ from tunewright.models.tokens import encode_text
 from tunewright.tasks import SCORE, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.types import Features, Number, Role, Row
+from tunewright.types import Features, Role, Row
 
 # The share of validation rows whose true value lies in an answer's interval.
 COVERAGE = 0.9

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from tunewright.answers import Ranking, Relevance
 from tunewright.errors import DataError
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.ranking import RANKING_METRICS, ranking_metrics
@@ -34,7 +35,7 @@ from tunewright.tasks import RERANKING_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.candidates import Candidate, candidates, holds_list, ranked_figures
 from tunewright.tasks.texts import fitting_length, text_of
-from tunewright.types import Features, Ranking, Relevance, Role, Row
+from tunewright.types import Features, Role, Row
 
 Objective = Literal["auto", "pointwise", "listwise"]
 

@@ -18,6 +18,7 @@ import torch
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from tunewright.answers import Similarity, Vector
 from tunewright.data.checks import read_number
 from tunewright.errors import DataError, SettingsError
 from tunewright.figures import Figure, Scatter
@@ -48,7 +49,7 @@ from tunewright.tasks.related_texts import (
 )
 from tunewright.tasks.retrieved import retrieval_figures
 from tunewright.tasks.texts import fitting_length
-from tunewright.types import Features, Role, Row, Similarity, Vector
+from tunewright.types import Features, Role, Row
 
 # Cosines have no unit of the data, so only what is free of units says how good they are.
 SIMILARITY_METRICS = REGRESSION_METRICS[:2]

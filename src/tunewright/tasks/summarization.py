@@ -16,13 +16,14 @@ import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from tunewright.answers import Generated
 from tunewright.figures import Bars, Figure
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.summaries import ROUGE_METRICS, rouge_metrics, rouge_scores
 from tunewright.tasks import SUMMARIZATION_ROLES
 from tunewright.tasks.base import Statistics
 from tunewright.tasks.sequence_to_sequence import SequenceToSequence
-from tunewright.types import Generated, Role, Row
+from tunewright.types import Role, Row
 
 # The end of a sentence: a mark and a space, a Chinese mark, or a line's end.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from tunewright.answers import Label, LabelValue
 from tunewright.data import check_labels
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.metrics import (
@@ -58,7 +59,7 @@ from tunewright.tasks.texts import (
     optional_text_of,
     text_of,
 )
-from tunewright.types import Features, Label, LabelValue, Role, Row, TokenStream
+from tunewright.types import Features, Role, Row, TokenStream
 
 Pooling = Literal["mean", "max"]
 

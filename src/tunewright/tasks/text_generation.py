@@ -19,6 +19,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from tunewright.answers import Generated, Reply
 from tunewright.data.checks import is_blank
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.metrics.perplexity import language_metrics
@@ -48,7 +49,7 @@ from tunewright.tasks import CHAT_ROLES
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task
 from tunewright.tasks.conversations import check_prompt_template, is_plain_text, messages_of
 from tunewright.tasks.texts import fitting_length, text_of
-from tunewright.types import Features, Generated, Reply, Role, Row, TokenStream
+from tunewright.types import Features, Role, Row, TokenStream
 
 DEFAULT_LENGTH = 1024
 # Decoders name their positions in many ways; a text is never written past them.

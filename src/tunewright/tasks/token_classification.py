@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from tunewright.answers import Entities, Entity, LabelValue
 from tunewright.data.tags import (
     OUTSIDE,
     Scheme,
@@ -66,7 +67,7 @@ from tunewright.tasks.words import (
     read_tagged,
     word_of,
 )
-from tunewright.types import Entities, Entity, Features, LabelValue, Role, Row, TokenStream
+from tunewright.types import Features, Role, Row, TokenStream
 
 CRF_FILE = "crf.safetensors"
 MAX_SHOWN = 20  # pairs of labels in the report

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from tunewright.answers import Generated
 from tunewright.errors import DataError, listed
 from tunewright.figures import Bars, Figure
 from tunewright.metrics import MetricSpec
@@ -30,7 +31,7 @@ from tunewright.metrics.translation import (
 from tunewright.tasks import TRANSLATION_ROLES
 from tunewright.tasks.base import Reducer, Statistics
 from tunewright.tasks.sequence_to_sequence import SequenceToSequence
-from tunewright.types import Generated, Role, Row
+from tunewright.types import Role, Row
 
 # So many rows tell whether a language is written in Chinese characters.
 ROWS_FOR_RULE = 1000

@@ -21,6 +21,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from tunewright.answers import Generated
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.architecture import load_config
 from tunewright.models.attention import PACKED
@@ -45,7 +46,7 @@ from tunewright.models.transformer import Captioner, EncoderDecoder, Transformer
 from tunewright.models.writing import cut_at_stop
 from tunewright.tasks.base import Loss, Outputs, Task
 from tunewright.tasks.texts import text_of
-from tunewright.types import Features, Generated, Integers, Row, TokenStream
+from tunewright.types import Features, Integers, Row, TokenStream
 
 DEFAULT_TARGET_LENGTH = 128
 OWN = {each.config_class.model_type for each in (Transformer, Captioner)}
