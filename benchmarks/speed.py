@@ -1,6 +1,7 @@
 """How fast encoders are tuned and answer, beside the libraries that people use.
 
-    python -m benchmarks.speed [CASE ...] [--rounds 5] [--compiled] [--list]
+    python -m benchmarks.speed [CASE ...] [--rounds 5] [--compiled]
+    python -m benchmarks.speed [CASE ...] --memory
 
 Finds its texts through TUNEWRIGHT_BENCHMARK_DATA. Every side tunes a model of the same size from
 the same weights on the same rows with updates of as many rows, in turn (ours, peers, peers
@@ -18,12 +19,14 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ from tunewright.devices import (
     settle_allocator,
     settle_kernels,
 )
+from tunewright.devices.memory import peak_bytes
 from tunewright.models.dropout import replace_dropout
 from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.flop import FlopCount
@@ -121,11 +125,19 @@ def main() -> None:
     options.add_argument("--output", type=Path, default=RESULTS)
     options.add_argument("--updates", type=int, help="fewer or more than a case has")
     options.add_argument("--only", nargs="*", help="sides")
+    options.add_argument("--memory", action="store_true", help="measure it alone, on a CPU")
+    options.add_argument("--alone", metavar="SIDE", help="print the most memory that a side takes")
     chosen = options.parse_args()
     if "TUNEWRIGHT_BENCHMARK_DATA" not in os.environ:
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
     settle_allocator()
     device = find_device()
+    if chosen.alone:
+        print(peak_alone(CASES[chosen.cases[0]], device, chosen.alone, chosen.tokenizer))
+        return
+    if chosen.memory:
+        measure_memory(chosen.cases or [*CASES], device, chosen.output)
+        return
     roof = measure_roof(device, 2.0)
     print(f"{device.description}, {torch.get_num_threads()} threads, {device.precision}: "
           f"{roof / 1e12:.2f} TFLOP/s", flush=True)  # fmt: skip
@@ -135,8 +147,11 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as place:
             bench = Bench(case, device, Path(place), chosen.tokenizer, chosen.updates)
-            sides = bench.sides(chosen.compiled)
-            sides = {n: s for n, s in sides.items() if not chosen.only or n in chosen.only}
+            sides = {
+                name: make()
+                for name, make in bench.sides(chosen.compiled).items()
+                if not chosen.only or name in chosen.only
+            }
             found = in_turn(sides, chosen.rounds)
         entry = {
             "device": device.description,
@@ -152,6 +167,29 @@ def main() -> None:
             print(f"{case.name}: {name:28} {side['tokens_per_second']:9,.0f} tokens/s "
                   f"[{side['range'][0]:,.0f}, {side['range'][1]:,.0f}], MFU {side['mfu']:.1%}, "
                   f"{bench.memory.get(name, 0) / 1e6:,.0f} MB", flush=True)  # fmt: skip
+
+
+MEMORY_UPDATES = 6
+
+
+def measure_memory(cases: Sequence[str], device: Device, output: Path) -> None:
+    """Adds to the results the most memory of a process that trains, for ours and each peer."""
+    known = json.loads(output.read_text())
+    for case in cases:
+        entry = known.get(f"{case} ({device.description})")
+        for side in entry["sides"] if entry else ():
+            command = [sys.executable, "-m", "benchmarks.speed", case, "--alone", side]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            entry["memory"][side] = int(done.stdout.split()[-1])
+            print(f"{case}: {side:28} {entry['memory'][side] / 1e6:,.0f} MB", flush=True)
+            output.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def peak_alone(case: Case, device: Device, side: str, tokenizer: str) -> int:
+    """Returns the most memory of this process, in bytes, after it has trained in one way."""
+    with tempfile.TemporaryDirectory() as place:
+        Bench(case, device, Path(place), tokenizer, MEMORY_UPDATES).sides(False)[side]()()
+    return peak_bytes(device.kind)
 
 
 def in_turn(sides: dict[str, Side], rounds: int) -> dict[str, list[Measured]]:
@@ -199,19 +237,20 @@ class Bench:
         self.encoded = [self.task.encode(row, self.tokenizer) for row in rows]
         self.flop = FlopCount.of(AutoModelForSequenceClassification.from_config(config))
 
-    def sides(self, compiled: bool) -> dict[str, Side]:
+    def sides(self, compiled: bool) -> dict[str, Callable[[], Side]]:
+        """Returns what makes each side, by its name."""
         narrow = self.device.precision == "bf16"
-        found = {"ours": self._ours(), "Trainer, fp32": self._trainer("Trainer, fp32")}
-        if narrow:
-            found["Trainer, bf16"] = self._trainer("Trainer, bf16", bf16=True)
         best = "Trainer, grouped" + (", bf16" if narrow else "")
         grouped = {"bf16": narrow, "train_sampling_strategy": "group_by_length"}
-        found[best] = self._trainer(best, **grouped)
+        peers: dict[str, dict[str, Any]] = {"Trainer, fp32": {}}
+        if narrow:
+            peers["Trainer, bf16"] = {"bf16": True}
+        peers[best] = grouped
         if compiled:
-            found[f"{best}, compiled"] = self._trainer(
-                f"{best}, compiled", torch_compile=True, **grouped
-            )
-        return found
+            peers[f"{best}, compiled"] = {"torch_compile": True, **grouped}
+        return {"ours": self._ours} | {
+            name: partial(self._trainer, name, **settings) for name, settings in peers.items()
+        }
 
     def _ours(self, name: str = "ours") -> Side:
         model, _ = self.task.build(self.place, self.tokenizer, dropout=None, seed=0)

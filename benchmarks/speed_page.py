@@ -92,7 +92,8 @@ def _tuning(device: str, results: Mapping[str, Any]) -> str:
             f"{min(v for k, v in sizes.items() if k != 'ours') / 1e9:.1f} GB"
             for name, sizes in memory.items()
         )
-        lines.append(f"\nMost memory of the device, ours of the peer's: {told}.")
+        of = "process" if "CPU" in device else "device"
+        lines.append(f"\nMost memory of the {of}, ours of the peer's: {told}.")
     return "\n".join(lines)
 
 
@@ -106,6 +107,8 @@ def _times(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
 
 
 def _tasks(results: Mapping[str, Any]) -> str:
+    if not results:
+        return "Not measured on a quiet machine."
     lines = ["| task | rows | ours, tokens/s | MFU | peer as it comes | at its fastest "
              "| times faster |",
              "|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
