@@ -7,11 +7,14 @@ import random
 
 import pytest
 
+from tunewright.data import read_table
 from tunewright.errors import ModelError, SettingsError
 from tunewright.models.sentencepiece import read_pieces
 from tunewright.models.targets import frame_of
 from tunewright.models.tokenizers import TwoSided, load_tokenizer, target_side
 from tunewright.models.tokens import encode_text
+from tunewright.run.cache import key_of
+from tunewright.tasks.translation import Translation
 
 SENTENCES = (
     "Ein kleiner Hund rennt über die grüne Wiese und eine Frau sieht ihm zu",
@@ -117,6 +120,15 @@ def test_both_sides_are_saved_and_read_again(marian, tmp_path):
     ours, theirs = (encode_text(target_side(t), text, special=False) for t in (again, tokenizer))
     assert ours.token_ids.tolist() == theirs.token_ids.tolist()
     assert ours.token_ids.tolist() != again(text)["input_ids"][:-1]
+
+
+def test_rows_of_another_target_tokenizer_are_kept_apart(marian, tmp_path):
+    for file in marian.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "target.spm").write_bytes((marian / "source.spm").read_bytes())
+    rows = read_table([{"source": "a dog", "target": "ein Hund"}]).rows({"source": "source"})
+    keys = [key_of(rows, Translation(), load_tokenizer(folder)) for folder in (marian, tmp_path)]
+    assert keys[0] != keys[1]
 
 
 def test_a_marian_of_several_languages_is_asked_for_one(marian):

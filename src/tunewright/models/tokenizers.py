@@ -228,6 +228,12 @@ def target_side(tokenizer: Any) -> Any:
     return tokenizer
 
 
+def backends_of(tokenizer: Any) -> list[Tokenizer]:
+    """Returns all that decides how a tokenizer cuts texts: one backend, or those of both sides."""
+    target = [tokenizer.target_backend] if isinstance(tokenizer, TwoSided) else []
+    return [tokenizer.backend_tokenizer, *target]
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Returns the fast tokenizer of a model folder; it neither cuts nor pads by itself.
 

@@ -33,6 +33,7 @@ from tunewright import __version__
 from tunewright.data.table import TableRows
 from tunewright.errors import ModelError, SettingsError
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, read_manifest, seal
+from tunewright.models.tokenizers import backends_of
 from tunewright.tasks.base import Task
 from tunewright.training.flat_rows import FlatRows
 
@@ -294,7 +295,7 @@ def key_of(rows: TableRows, task: Task, tokenizer: Any) -> str:
         "task": task.to_json(),
         "tokenizer": [
             type(tokenizer).__name__,
-            tokenizer.backend_tokenizer.to_str(),
+            [backend.to_str() for backend in backends_of(tokenizer)],
             tokenizer.model_input_names,
             tokenizer.special_tokens_map,
         ],
