@@ -37,6 +37,7 @@ MAX_LENGTH, MAX_NEW_TOKENS = 512, 64
 TRAINING = {
     "num_train_epochs": 3,
     "batch_size": 16,
+    "max_tokens": 2048,
     "learning_rate": 1e-4,
     "lr_scheduler_type": "cosine",
     "save_total_limit": 0,

@@ -42,6 +42,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 MODEL = "smollm2"
 SHOWN = ("rouge1", "rouge2", "rougeL")
 NUM_RESAMPLES = 2000
+MAX_TOKENS = 2048  # of a forward pass, which decides how much memory is needed
 Rows = list[dict[str, str]]
 
 
@@ -203,6 +204,7 @@ def tuned(case: Case, rows: Mapping[str, Rows], prompt: str, folder: Path) -> Tr
             "training": {
                 "num_train_epochs": case.num_train_epochs,
                 "batch_size": case.batch_size,
+                "max_tokens": MAX_TOKENS,
                 "learning_rate": case.learning_rate,
                 "lr_scheduler_type": "cosine",
                 "save_total_limit": 0,

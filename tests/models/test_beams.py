@@ -113,3 +113,13 @@ def test_a_text_does_not_depend_on_its_neighbours(model, batch):
         for i in range(len(ids))
     ]
     assert alone == together
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_row_without_numbers_has_texts_too(model, batch, beams):
+    output = model.embedding.weight.clone()
+    output[:] = float("nan")
+    model.score = lambda hidden: torch.nn.functional.linear(hidden, output)
+    settings = Generation(max_new_tokens=6, num_beams=beams, num_return_sequences=beams)
+    found = search(model, *batch, [1], settings, {END})
+    assert [len(texts) for texts in found] == [beams] * len(batch[0])

@@ -18,7 +18,8 @@ from tunewright.errors import ModelError
 from tunewright.models.architecture import SEQUENCE_CLASSIFIER
 from tunewright.models.folder import check_model_folder
 from tunewright.models.loading import load_classifier
-from tunewright.models.tokenizers import backtracks, load_tokenizer
+from tunewright.models.tokenizer_files import backtracks
+from tunewright.models.tokenizers import load_tokenizer
 from tunewright.models.weights import read_header
 
 AGAIN = "Download or copy the file again."

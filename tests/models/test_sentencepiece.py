@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 
 import pytest
 
 from tunewright.data import read_table
 from tunewright.errors import ModelError, SettingsError
+from tunewright.models.folder import FETCHED
 from tunewright.models.sentencepiece import read_pieces
 from tunewright.models.targets import frame_of
+from tunewright.models.tokenizer_files import VOCABULARIES, read_tokenizer
 from tunewright.models.tokenizers import TwoSided, load_tokenizer, target_side
 from tunewright.models.tokens import encode_text
 from tunewright.run.cache import key_of
@@ -139,6 +142,8 @@ def test_a_marian_of_several_languages_is_asked_for_one(marian):
     assert frame_of(tokenizer, "marian", 5, None, None).source == ((), (end,))
     with pytest.raises(SettingsError, match=r'writes no language "fra"\. It has "deu"'):
         frame_of(tokenizer, "marian", 5, None, "fra")
+    with pytest.raises(SettingsError, match="writes no language"):
+        frame_of(tokenizer, "marian", 5, None, "d")
 
 
 def test_m2m100_has_the_library_s_tokens_and_languages(m2m100):
@@ -183,6 +188,12 @@ def field(number, content):
         (field(1, field(1, b"\xff")), "is no SentencePiece file"),
         (field(1, field(1, b"a")) + field(2, b"\x18\x09"), "algorithm 9"),
         (field(1, field(1, b"a")) + field(3, field(2, b"abc")), "no tokenizer that can be used"),
+        (field(1, field(1, b"a") + b"\x15\x00\x00\xc0\x7f"), "the score of a piece is nan"),
+        (field(1, field(1, b"a")) + field(1, field(1, b"b") + b"\x18\x04"), "of the user's"),
+        (field(1, field(1, b"a")) + field(1, field(1, b"b") + b"\x18\x06"), "has bytes"),
+        (field(1, field(1, b"a")) + field(2, b"\xc0\x01\x01"), "at the ends of words"),
+        (field(1, field(1, b"a")) + field(3, b"\x20\x00"), "spaces as they stand"),
+        (field(1, field(1, "a\u2581b".encode())), "over several words"),
     ],
 )
 def test_hostile_files_are_refused(marian, tmp_path, content, reason):
@@ -191,6 +202,76 @@ def test_hostile_files_are_refused(marian, tmp_path, content, reason):
     (tmp_path / "source.spm").write_bytes(content)
     with pytest.raises(ModelError, match=reason):
         load_tokenizer(tmp_path)
+
+
+def changed(marian, folder, **files):
+    """A copy of a Marian's folder, some of its files with other content."""
+    for file in marian.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_piece_that_is_too_long_for_tokenizers_is_refused(marian, tmp_path):
+    ids = json.loads((marian / "vocab.json").read_text())
+    ids["z" * 200_000] = len(ids)
+    with pytest.raises(ModelError, match="200,000 in one piece"):
+        load_tokenizer(changed(marian, tmp_path, vocab=ids))
+    path = tmp_path / "tokenizer.json"
+    vocab = [["<unk>", 0.0], ["z" * 200_000, -1.0]]
+    path.write_text(json.dumps({"model": {"type": "Unigram", "unk_id": 0, "vocab": vocab}}))
+    with pytest.raises(ModelError, match="a piece of 200,000 characters"):
+        read_tokenizer(path)
+
+
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+def test_tokens_that_somebody_added_are_kept(marian, tmp_path):
+    from transformers import MarianTokenizer
+
+    stock = MarianTokenizer.from_pretrained(marian)
+    stock.add_tokens(["zebra"])
+    stock.add_special_tokens({"additional_special_tokens": ["<2fr>"]})
+    stock.save_pretrained(tmp_path)
+    size = json.loads((marian / "config.json").read_text())["vocab_size"] + 2
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian", "vocab_size": size}))
+    tokenizer = load_tokenizer(tmp_path)
+    for text in ("<2fr> a zebra dog", "a dog"):
+        assert tokenizer(text)["input_ids"] == stock(text)["input_ids"]
+    ours = encode_text(target_side(tokenizer), "Ein zebra", special=False).token_ids
+    assert ours.tolist() == stock(text_target="Ein zebra")["input_ids"][:-1]
+
+
+def test_an_added_token_with_another_id_is_refused(marian, tmp_path):
+    with pytest.raises(ModelError, match=r'the added token "x1" has the id 900'):
+        load_tokenizer(changed(marian, tmp_path, added_tokens={"x1": 900}))
+
+
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+def test_letters_and_their_marks_are_put_together_as_the_library_does(tmp_path):
+    from transformers import MarianTokenizer
+
+    lines = ["tiếng việt níṣẹ́ ガラス が 한국 ～ über"] * 20
+    for name in ("source", "target"):
+        made = trained(tmp_path / name, lines, "unigram", 60, bos_id=-1, eos_id=0, unk_id=1)
+        made.rename(tmp_path / f"{name}.spm")
+    pieces = ["</s>", "<unk>", *read_pieces(tmp_path / "source.spm").scores, "<pad>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({p: n for n, p in enumerate(pieces)}))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    config = {"model_type": "marian", "vocab_size": len(pieces)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    stock, tokenizer = MarianTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    for form in ("NFC", "NFD"):
+        for word in lines[0].split():
+            text = unicodedata.normalize(form, word)
+            assert tokenizer(text)["input_ids"] == stock(text)["input_ids"], (form, word)
+    assert tokenizer("ｶﾞﾗｽ")["input_ids"] == stock("ガラス")["input_ids"]
+
+
+def test_all_files_of_a_vocabulary_are_fetched_from_the_hub():
+    from fnmatch import fnmatch
+
+    assert all(any(fnmatch(name, each) for each in FETCHED) for name in VOCABULARIES)
 
 
 @pytest.mark.parametrize("change", [{"x": 3}, {"</s>": 7}, {"</s>": "0"}])

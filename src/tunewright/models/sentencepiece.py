@@ -10,11 +10,13 @@ which the pieces, the algorithm and the normaliser are read.
 
 A piece of vocab.json that a side's file does not have is not taken where that side's own pieces
 cover the text. Letters that it does not know are taken one by one, where vocab.json has them, and
-are the unknown token elsewhere; the library looks up a row of them as one piece.
+are the unknown token elsewhere; the library looks up a row of them as one piece. What the file has
+and vocab.json has not is cut further, where the library finds nothing.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,10 +42,14 @@ BPE_MODEL = "sentencepiece.bpe.model"
 
 MAX_FILE_BYTES = 32_000_000  # published files have at most 8 MB
 MAX_PIECE_CHARACTERS = 256  # published pieces have at most 16
+MAX_CHARACTERS = 2_000_000  # of all pieces: a search tree of unlike ones takes 2 kB for each
+MAX_SPECIAL = 2_000
 FOREIGN = -1e6  # the score, for each letter and one more, of a piece that only the other side has
 SPACE = "▁"
-NORMAL = 1  # the type of a piece that stands for text
+# The types of pieces: those that stand for text, and those that are read in ways of their own.
+NORMAL, USER_DEFINED, BYTE = 1, 4, 6
 UNIGRAM, BPE = 1, 2
+WIDE_TILDE, PRIVATE = "\uff5e", "\ue000"
 
 Field = int | bytes
 
@@ -55,14 +61,14 @@ class Pieces:
     scores: Mapping[str, float]
     algorithm: int
     normaliser: bytes
+    rule: str
     begins_with_space: bool
-    strips: bool
 
 
 def read_pieces(path: Path) -> Pieces:
     """Reads a SentencePiece file.
 
-    Raises ModelError when it is too large, damaged, or of another algorithm than the two.
+    Raises ModelError when it is too large or damaged, or asks for what is not known here.
     """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ModelError(
@@ -72,7 +78,8 @@ def read_pieces(path: Path) -> Pieces:
             "Use the model's own tokenizer.",
         )
     scores: dict[str, float] = {}
-    algorithm, normaliser, flags = UNIGRAM, b"", {3: 1, 4: 1}
+    algorithm, normaliser, rule, begins = UNIGRAM, b"", "", True
+    unknown: set[str] = set()
     try:
         for number, value in _fields(path.read_bytes()):
             if number == 1:
@@ -81,13 +88,21 @@ def read_pieces(path: Path) -> Pieces:
                     raise ValueError(f"a piece has {len(piece):,} characters")
                 if kind == NORMAL:
                     scores[piece] = score
+                if kind in (USER_DEFINED, BYTE):
+                    unknown.add("pieces of the user's" if kind == USER_DEFINED else "bytes")
+                if kind == NORMAL and SPACE in piece[1:]:
+                    unknown.add("pieces over several words")
             elif number == 2:
                 told = dict(_fields(_bytes(value)))
                 algorithm = _integer(told.get(3, UNIGRAM))
+                if told.get(24):
+                    unknown.add("spaces at the ends of words")
             elif number == 3:
                 told = dict(_fields(_bytes(value)))
-                normaliser = _bytes(told.get(2, b""))
-                flags |= {key: _integer(told[key]) for key in flags if key in told}
+                normaliser, rule = _bytes(told.get(2, b"")), _bytes(told.get(1, b"")).decode()
+                begins = bool(told.get(3, True))
+                if not told.get(4, True):
+                    unknown.add("spaces as they stand")
     except (ValueError, struct.error, UnicodeDecodeError) as error:
         raise ModelError(str(path), f"is no SentencePiece file ({error})", "", DAMAGED) from None
     if algorithm not in (UNIGRAM, BPE) or not scores:
@@ -97,7 +112,14 @@ def read_pieces(path: Path) -> Pieces:
             "Pieces for unigram (1) or BPE (2) are needed.",
             "Use the model's own tokenizer.",
         )
-    return Pieces(scores, algorithm, normaliser, bool(flags[3]), bool(flags[4]))
+    if unknown:
+        raise ModelError(
+            str(path),
+            f"has {' and '.join(sorted(unknown))}",
+            "Such a file is not read yet.",
+            "Use a model with a tokenizer.json.",
+        )
+    return Pieces(scores, algorithm, normaliser, rule, begins)
 
 
 def _piece(message: bytes) -> tuple[str, float, int]:
@@ -107,6 +129,8 @@ def _piece(message: bytes) -> tuple[str, float, int]:
             piece = _bytes(value).decode()
         elif number == 2:
             (score,) = struct.unpack("<f", _bytes(value))
+            if not math.isfinite(score):
+                raise ValueError(f"the score of a piece is {score}")
         elif number == 3:
             kind = _integer(value)
     return piece, score, kind
@@ -179,6 +203,13 @@ def marian_backends(folder: Path) -> tuple[Tokenizer, Tokenizer]:
         )
     ids = _read_ids(folder / VOCABULARY)
     codes = [piece for piece in ids if piece.startswith(">>") and piece.endswith("<<")]
+    if len(codes) > MAX_SPECIAL:
+        raise ModelError(
+            str(folder / VOCABULARY),
+            f"holds {len(codes):,} languages",
+            f"It may have at most {MAX_SPECIAL:,}.",
+            "Use the model's own tokenizer.",
+        )
     special = [*(token for token in ("</s>", "<unk>", "<pad>") if token in ids), *codes]
     source, target = (
         _backend(read_pieces(folder / name), ids, special) for name in (SOURCE, TARGET)
@@ -207,6 +238,14 @@ def _read_ids(path: Path) -> dict[str, int]:
             "Every id needs one piece.",
             "Use the model's own tokenizer.",
         )
+    longest, characters = max(map(len, ids)), sum(map(len, ids))
+    if longest > MAX_PIECE_CHARACTERS or characters > MAX_CHARACTERS:
+        raise ModelError(
+            str(path),
+            f"holds {characters:,} characters, and {longest:,} in one piece",
+            f"It may have at most {MAX_CHARACTERS:,}, and {MAX_PIECE_CHARACTERS} in one piece.",
+            "Use the model's own tokenizer.",
+        )
     return dict(sorted(ids.items(), key=lambda item: item[1]))
 
 
@@ -218,12 +257,7 @@ def _backend(pieces: Pieces, ids: Mapping[str, int], special: Sequence[str]) -> 
         scored = [(piece, pieces.scores.get(piece, FOREIGN * _weight(piece))) for piece in ids]
         model = models.Unigram(scored, unk_id=ids["<unk>"], byte_fallback=False)
     made = Tokenizer(model)
-    steps: list[normalizers.Normalizer] = []
-    if pieces.normaliser:
-        steps.append(normalizers.Precompiled(pieces.normaliser))
-    if pieces.strips:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    made.normalizer = normalizers.Sequence(steps)
+    made.normalizer = normalizers.Sequence(_normalisers(pieces))
     scheme = "always" if pieces.begins_with_space else "never"
     made.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme)
     made.decoder = decoders.Metaspace(SPACE, prepend_scheme=scheme)
@@ -238,6 +272,23 @@ def _backend(pieces: Pieces, ids: Mapping[str, int], special: Sequence[str]) -> 
 def _weight(piece: str) -> int:
     """A letter by itself weighs less than any longer piece that it is in."""
     return 1 if len(piece) == 1 else len(piece) + 1
+
+
+def _normalisers(pieces: Pieces) -> list[normalizers.Normalizer]:
+    """Returns the steps that make a text what its pieces are looked for in.
+
+    `Precompiled` knows a letter with its marks only where they are one character, so they are put
+    together first, where the file's own rule would do it. NMT's rules leave U+FF5E as it is.
+    """
+    steps: list[normalizers.Normalizer] = []
+    if pieces.rule.removeprefix("nmt_").startswith("nfkc"):
+        kept = normalizers.Replace(WIDE_TILDE, PRIVATE), normalizers.Replace(PRIVATE, WIDE_TILDE)
+        around = kept if pieces.rule.startswith("nmt_") else ()
+        steps += [*around[:1], normalizers.NFKC(), *around[1:]]
+    if pieces.normaliser:
+        steps.append(normalizers.Precompiled(pieces.normaliser))
+    spaces = (Regex("^ +| +$"), ""), (Regex(" {2,}"), " ")
+    return steps + [normalizers.Replace(pattern, to) for pattern, to in spaces]
 
 
 def _special(token: str) -> AddedToken:

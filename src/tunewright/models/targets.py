@@ -23,6 +23,7 @@ from tunewright.errors import SettingsError, listed, nearest
 from tunewright.models.batch import PackedPictures, PackedStream, padded
 from tunewright.models.beams import search
 from tunewright.models.generation import Generation
+from tunewright.models.languages import THREE_LETTERS
 from tunewright.models.loading import quiet_library
 from tunewright.models.transformer import EncoderDecoder
 from tunewright.models.writing import Sampler, check_generation, end_ids_of
@@ -87,14 +88,16 @@ def _asked_for(tokenizer: Any, target: str | None) -> tuple[int, ...]:
     }
     if not codes or target is None:
         return ()
-    begun = [code for code in codes if code.startswith(target)]
-    if target in codes or len(begun) == 1:
-        return (codes[target if target in codes else begun[0]],)
+    for name in (target, THREE_LETTERS.get(target, target)):
+        begun = [code for code in codes if code.startswith(f"{name}_")]
+        if name in codes or len(begun) == 1:
+            return (codes[name if name in codes else begun[0]],)
     near = nearest(target, codes)
     raise SettingsError(
         "task.target_language",
         f'the model writes no language "{target}"',
-        f"It has {listed(sorted(codes), 12)}.",
+        f"It has {listed(sorted(codes), 12)}. "
+        "Name one of them, here or as the key of a translation.",
         f'Did you mean "{near}"?' if near else "",
     )
 

@@ -1,4 +1,4 @@
-"""Tokenizer files: checked before they are believed, and loaded without any hidden cutting.
+"""Tokenizers, loaded without any hidden cutting.
 
 The tokenizer is always the fast one, taken from tokenizer.json as it stands, or made of a family's
 own files. What they say about truncation and padding is put aside: who encodes decides what is cut,
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
 from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
@@ -33,30 +32,24 @@ from tunewright.models.sentencepiece import (
     m2m100_backend,
     marian_backends,
 )
-from tunewright.models.weights import DAMAGED, read_json_object
+from tunewright.models.tokenizer_files import (
+    ADDED_TOKENS,
+    CHAT_TEMPLATE,
+    MAX_SETTINGS_BYTES,
+    SPECIAL_TOKENS_MAP,
+    TARGET_TOKENIZER,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    VOCABULARIES,
+    check_tokenizer,
+)
+from tunewright.models.weights import read_json_object
 
-TOKENIZER = "tokenizer.json"
-TARGET_TOKENIZER = "target_tokenizer.json"  # where targets are cut otherwise, into the same ids
-TOKENIZER_CONFIG = "tokenizer_config.json"
-CHAT_TEMPLATE = "chat_template.jinja"
-SPECIAL_TOKENS_MAP = "special_tokens_map.json"
-# Vocabularies from before tokenizer.json, which transformers turns into one.
-VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-                "tokenizer.model", "spm.model", "added_tokens.json", SOURCE, TARGET)  # fmt: skip
-
-# The largest published tokenizers (about 260,000 pieces) take less than 40 MB.
-MAX_TOKENIZER_BYTES = 128_000_000
-MAX_PIECES = 5_000_000
-MAX_SETTINGS_BYTES = 20_000_000  # tokenizer_config.json may repeat thousands of added tokens
-
+ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "special")
+# A malformed normaliser may only show when it meets a text.
+TRIED = "".join(map(chr, range(32, 0x250))) + " \u0e01\u3042\u4e2d\ud55c\U0001f600 e\u0301"
 SPECIALS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
             "mask_token")  # fmt: skip
-
-# Published patterns repeat at most three things without bound in one alternative.
-MAX_REPETITIONS = 3
-MAX_PATTERN_CHARACTERS = 10_000
-# A bounded repetition up to here multiplies the work by a small constant.
-SMALL_REPETITION = 10
 
 # model_max_length is set to 10^30 when nobody knows it.
 MAX_SANE_LENGTH = 100_000_000
@@ -69,135 +62,6 @@ POSITIONS_AFTER_PADDING = frozenset(
     {"camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm",
      "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )  # fmt: skip
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Checks the tokenizer files of a folder without building anything from them.
-
-    Raises ModelError when there are none, when tokenizer.json is malformed or too large, or when
-    one of its patterns could take forever on an ordinary text.
-    """
-    if (folder / TOKENIZER).is_file():
-        for name in (TOKENIZER, TARGET_TOKENIZER):
-            if (folder / name).is_file():
-                read_tokenizer(folder / name)
-        return
-    if not any((folder / name).is_file() for name in VOCABULARIES):
-        raise ModelError(
-            str(folder),
-            "holds no tokenizer",
-            f"A model folder holds {TOKENIZER}.",
-            "Save the tokenizer of the model here with save_pretrained().",
-        )
-    for name in VOCABULARIES:
-        path = folder / name
-        if path.is_file() and path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise _too_large(path, f"is {path.stat().st_size:,} bytes long", MAX_TOKENIZER_BYTES)
-
-
-def read_tokenizer(path: Path) -> dict[str, Any]:
-    """Returns the content of a tokenizer.json, checked for its size and its patterns.
-
-    Raises ModelError when it is over 128 MB or five million pieces, or when a pattern backtracks.
-    """
-    content = read_json_object(path, MAX_TOKENIZER_BYTES)
-    model = content.get("model")
-    if not isinstance(model, dict):
-        raise ModelError(str(path), 'has no "model"', "It is no tokenizer file.", DAMAGED)
-    pieces = sum(len(model.get(key) or ()) for key in ("vocab", "merges"))
-    pieces += len(content.get("added_tokens") or ())
-    if pieces > MAX_PIECES:
-        raise _too_large(path, f"holds {pieces:,} pieces and merges", MAX_PIECES)
-    parts = [
-        content.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-    ]
-    for pattern in _patterns(parts):
-        reason = backtracks(pattern)
-        if reason:
-            shown = pattern if len(pattern) <= 60 else f"{pattern[:60]}..."
-            raise ModelError(
-                str(path),
-                f'the pattern "{shown}" {reason}',
-                "On some texts such a pattern never ends.",
-                "Use the model's own tokenizer.",
-            )
-    return content
-
-
-def _too_large(path: Path, found: str, limit: int) -> ModelError:
-    return ModelError(
-        str(path), found, f"It may have at most {limit:,}.", "Use the model's own tokenizer."
-    )
-
-
-def _patterns(part: Any) -> Iterator[str]:
-    """Yields every regular expression in a part of tokenizer.json, at any depth."""
-    if isinstance(part, dict):
-        if isinstance(part.get("Regex"), str):
-            yield part["Regex"]
-        for value in part.values():
-            yield from _patterns(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _patterns(value)
-
-
-_TOKEN = re.compile(
-    r"\\[pP]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]"  # one character of some kind
-    r"|\((?:\?(?:<?[=!]|[:>|~]|[imsxa-]*:|<\w+>|'\w+'|[imsxa-]*(?=\))))?"  # a group opens
-    r"|\)|\||[*+][?+]?|\?[?+]?|\{\d*,?\d*\}[?+]?|.",
-    re.DOTALL,
-)
-
-
-def backtracks(pattern: str) -> str:
-    """Says why a pattern may take more than polynomial time, or returns "".
-
-    tokenizers matches by backtracking (Oniguruma). Refused are: an unbounded repetition of a
-    group that itself repeats without bound or offers alternatives, as in `(a+)+` and `(a|b)*`;
-    references back, and comments; and more than three unbounded repetitions in one alternative.
-    No published tokenizer needs those; the rule errs on the safe side. See Davis et al. 2018,
-    "The impact of regular expression denial of service in practice".
-    """
-    if len(pattern) > MAX_PATTERN_CHARACTERS:
-        return "is too long to be checked"
-    if re.search(r"\\[1-9]|\\[kg][<']|\(\?[R&0-9~#]", pattern):
-        return "refers back to itself or hides a part"
-    # One entry a nested group: (unbounded repetitions in this alternative, in any, alternatives).
-    stack = [[0, 0, 0]]
-    closed = [0, 0, 0]  # of the group that has just been closed
-    previous = ""
-    for token in _TOKEN.findall(pattern):
-        if token.startswith("("):
-            stack.append([0, 0, 0])
-        elif token == ")" and len(stack) > 1:
-            closed = stack.pop()
-            stack[-1][0] += closed[0]
-            stack[-1][1] += closed[1]
-            stack[-1][2] += closed[2]
-        elif token == "|":
-            stack[-1][1] += stack[-1][0]
-            stack[-1][0] = 0
-            stack[-1][2] += 1
-        elif _is_unbounded(token):
-            if previous == ")" and (closed[0] or closed[1] or closed[2]):
-                return "repeats what already repeats or has alternatives"
-            stack[-1][0] += 1
-        if stack[-1][0] > MAX_REPETITIONS:
-            return f"repeats more than {MAX_REPETITIONS} things without bound"
-        previous = token
-    return ""
-
-
-def _is_unbounded(token: str) -> bool:
-    """Says whether a token repeats what stands before it many times."""
-    if token[0] in "*+" and len(token) <= 2:
-        return True
-    numbers = re.fullmatch(r"\{(\d*)(,?)(\d*)\}[?+]?", token)
-    if numbers is None:
-        return False
-    low, comma, high = numbers.groups()
-    return bool(comma and not high) or int(high or low or 0) > SMALL_REPETITION
 
 
 @dataclass(frozen=True)
@@ -307,21 +171,60 @@ def _backends(
     folder: Path, model_type: str, settings: Mapping[str, Any]
 ) -> tuple[Tokenizer, Tokenizer | None]:
     """Returns the bare tokenizer, and that of targets where they have their own."""
-    if (folder / TOKENIZER).is_file():
-        path = folder / TARGET_TOKENIZER
-        return _backend(folder, model_type), _read(path) if path.is_file() else None
+    target = folder / TARGET_TOKENIZER
+    if (folder / TOKENIZER).is_file() and target.is_file():
+        return _backend(folder, model_type), _read(target)
     try:
-        if model_type == "marian" and _all_there(folder, SOURCE, TARGET):
-            return marian_backends(folder)
+        if model_type == "marian" and _all_there(folder, SOURCE, TARGET, VOCABULARY):
+            return _tried(marian_backends(folder), folder, settings)
+        if (folder / TOKENIZER).is_file():
+            return _backend(folder, model_type), None
         if model_type == "m2m_100" and _all_there(folder, BPE_MODEL, VOCABULARY):
             known = FAIRSEQ_LANGUAGE_CODES
             languages = known.get(settings.get("language_codes"), known["m2m100"])
-            return m2m100_backend(folder, languages), None
+            return _tried((m2m100_backend(folder, languages), None), folder, settings)
     except ModelError:
         raise
     except BaseException as error:  # a normaliser or a vocabulary that is none
         raise _unusable(folder, error) from error
     return _backend(folder, model_type), None
+
+
+def _tried(
+    sides: tuple[Tokenizer, Tokenizer | None], folder: Path, settings: Mapping[str, Any]
+) -> tuple[Tokenizer, Tokenizer | None]:
+    """Returns tokenizers with the tokens that somebody added to the folder's, tried on a text.
+
+    Raises ModelError where a token would get another id.
+    """
+    added = _added_tokens(folder, settings)
+    for side in (side for side in sides if side is not None):
+        for number, token in sorted(added.items()):
+            if side.token_to_id(token.content) is None:
+                side.add_tokens([token])
+            if side.token_to_id(token.content) != number:
+                raise ModelError(
+                    str(folder),
+                    f'the added token "{token.content}" has the id {number:,}',
+                    f"It would be {side.token_to_id(token.content):,}.",
+                    "Use the tokenizer that belongs to the model.",
+                )
+        side.encode(TRIED)
+    return sides
+
+
+def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """Returns the tokens that were added to a vocabulary, by their ids."""
+    found: dict[int, AddedToken] = {}
+    if (folder / ADDED_TOKENS).is_file():
+        named = read_json_object(folder / ADDED_TOKENS, MAX_SETTINGS_BYTES)
+        found = {
+            int(number): AddedToken(token, normalized=False) for token, number in named.items()
+        }
+    for number, told in dict(settings.get("added_tokens_decoder") or {}).items():
+        known = {key: told[key] for key in ADDED_TOKEN_FLAGS if key in told}
+        found[int(number)] = AddedToken(told["content"], normalized=False, **known)
+    return found
 
 
 def _all_there(folder: Path, *names: str) -> bool:
