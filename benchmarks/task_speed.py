@@ -18,7 +18,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,10 @@ def our_side(case: Case, rows: Rows, device: Any) -> Side:
     """Returns a function that trains on the rows once, as a run would."""
     tokenizer = load_tokenizer(FOLDER)
     read = [Row(number, row) for number, row in enumerate(rows)]
-    task: Any = find_task(case.task)(max_length=case.max_length).started_from(FOLDER)
-    task = task.within(LONGEST).learn(read)
+    kind: Any = find_task(case.task)
+    cuts = "max_length" in {field.name for field in fields(kind)}
+    task = kind(**({"max_length": case.max_length} if cuts else {})).started_from(FOLDER)
+    task = task.within(LONGEST if cuts else case.max_length).learn(read)
     model, _ = task.build(FOLDER, tokenizer, dropout=None, seed=0)
     task.route(model)
     keep_row_gradients(model)
