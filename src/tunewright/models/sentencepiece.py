@@ -77,32 +77,14 @@ def read_pieces(path: Path) -> Pieces:
             f"It may have at most {MAX_FILE_BYTES:,}.",
             "Use the model's own tokenizer.",
         )
-    scores: dict[str, float] = {}
-    algorithm, normaliser, rule, begins = UNIGRAM, b"", "", True
-    unknown: set[str] = set()
     try:
-        for number, value in _fields(path.read_bytes()):
-            if number == 1:
-                piece, score, kind = _piece(_bytes(value))
-                if len(piece) > MAX_PIECE_CHARACTERS:
-                    raise ValueError(f"a piece has {len(piece):,} characters")
-                if kind == NORMAL:
-                    scores[piece] = score
-                if kind in (USER_DEFINED, BYTE):
-                    unknown.add("pieces of the user's" if kind == USER_DEFINED else "bytes")
-                if kind == NORMAL and SPACE in piece[1:]:
-                    unknown.add("pieces over several words")
-            elif number == 2:
-                told = dict(_fields(_bytes(value)))
-                algorithm = _integer(told.get(3, UNIGRAM))
-                if told.get(24):
-                    unknown.add("spaces at the ends of words")
-            elif number == 3:
-                told = dict(_fields(_bytes(value)))
-                normaliser, rule = _bytes(told.get(2, b"")), _bytes(told.get(1, b"")).decode()
-                begins = bool(told.get(3, True))
-                if not told.get(4, True):
-                    unknown.add("spaces as they stand")
+        message = [*_fields(path.read_bytes())]
+        pieces = [_piece(_bytes(value)) for number, value in message if number == 1]
+        trainer, normaliser = _part(message, 2), _part(message, 3)
+        scores = {piece: score for piece, score, kind in pieces if kind == NORMAL}
+        algorithm = _integer(trainer.get(3, UNIGRAM))
+        rule, table = (_bytes(normaliser.get(number, b"")) for number in (1, 2))
+        found = Pieces(scores, algorithm, table, rule.decode(), bool(normaliser.get(3, True)))
     except (ValueError, struct.error, UnicodeDecodeError) as error:
         raise ModelError(str(path), f"is no SentencePiece file ({error})", "", DAMAGED) from None
     if algorithm not in (UNIGRAM, BPE) or not scores:
@@ -112,14 +94,28 @@ def read_pieces(path: Path) -> Pieces:
             "Pieces for unigram (1) or BPE (2) are needed.",
             "Use the model's own tokenizer.",
         )
-    if unknown:
+    kinds = {kind for _, _, kind in pieces}
+    unknown = {
+        "bytes": BYTE in kinds,
+        "pieces of the user's": USER_DEFINED in kinds,
+        "pieces over several words": any(SPACE in piece[1:] for piece in scores),
+        "spaces as they stand": not normaliser.get(4, True),
+        "spaces at the ends of words": trainer.get(24),
+    }
+    if any(unknown.values()):
         raise ModelError(
             str(path),
-            f"has {' and '.join(sorted(unknown))}",
+            f"has {' and '.join(name for name, there in unknown.items() if there)}",
             "Such a file is not read yet.",
-            "Use a model with a tokenizer.json.",
+            "Use a model with a tokenizer of another kind.",
         )
-    return Pieces(scores, algorithm, normaliser, rule, begins)
+    return found
+
+
+def _part(message: Sequence[tuple[int, Field]], number: int) -> dict[int, Field]:
+    """Returns the fields of a part of the message, by their numbers; the last of each counts."""
+    parts = [_bytes(value) for each, value in message if each == number]
+    return {key: value for part in parts for key, value in _fields(part)}
 
 
 def _piece(message: bytes) -> tuple[str, float, int]:
@@ -127,6 +123,8 @@ def _piece(message: bytes) -> tuple[str, float, int]:
     for number, value in _fields(message):
         if number == 1:
             piece = _bytes(value).decode()
+            if len(piece) > MAX_PIECE_CHARACTERS:
+                raise ValueError(f"a piece has {len(piece):,} characters")
         elif number == 2:
             (score,) = struct.unpack("<f", _bytes(value))
             if not math.isfinite(score):
