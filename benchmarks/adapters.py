@@ -66,11 +66,13 @@ WRITING_RATES: dict[str, tuple[float, ...]] = {
 class Case:
     """A data set, what every method is told, and the figures that are kept of test and validation.
 
+    `num_held` training rows are for validation, and the first `num_test` test rows count (None: all).
     `chosen_by` is the figure of the validation rows that picks the step size.
     """
 
     folder: str
     num_held: int
+    num_test: int | None
     rates: Mapping[str, tuple[float, ...]]
     settings: Mapping[str, Any]
     choosing_steps: int
@@ -83,6 +85,7 @@ CASES = {
     "BANKING77": Case(
         DATA,
         1000,
+        None,
         RATES,
         {"batch_size": 64, "max_length": 128, "num_train_epochs": 2},
         60,
@@ -93,6 +96,7 @@ CASES = {
     "DialogSum": Case(
         "summarization/dialogsum",
         50,
+        100,
         WRITING_RATES,
         {
             "task": "text-generation",
@@ -103,9 +107,10 @@ CASES = {
             "max_length": 384,
             "answer_length": 64,
             "batch_size": 16,
-            "num_train_epochs": 3,
+            "max_tokens": 2048,
+            "num_train_epochs": 1,
         },
-        30,
+        8,
         "perplexity",
         True,
         ("perplexity", "rougeL"),
@@ -172,7 +177,7 @@ def measure(data: Path, name: str, method: str, rate: float, is_final: bool) -> 
     rows = _rows(data / case.folder / "train.jsonl.gz")
     random.Random(0).shuffle(rows)
     held, train = rows[: case.num_held], rows[case.num_held :]
-    test = _rows(data / case.folder / "test.jsonl.gz")
+    test = _rows(data / case.folder / "test.jsonl.gz")[: case.num_test]
     device = find_device()
     events: list[Any] = []
     peaks: list[int] = [0]
