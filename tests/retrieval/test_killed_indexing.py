@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def killed(tmp_path_factory):
     done = subprocess.run(
         [*words, str(tmp_path_factory.mktemp("killed"))],
         cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a child has not its parent's other threads
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     undisturbed, *kills = (json.loads(line) for line in done.stdout.splitlines())

@@ -25,18 +25,19 @@ def examine(as_json: bool) -> None:
     import torch
 
     from tunewright.devices import find_device, measure_roof, settle_allocator
-    from tunewright.native import why_not
+    from tunewright.native import native, why_not
     from tunewright.run.record import versions
 
     allocator = settle_allocator()
-    device = find_device()
+    device, made = find_device(), native()
     missing = {name: _missing(modules) for name, modules in EXTRAS.items()}
     found: dict[str, Any] = {
         "device": device.description,
         "precision": device.precision,
         "threads": torch.get_num_threads(),
         "roof_tflops": round(measure_roof(device) / 1e12, 3),
-        "native_code": f"none: {reason}" if (reason := why_not()) else "compiled",
+        "native_code": f"none: {why_not()}" if made is None else "compiled",
+        "matrix_tiles": "used" if made is not None and made.has_tiles else "none",
         "allocator": "large blocks are kept" if allocator else "the C library's own",
         **versions(),
         "extras": {name: "missing" if gone else "installed" for name, gone in missing.items()},

@@ -32,7 +32,7 @@ _POINTERS = "bias log_sums output d_query d_key d_value d_bias scratch"
 
 
 class _Call(ctypes.Structure):
-    """`struct attention` of kernels.c."""
+    """`struct attention` of attention.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for line in _COUNTS for name in line.split()),

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models.dropout import Dropout, scale_of
+from tunewright.models.native_products import use_native_products
 from tunewright.native import native, native_for
 
-WIDEST = 8192  # of a row, as in kernels.c
-_ROWS = 32  # of a part, as in kernels.c
+WIDEST = 8192  # of a row, as in layers.c
+_ROWS = 32  # of a part, as in layers.c
 _TOLERANCE = 1e-4
 
 
 def use_native_layers(model: Any) -> None:
-    """Gives a model's activations, and the ends of its sublayers, their native form.
+    """Gives a model's linear layers, and the ends of its sublayers, their native form.
 
     A sublayer's end is taken over if it has the parts and gives the numbers of norm(residual +
     dropout(dense(values))), whatever its family calls it. The last one of a model widens its
@@ -35,6 +36,7 @@ def use_native_layers(model: Any) -> None:
         for name, child in parent.named_children():
             if _is_end(child):
                 setattr(parent, name, SublayerEnd(child))
+    use_native_products(model)
     ends = [module for module in model.modules() if isinstance(module, SublayerEnd)]
     for end in ends:
         end.is_last = end is ends[-1]
@@ -105,7 +107,7 @@ _POINTERS = (
 
 
 class _Norm(ctypes.Structure):
-    """`struct norm` of kernels.c."""
+    """`struct norm` of layers.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "width", "narrow", "dropped", "num_threads")),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tunewright.native import native
 
-_LANES = 16  # of the widest vector, as in kernels.c
+_LANES = 16  # of the widest vector, as in vectors.h
 
 
 _NEWEST = (
@@ -35,7 +35,7 @@ def _fields(lines: tuple[str, ...], kind: type) -> tuple[tuple[str, type], ...]:
 
 
 class _Newest(ctypes.Structure):
-    """`struct newest` of kernels.c."""
+    """`struct newest` of writing.c."""
 
     _fields_ = (
         *_fields(_NEWEST, ctypes.c_int64),
@@ -45,7 +45,7 @@ class _Newest(ctypes.Structure):
 
 
 class _Likeliest(ctypes.Structure):
-    """`struct likeliest` of kernels.c."""
+    """`struct likeliest` of writing.c."""
 
     _fields_ = (
         *_fields(_LIKELIEST, ctypes.c_int64),

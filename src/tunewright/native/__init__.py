@@ -1,4 +1,4 @@
-"""Native code for the CPU: `kernels.c`, compiled on the machine that runs it.
+"""Native code for the CPU: the C files here, compiled on the machine that runs it.
 
 It is never required. Without a C compiler, or with `TUNEWRIGHT_NATIVE=0`, plain torch does the
 same work in more time.

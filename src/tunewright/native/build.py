@@ -1,6 +1,6 @@
-"""Compiles `kernels.c` once for a machine, and loads it.
+"""Compiles the C files beside it once for a machine, and loads it.
 
-The library lies in the user's cache, under a hash of the source, the compiler, its flags and the
+The library lies in the user's cache, under a hash of the sources, the compiler, its flags and the
 processor, so that another of any of them makes another library. It is put there whole, by a
 rename: processes that start together may each compile it, and all take the same file.
 
@@ -23,7 +23,8 @@ from pathlib import Path
 
 import torch  # which also loads the OpenMP library whose threads are shared
 
-SOURCE = Path(__file__).with_name("kernels.c")
+HERE = Path(__file__).parent
+SOURCES = tuple(sorted(HERE.glob("*.c")))
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-w")
 
 
@@ -33,10 +34,11 @@ class _Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Native:
-    """The compiled library, and what it was compiled for."""
+    """The compiled library, what it was compiled for, and whether it multiplies on tiles (AMX)."""
 
     library: ctypes.CDLL
     target: str
+    has_tiles: bool
 
 
 def native() -> Native | None:
@@ -69,7 +71,8 @@ def _made(wishes: tuple[str, ...]) -> Native | str:
     if wanted == "0":
         return "TUNEWRIGHT_NATIVE=0"
     try:
-        return Native(_opened(_compiled(target, compiler)), target)
+        library = _opened(_compiled(target, compiler))
+        return Native(library, target, bool(library.ask_for_tiles()))
     except _Unavailable as reason:
         return str(reason)
     except (OSError, subprocess.SubprocessError) as error:
@@ -102,9 +105,10 @@ def _is_whole(path: Path) -> bool:
 
 def _compile(command: tuple[str, ...], folder: Path) -> Path:
     """Compiles, and links without naming an OpenMP library: torch has loaded the right one."""
-    compiled, linked = folder / "kernels.o", folder / "kernels.so"
-    _call(*command, "-c", str(SOURCE), "-o", str(compiled))
-    _call(command[0], "-shared", str(compiled), "-o", str(linked), "-lm")
+    compiled, linked = [folder / f"{source.stem}.o" for source in SOURCES], folder / "native.so"
+    for source, target in zip(SOURCES, compiled, strict=True):
+        _call(*command, "-c", str(source), "-o", str(target))
+    _call(command[0], "-shared", *map(str, compiled), "-o", str(linked), "-lm")
     return linked
 
 
@@ -118,7 +122,9 @@ def _call(*command: str) -> str:
 
 def _key(command: tuple[str, ...]) -> str:
     told = (*command, _call(command[0], "--version"), platform.machine(), _processor())
-    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest = hashlib.sha256()
+    for source in sorted([*SOURCES, *HERE.glob("*.h")]):
+        digest.update(source.read_bytes())
     digest.update("\0".join(told).encode())
     return digest.hexdigest()[:32]
 
@@ -136,7 +142,7 @@ def _folder() -> Path:
     return (Path(given) if given else Path.home() / ".cache") / "tunewright" / "native"
 
 
-# What the functions of kernels.c take: n a count, i an int, f a float, d a double, p an address.
+# What the functions take: n a count, i an int, f a float, d a double, p an address.
 _FUNCTIONS = {
     "attention_scratch": ("n", "nnn"),
     "attention": ("", "pi"),
@@ -146,6 +152,9 @@ _FUNCTIONS = {
     "sum_of_squares": ("d", "ppnpi"),
     "newest": ("", "p"),
     "likeliest": ("", "p"),
+    "ask_for_tiles": ("i", ""),
+    "linear": ("", "p"),
+    "linear_back": ("", "p"),
     "threads": ("i", ""),
 }
 _TYPES = {

@@ -16,6 +16,7 @@ from tunewright.devices import Device
 from tunewright.models.batch import fill, pack
 from tunewright.models.generation import Generation
 from tunewright.models.heads import is_packed
+from tunewright.models.native_products import kept_panels
 from tunewright.prediction.ahead import made_ahead
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
@@ -100,7 +101,7 @@ class Predictor:
 
     @torch.no_grad()
     def _parts(self, features: Sequence[Features]) -> Iterator[Any]:
-        with _evaluating(self.model):
+        with _evaluating(self.model), kept_panels(self.model):
             padded = not is_packed(self.model)
             run = self.task.examine if self.examining else self.task.generate
             asked, done = [self._asked(item) for item in features], 0

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from tunewright.models.embedding import RowEmbedding
 from tunewright.native import Native, native
 
-_PART = 16384  # numbers whose squares are added up together, as in kernels.c
+_PART = 16384  # numbers whose squares are added up together, as in vectors.h
 
 
 class _Learning(ctypes.Structure):
-    """`struct learning` of kernels.c."""
+    """`struct learning` of optimizer.c."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean", "square", "seen")),

@@ -1,0 +1,396 @@
+#include "tiles.h"
+
+/* Products of small matrices --------------------------------------------------------------- */
+
+/* The matrices in scratch memory are of words, so one text serves both precisions. */
+
+static INLINE vec add_product(vec sum, float left, vec right, int pairs) {
+#if HAS_PAIRS
+    if (pairs) {
+        uint32_t bits;
+        memcpy(&bits, &left, 4);
+        return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)bits),
+                                     (__m512bh)right);
+    }
+#endif
+    return sum + left * right;
+}
+
+static INLINE void tile(int vectors, count depth, const float *left, count left_step,
+                        const float *right, count right_step, float *out, count out_step,
+                        int more, int pairs) {
+    vec sums[TALL][2];
+    UNROLL for (int r = 0; r < TALL; r++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sums[r][v] = more ? load(out + r * out_step + v * W) : all(0.0f);
+    for (count k = 0; k < depth; k++) {
+        vec row[2];
+        UNROLL for (int v = 0; v < vectors; v++) row[v] = load(right + k * right_step + v * W);
+        UNROLL for (int r = 0; r < TALL; r++)
+            UNROLL for (int v = 0; v < vectors; v++)
+                sums[r][v] = add_product(sums[r][v], left[r * left_step + k], row[v], pairs);
+    }
+    UNROLL for (int r = 0; r < TALL; r++)
+        UNROLL for (int v = 0; v < vectors; v++) store(out + r * out_step + v * W, sums[r][v]);
+}
+
+/* out (rows, vectors * W) = left (rows, depth) right (depth, vectors * W), or += with `more`.
+   Rows are computed by TALL at a time; `left` and `out` have room for that. With `tiles` they have
+   it for whole blocks, and what a block has more of than was asked for is finite, or zero where it
+   is summed over. */
+static INLINE void product(count rows, count vectors, count depth, const float *left,
+                           count left_step, const float *right, count right_step, float *out,
+                           count out_step, int more, int pairs, int tiles) {
+#if HAS_TILES
+    for (count v = 0; tiles && v < vectors; v += 2)
+        for (count r = 0; r < rows; r += SIDE)
+            block((struct left){left + r * left_step, left_step, W}, right + v * W, right_step,
+                  up(depth, W), out + r * out_step + v * W, out_step, more);
+    if (tiles) return;
+#endif
+    for (count v = 0; v < vectors; v += 2)
+        for (count r = 0; r < rows; r += TALL) {
+            const float *l = left + r * left_step, *x = right + v * W;
+            float *o = out + r * out_step + v * W;
+            if (vectors - v >= 2)
+                tile(2, depth, l, left_step, x, right_step, o, out_step, more, pairs);
+            else
+                tile(1, depth, l, left_step, x, right_step, o, out_step, more, pairs);
+        }
+}
+
+/* Attention -------------------------------------------------------------------------------- */
+
+/* One call's tensors. `queries` and `keys` are boundaries of the sequences, `order` says which
+   comes first. Steps are in elements, from one token or head to the next; the outputs are
+   contiguous (N, H, D). `num_shared` are the heads of keys and values. A query sees the keys at
+   most `behind` before and `ahead` after its own place. `bias` and `d_bias` are float32
+   (H, bias_rows, bias_step), key by query. `scratch` has `scratch_floats` for each thread. */
+struct attention {
+    count num_sequences, num_heads, num_shared, width, num_queries;
+    const count *queries, *keys, *order;
+    const void *query, *key, *value, *gradient;
+    count query_token, query_head, key_token, key_head, value_token, value_head, gradient_token,
+        gradient_head;
+    count behind, ahead, narrow, num_threads, scratch_floats, bias_rows, bias_step;
+    double scale;
+    const float *bias;
+    float *log_sums; /* (H, N): logarithm of the sum of the exponentials of a query's scores */
+    void *output, *d_query, *d_key, *d_value;
+    float *d_bias, *scratch;
+};
+
+/* The sizes of an item's matrices: a head's tokens are rows of `step` words, and `wide` is that
+   row with a word for each number. Heights are padded to whole vectors, with zeros. */
+struct sizes {
+    count q0, S, Sp, k0, T, Tp, D, words, step, wide;
+};
+
+static INLINE struct sizes sizes_of(const struct attention *a, count sequence, int pairs) {
+    struct sizes z = {.q0 = a->queries[sequence], .k0 = a->keys[sequence], .D = a->width};
+    z.S = a->queries[sequence + 1] - z.q0, z.Sp = up(z.S, WIDE);
+    z.T = a->keys[sequence + 1] - z.k0, z.Tp = up(z.T, WIDE);
+    z.words = half(z.D, pairs), z.step = up(z.words, W), z.wide = pairs ? 2 * z.step : z.step;
+    return z;
+}
+
+/* Returns the floats of scratch memory that a thread needs for sequences up to S and T. */
+count attention_scratch(count S, count T, count D) {
+    count step = up(D, WIDE), tokens = 6 * up(S, WIDE) + 8 * (up(T, WIDE) + TALL);
+    return up(tokens * step + 5 * (up(T, WIDE) + TALL) * WIDE + 2 * step * WIDE + 8 * WIDE, 1024);
+}
+
+/* One head's tokens as rows of words; what is missing, to the right and below, is zero. */
+static INLINE void take(float *to, count step, const void *from, count token, count number,
+                        count height, count width, int narrow, int pairs) {
+    count floats = half(width, pairs);
+    for (count i = 0; i < number; i++) {
+        const void *row = at(from, i * token, narrow);
+        if (pairs) {
+            to[i * step + floats - 1] = 0;
+            memcpy(to + i * step, row, width * 2);
+        } else
+            widen(to + i * step, row, width, narrow);
+        for (count j = floats; j < step; j++) to[i * step + j] = 0;
+    }
+    memset(to + number * step, 0, (height - number) * step * 4);
+}
+
+/* The same numbers as words that run over tokens: (height / 2, wide), or the rows themselves. */
+static INLINE const float *by_token(float **free, const float *rows, count height, count step,
+                                    int pairs) {
+    if (!pairs) return rows;
+    float *to = claim(free, height * step);
+    for (count i = 0; i < height; i += 2)
+        pair_rows(to + i * step, rows + i * step, rows + (i + 1) * step, step);
+    return to;
+}
+
+/* A block of queries, `vectors` wide, and the keys from `low` to `high` that it sees. Tiles take
+   them from the first on: what lies before a window is not zero. */
+struct view {
+    count first, vectors, low, high, behind, ahead;
+    int tiles;
+};
+
+static INLINE struct view view_of(const struct attention *a, count first, struct sizes z,
+                                  int pairs) {
+    struct view w = {first, z.S - first > W ? 2 : 1, 0, z.T, a->behind, a->ahead};
+    count last = first + w.vectors * W - 1;
+    if (first > w.behind) w.low = (first - w.behind) & ~1; /* pairs begin at even keys */
+    if (last + w.ahead + 1 < z.T) w.high = last + w.ahead + 1;
+    w.tiles = HAS_TILES && tiles_allowed && pairs && !w.low;
+    return w;
+}
+
+/* The scores of key t for a vector of queries: scaled, biased, minus infinity where not seen. */
+static INLINE vec score(const struct view *w, count t, int v, vec raw, float scale,
+                        const float *bias) {
+    vec found = raw * scale;
+    if (bias) found += load(bias + v * W);
+    count near = t - w->first - v * W, far = near - W + 1; /* from the first and last query */
+    if (near > w->ahead || -far > w->behind) {
+        ivec distance = (int32_t)near - (ivec){LANES};
+        ivec hidden = (distance > (int32_t)w->ahead) | (-distance > (int32_t)w->behind);
+        found = chosen(hidden, all(-INFINITY), found);
+    }
+    return found;
+}
+
+/* Puts the numbers of two keys down as words that run over keys. */
+static INLINE void put_by_key(float *to, vec upper, vec lower, int pairs) {
+#if HAS_PAIRS
+    if (pairs) {
+        const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25,
+                                               9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2,
+                                               17, 1, 16, 0);
+        store(to, (vec)_mm512_permutexvar_epi16(turns, bfloat16s(upper, lower)));
+        return;
+    }
+#endif
+    store(to, upper);
+    store(to + WIDE, lower);
+}
+
+/* Puts those of one key down as words that run over queries. */
+static INLINE void put_by_query(float *to, vec first, vec second, int pairs) {
+#if HAS_PAIRS
+    if (pairs) {
+        store(to, (vec)bfloat16s(first, second));
+        return;
+    }
+#endif
+    store(to, first);
+    store(to + W, second);
+}
+
+/* Writes a block (D, queries) to the rows of a tensor (N, H, D). */
+static INLINE void put_block(const struct attention *a, void *tensor, count token, count head,
+                             const float *block, float *turned, count wide, count number,
+                             float scale, int narrow) {
+    transpose(turned, wide, block, WIDE, wide, WIDE);
+    for (count i = 0; i < number; i++) {
+        count place = ((token + i) * a->num_heads + head) * a->width;
+        put((void *)at(tensor, place, narrow), turned + i * wide, a->width, scale, narrow);
+    }
+}
+
+/* One sequence's heads of queries that share a head of keys: softmax(Q K' scale + bias) V.
+   Scores lie with queries along the lanes, so that maxima and sums run down the vectors. */
+static INLINE void forward_item(const struct attention *a, count sequence, count shared,
+                                float *free, int narrow, int pairs) {
+    struct sizes z = sizes_of(a, sequence, pairs);
+    if (!z.S) return;
+    count Tw = half(z.Tp, pairs), group = a->num_heads / a->num_shared;
+    float *key = claim(&free, (z.Tp + TALL) * z.step), *value = claim(&free, z.Tp * z.step);
+    float *query = claim(&free, z.Sp * z.step), *query_t = claim(&free, z.Sp * z.step);
+    float *value_t = claim(&free, z.wide * Tw), *scores = claim(&free, (z.Tp + TALL) * WIDE);
+    float *weights = claim(&free, (z.Tp + TALL) * WIDE), *out = claim(&free, z.wide * WIDE);
+    float *turned = claim(&free, z.wide * WIDE), lane[2][W];
+
+    take(key, z.step, at(a->key, z.k0 * a->key_token + shared * a->key_head, narrow), a->key_token,
+         z.T, z.Tp + TALL, z.D, narrow, pairs);
+    take(value, z.step, at(a->value, z.k0 * a->value_token + shared * a->value_head, narrow),
+         a->value_token, z.T, z.Tp, z.D, narrow, pairs);
+    transpose(value_t, Tw, by_token(&free, value, z.Tp, z.step, pairs), z.wide, Tw, z.wide);
+
+    for (count head = shared * group; head < (shared + 1) * group; head++) {
+        take(query, z.step, at(a->query, z.q0 * a->query_token + head * a->query_head, narrow),
+             a->query_token, z.S, z.Sp, z.D, narrow, pairs);
+        transpose(query_t, z.Sp, query, z.step, z.Sp, z.step);
+        for (count first = 0; first < z.S; first += WIDE) {
+            struct view w = view_of(a, first, z, pairs);
+            count seen = w.high - w.low;
+            product(seen, w.vectors, z.words, key + w.low * z.step, z.step, query_t + first, z.Sp,
+                    scores, WIDE, 0, pairs, w.tiles);
+            vec share[2];
+            for (int v = 0; v < w.vectors; v++) {
+                const float *bias =
+                    a->bias ? a->bias + (head * a->bias_rows + w.low) * a->bias_step + first : 0;
+                vec most = all(-INFINITY), sum = all(0.0f);
+                for (count t = 0; t < seen; t++) {
+                    float *place = scores + t * WIDE + v * W;
+                    vec s = score(&w, w.low + t, v, load(place), a->scale,
+                                  bias ? bias + t * a->bias_step : 0);
+                    store(place, s);
+                    most = larger(most, s);
+                }
+                for (count t = 0; t < seen; t += 2) {
+                    float *place = scores + t * WIDE + v * W;
+                    vec upper = exponential(load(place) - most), lower = all(0.0f);
+                    if (t + 1 < seen) lower = exponential(load(place + WIDE) - most);
+                    sum += upper + lower;
+                    put_by_key(weights + half(t, pairs) * WIDE + v * W, upper, lower, pairs);
+                }
+                for (count k = half(seen, pairs); w.tiles && k % W; k++)
+                    store(weights + k * WIDE + v * W, all(0.0f));
+                share[v] = seen ? 1.0f / sum : all(0.0f);
+                store(lane[0], most);
+                store(lane[1], sum);
+                count start = first + v * W, number = fewer(W, z.S - start);
+                for (count i = 0; a->log_sums && i < number; i++)
+                    a->log_sums[head * a->num_queries + z.q0 + start + i] =
+                        lane[0][i] + logf(lane[1][i]);
+            }
+            product(z.D, w.vectors, half(seen, pairs), value_t + half(w.low, pairs), Tw, weights,
+                    WIDE, out, WIDE, 0, pairs, w.tiles);
+            for (count d = 0; d < z.D; d++)
+                for (int v = 0; v < w.vectors; v++) {
+                    float *place = out + d * WIDE + v * W;
+                    store(place, load(place) * share[v]);
+                }
+            put_block(a, a->output, z.q0 + first, head, out, turned, z.wide,
+                      fewer(WIDE, z.S - first), 1.0f, narrow);
+        }
+    }
+}
+
+/* The gradients of the same heads. With P the probabilities, made anew from the scores and their
+   kept log_sums: dV = P' dO, dP = dO V', dS = P * (dP - rowsum(P * dP)), dQ = scale dS K and
+   dK = scale dS' Q (Dao et al. 2022, appendix B.2); dS is also the gradient of the bias. */
+static INLINE void backward_item(const struct attention *a, count sequence, count shared,
+                                 float *free, int narrow, int pairs) {
+    struct sizes z = sizes_of(a, sequence, pairs);
+    count Tw = half(z.Tp, pairs), group = a->num_heads / a->num_shared;
+    count tall = z.Tp + TALL, across = half(WIDE, pairs), head_size = z.Sp * z.step;
+    float *key = claim(&free, tall * z.step), *value = claim(&free, tall * z.step);
+    float *key_t = claim(&free, z.wide * Tw), *query = claim(&free, head_size);
+    float *query_t = claim(&free, head_size), *given = claim(&free, head_size);
+    float *given_t = claim(&free, head_size), *d_key = claim(&free, tall * z.wide);
+    float *d_value = claim(&free, tall * z.wide), *chance = claim(&free, tall * WIDE);
+    float *slope = claim(&free, tall * WIDE), *by_key = claim(&free, tall * WIDE);
+    float *chance_rows = claim(&free, tall * WIDE), *slope_rows = claim(&free, tall * WIDE);
+    float *out = claim(&free, z.wide * WIDE), *turned = claim(&free, z.wide * WIDE);
+
+    take(key, z.step, at(a->key, z.k0 * a->key_token + shared * a->key_head, narrow), a->key_token,
+         z.T, tall, z.D, narrow, pairs);
+    take(value, z.step, at(a->value, z.k0 * a->value_token + shared * a->value_head, narrow),
+         a->value_token, z.T, tall, z.D, narrow, pairs);
+    memset(d_key, 0, tall * z.wide * 4);
+    memset(d_value, 0, tall * z.wide * 4);
+    transpose(key_t, Tw, by_token(&free, key, z.Tp, z.step, pairs), z.wide, Tw, z.wide);
+
+    for (count head = shared * group; head < (shared + 1) * group; head++) {
+        float *own = free; /* what is claimed for one head is free for the next */
+        take(query, z.step, at(a->query, z.q0 * a->query_token + head * a->query_head, narrow),
+             a->query_token, z.S, z.Sp, z.D, narrow, pairs);
+        take(given, z.step,
+             at(a->gradient, z.q0 * a->gradient_token + head * a->gradient_head, narrow),
+             a->gradient_token, z.S, z.Sp, z.D, narrow, pairs);
+        transpose(query_t, z.Sp, query, z.step, z.Sp, z.step);
+        transpose(given_t, z.Sp, given, z.step, z.Sp, z.step);
+        const float *query_by = by_token(&own, query, z.Sp, z.step, pairs);
+        const float *given_by = by_token(&own, given, z.Sp, z.step, pairs);
+        for (count first = 0; first < z.S; first += WIDE) {
+            struct view w = view_of(a, first, z, pairs);
+            count seen = w.high - w.low, rows = up(seen, w.tiles ? SIDE : TALL);
+            count offset = (head * a->bias_rows + w.low) * a->bias_step + first;
+            float log_sums[WIDE] = {0};
+            memcpy(log_sums, a->log_sums + head * a->num_queries + z.q0 + first,
+                   fewer(WIDE, z.S - first) * 4);
+            product(seen, w.vectors, z.words, key + w.low * z.step, z.step, query_t + first, z.Sp,
+                    chance, WIDE, 0, pairs, w.tiles);
+            product(seen, w.vectors, z.words, value + w.low * z.step, z.step, given_t + first,
+                    z.Sp, slope, WIDE, 0, pairs, w.tiles);
+            vec mean[2] = {all(0.0f), all(0.0f)};
+            for (int v = 0; v < w.vectors; v++)
+                for (count t = 0; t < seen; t++) {
+                    count place = t * WIDE + v * W;
+                    vec s = score(&w, w.low + t, v, load(chance + place), a->scale,
+                                  a->bias ? a->bias + offset + t * a->bias_step : 0);
+                    vec p = exponential(s - load(log_sums + v * W));
+                    store(chance + place, p);
+                    mean[v] += p * load(slope + place);
+                }
+            for (count t = 0; t < rows; t += 2) {
+                vec p[2][2], s[2][2];
+                for (int i = 0; i < 2; i++)
+                    for (int v = 0; v < 2; v++) {
+                        count place = (t + i) * WIDE + v * W;
+                        int real = t + i < seen && v < w.vectors;
+                        p[i][v] = real ? load(chance + place) : all(0.0f);
+                        s[i][v] = real ? p[i][v] * (load(slope + place) - mean[v]) : (vec){0};
+                        if (real && a->d_bias) {
+                            float *bias = a->d_bias + offset + (t + i) * a->bias_step + v * W;
+                            store(bias, load(bias) + s[i][v]);
+                        }
+                    }
+                for (int i = 0; i < 2; i++) {
+                    put_by_query(chance_rows + (t + i) * across, p[i][0], p[i][1], pairs);
+                    put_by_query(slope_rows + (t + i) * across, s[i][0], s[i][1], pairs);
+                }
+                for (int v = 0; v < w.vectors; v++)
+                    put_by_key(by_key + half(t, pairs) * WIDE + v * W, s[0][v], s[1][v], pairs);
+            }
+            product(z.D, w.vectors, half(seen, pairs), key_t + half(w.low, pairs), Tw, by_key,
+                    WIDE, out, WIDE, 0, pairs, w.tiles);
+            put_block(a, a->d_query, z.q0 + first, head, out, turned, z.wide,
+                      fewer(WIDE, z.S - first), a->scale, narrow);
+            count depth = half(w.vectors * W, pairs), lanes = up(z.D, W) / W; /* of queries */
+            product(seen, lanes, depth, slope_rows, across, query_by + half(first, pairs) * z.wide,
+                    z.wide, d_key + w.low * z.wide, z.wide, 1, pairs, w.tiles);
+            product(seen, lanes, depth, chance_rows, across,
+                    given_by + half(first, pairs) * z.wide, z.wide, d_value + w.low * z.wide,
+                    z.wide, 1, pairs, w.tiles);
+        }
+    }
+    for (count t = 0; t < z.T; t++) {
+        count place = ((z.k0 + t) * a->num_shared + shared) * z.D;
+        put((void *)at(a->d_key, place, narrow), d_key + t * z.wide, z.D, a->scale, narrow);
+        put((void *)at(a->d_value, place, narrow), d_value + t * z.wide, z.D, 1.0f, narrow);
+    }
+}
+
+/* An item is the sequence `order[n / num_shared]` and a head of keys. Three copies of its code
+   are made: for bfloat16 in pairs, for bfloat16 on a processor without such products, float32. */
+static void attention_item(const struct attention *a, count sequence, count shared, count thread,
+                           int backward) {
+    float *free = a->scratch + thread * a->scratch_floats;
+    if (backward) {
+        if (a->narrow && HAS_PAIRS) backward_item(a, sequence, shared, free, 1, 1);
+        else if (a->narrow) backward_item(a, sequence, shared, free, 1, 0);
+        else backward_item(a, sequence, shared, free, 0, 0);
+    } else {
+        if (a->narrow && HAS_PAIRS) forward_item(a, sequence, shared, free, 1, 1);
+        else if (a->narrow) forward_item(a, sequence, shared, free, 1, 0);
+        else forward_item(a, sequence, shared, free, 0, 0);
+    }
+}
+
+/* With `backward`, the gradients. A bias sums its gradient over sequences: there one thread takes
+   a head's sequences, in their order. */
+void attention(const struct attention *a, int backward) {
+    count in_line = backward && a->d_bias ? a->num_sequences : 1;
+    count num_items = a->num_sequences * a->num_shared / in_line;
+#pragma omp parallel num_threads(a->num_threads)
+    {
+        begin_tiles();
+#pragma omp for schedule(dynamic)
+        for (count n = 0; n < num_items; n++)
+            for (count i = 0; i < in_line; i++) {
+                count place = in_line > 1 ? i : n / a->num_shared;
+                attention_item(a, a->order[place], n % a->num_shared, omp_get_thread_num(), backward);
+            }
+        end_tiles();
+    }
+}

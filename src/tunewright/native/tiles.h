@@ -1,0 +1,79 @@
+/* Matrix tiles of a processor with AMX: 16 rows of 16 words, two by two of them to a block. */
+
+#pragma once
+#include "vectors.h"
+
+#if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__linux__) && HAS_PAIRS
+#define HAS_TILES 1
+#else
+#define HAS_TILES 0
+#endif
+
+#define SIDE 32 /* rows and columns of a block */
+
+/* Set once the system lets this process use tiles; until then an instruction would end it. */
+extern int tiles_allowed;
+
+#if HAS_TILES
+
+/* Every thread says what its tiles are before it uses them, and gives them back after. */
+static INLINE void begin_tiles(void) {
+    if (!tiles_allowed) return;
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = 16;
+    _tile_loadconfig(&shape);
+}
+
+static INLINE void end_tiles(void) {
+    if (tiles_allowed) _tile_release();
+}
+
+/* A left factor of a block: `step` words lead to the next row, `next` to the next 16 of a row. */
+struct left {
+    const void *words;
+    count step, next;
+};
+
+/* out (32, 32) = left (32, depth) right (depth, 32), or += with `more`. The depth is in words, a
+   multiple of 16; steps lead from row to row. */
+static INLINE void block(struct left a, const void *right, count right_step, count depth, float *out,
+                         count out_step, int more) {
+    const word *left = a.words, *from = right;
+    float *below = out + W * out_step;
+    if (more) {
+        _tile_loadd(0, out, 4 * out_step);
+        _tile_loadd(1, out + W, 4 * out_step);
+        _tile_loadd(2, below, 4 * out_step);
+        _tile_loadd(3, below + W, 4 * out_step);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (count k = 0; k < depth; k += W, left += a.next, from += W * right_step) {
+        _tile_loadd(4, left, 4 * a.step);
+        _tile_loadd(6, from, 4 * right_step);
+        _tile_loadd(7, from + W, 4 * right_step);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, left + W * a.step, 4 * a.step);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, out, 4 * out_step);
+    _tile_stored(1, out + W, 4 * out_step);
+    _tile_stored(2, below, 4 * out_step);
+    _tile_stored(3, below + W, 4 * out_step);
+}
+
+#else
+
+static INLINE void begin_tiles(void) {}
+static INLINE void end_tiles(void) {}
+
+#endif

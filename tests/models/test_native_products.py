@@ -1,0 +1,174 @@
+"""Products on matrix tiles, against plain torch in double precision."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from tunewright.models.native_products import Product, kept_panels, use_native_products
+from tunewright.native import native
+
+made = native()
+with_tiles = pytest.mark.skipif(
+    made is None or not made.has_tiles, reason="there are no matrix tiles here"
+)
+
+
+def product(inner: int, outer: int, *, gelu: bool = False, bias: bool = True) -> Product:
+    torch.manual_seed(0)
+    layer = Product.of(nn.Linear(inner, outer, bias=bias))
+    layer.gelu = gelu
+    return layer
+
+
+def narrow(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return layer(values)
+
+
+def off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found, expected = found.detach(), expected.detach()
+    return float((found.double() - expected).abs().max() / expected.abs().max())
+
+
+@with_tiles
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.sampled_from([1, 2, 31, 32, 33, 64, 129, 513, 700]),
+    sides=st.tuples(*[st.sampled_from([32, 64, 160])] * 2),
+    gelu=st.booleans(),
+    bias=st.booleans(),
+)
+def test_outputs_and_gradients_are_those_of_double_precision(rows, sides, gelu, bias):
+    layer = product(*sides, gelu=gelu, bias=bias)
+    values = torch.randn(1, rows, sides[0]).bfloat16().requires_grad_()
+    gradient = torch.randn(1, rows, sides[1]).bfloat16()
+    narrow(layer, values).backward(gradient)
+
+    exact = values.detach().double().requires_grad_()
+    weight = layer.weight.detach().bfloat16().double().requires_grad_()
+    wide = layer.bias.detach().double().requires_grad_() if bias else None
+    expected = nn.functional.linear(exact, weight, wide)
+    expected = nn.functional.gelu(expected) if gelu else expected
+    expected.backward(gradient.double())
+
+    assert off(narrow(layer, values), expected) <= 0.008
+    assert off(values.grad, exact.grad) <= 0.008
+    assert off(layer.weight.grad, weight.grad) <= 0.008
+    if bias:
+        assert off(layer.bias.grad, wide.grad) <= 0.008
+    assert layer.weight.grad.dtype == torch.float32
+
+
+@with_tiles
+@pytest.mark.parametrize("gelu", [False, True])
+def test_what_is_not_a_number_is_seen(gelu):
+    values = torch.randn(40, 64)
+    values[7, 3], values[9, 5] = torch.nan, torch.inf
+    found = narrow(product(64, 96, gelu=gelu), values)
+    assert found[7].isnan().all()
+    assert not found[9].isfinite().all()
+    assert found[torch.arange(40).remainder(2) == 0].isfinite().all()
+
+
+@with_tiles
+def test_a_token_s_numbers_are_the_same_in_any_batch_and_on_any_threads():
+    layer, values = product(96, 64, gelu=True), torch.randn(300, 96)
+    whole, before = narrow(layer, values), torch.get_num_threads()
+    assert torch.equal(narrow(layer, values[100:101]), whole[100:101])
+    assert torch.equal(narrow(layer, values[37:250]), whole[37:250])
+    gradients = []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            layer.zero_grad()
+            narrow(layer, values).sum().backward()
+            gradients.append(layer.weight.grad.clone())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*gradients)
+
+
+@with_tiles
+def test_gradients_go_only_where_they_are_wanted():
+    layer, values = product(64, 32, gelu=True), torch.randn(10, 64)
+    narrow(layer, values).sum().backward()
+    both = layer.weight.grad
+    layer.zero_grad()
+    layer.weight.requires_grad_(False)
+    narrow(layer, values.requires_grad_()).sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is not None
+    assert values.grad.abs().sum() > 0
+    assert both.abs().sum() > 0
+
+
+@with_tiles
+def test_panels_are_kept_for_a_block_and_no_longer():
+    layer, values = product(64, 64), torch.randn(5, 64)
+    with torch.no_grad(), kept_panels(layer):
+        first = narrow(layer, values)
+        assert layer.kept is not None
+        assert torch.equal(narrow(layer, values), first)
+    assert layer.kept is None
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        assert not torch.equal(narrow(layer, values), first)
+    with kept_panels(layer):
+        narrow(layer, values)
+        assert layer.kept is None  # whoever learns changes the weight
+
+
+@with_tiles
+def test_no_rows_and_odd_sides_are_left_to_torch():
+    assert narrow(product(64, 32), torch.randn(0, 64)).shape == (0, 32)
+    model = nn.Sequential(nn.Linear(30, 64), nn.Linear(64, 64, dtype=torch.float64))
+    use_native_products(model)
+    assert not any(isinstance(layer, Product) for layer in model)
+
+
+def test_without_autocast_it_is_the_layer_that_it_was():
+    layer, values = product(64, 32, gelu=True), torch.randn(7, 64)
+    expected = nn.functional.gelu(nn.functional.linear(values, layer.weight, layer.bias))
+    assert torch.equal(layer(values), expected)
+
+
+def tiny_bert() -> BertModel:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=96, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+    )  # fmt: skip
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+@with_tiles
+def test_a_model_has_the_same_weights_and_answers_with_them():
+    plain = tiny_bert()
+    model = copy.deepcopy(plain)
+    use_native_products(model)
+    ids = torch.arange(12)[None]
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert all(layer.intermediate.dense.gelu for layer in model.encoder.layer)
+    expected = plain(ids).last_hidden_state
+    assert torch.equal(model(ids).last_hidden_state, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(ids).last_hidden_state
+    assert off(found, expected.double()) <= 0.03
+
+
+@with_tiles
+def test_what_something_hooks_on_to_is_left_alone():
+    model = tiny_bert()
+    first, second = model.encoder.layer
+    first.intermediate.dense.register_forward_hook(lambda *_: None)
+    second.intermediate.intermediate_act_fn.register_forward_hook(lambda *_: None)
+    use_native_products(model)
+    assert type(first.intermediate.dense) is nn.Linear
+    assert not second.intermediate.dense.gelu
