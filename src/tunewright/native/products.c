@@ -3,19 +3,19 @@
 /* The products of a linear layer on tiles ---------------------------------------------------- */
 
 /* Weights and, for their gradient, tokens are laid out first in the order in which tiles read them:
-   a panel is 32 columns of a right factor, (depth, 32) words, or 32
-   rows of a left one, (depth / 16, 32, 16). What follows a product (bias, GELU, rounding) happens while its
-   block is in the cache. Each number of a result is summed in the same order, whatever else is
-   computed with it. All sizes but the number of tokens are multiples of 32. */
+   a panel is 32 columns of a right factor, (depth, 32) words, or 32 rows of a left one,
+   (depth / 16, 32, 16). What follows a product (bias, GELU, rounding) happens while its block is in
+   the cache. Each number of a result is summed in the same order, whatever else is computed with
+   it. All sizes but the number of tokens are multiples of 32. */
 
 #if HAS_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
-#define GROUP_ROWS 64  /* of tokens that a thread takes at a time */
-#define GROUP 4        /* panels that a thread takes at a time */
-#define CHUNK 512      /* tokens that a weight's gradient is summed over at a time */
+#define GROUP_ROWS 64 /* of tokens that a thread takes at a time */
+#define GROUP 4       /* panels that a thread takes at a time */
+#define CHUNK 512     /* tokens that a weight's gradient is summed over at a time */
 
 /* One layer: values (rows, inner) to outputs (rows, outer), all bfloat16; weight and bias float32.
    `toward` are the weight's panels for that, `back` those for the gradient of the values. */
