@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,12 @@ def is_run_folder(path: Path) -> bool:
     return (path / "run.toml").is_file()
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Returns the versions of what the numbers depend on."""
+    """Returns the versions of what the numbers depend on, as they were when a process first asked.
+
+    A package that is replaced, or taken away, while a run goes on is not what the run has loaded.
+    """
     from importlib.metadata import version
     from platform import platform, python_version
 
