@@ -172,3 +172,54 @@ def test_what_something_hooks_on_to_is_left_alone():
     use_native_products(model)
     assert type(first.intermediate.dense) is nn.Linear
     assert not second.intermediate.dense.gelu
+
+
+@with_tiles
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.sampled_from([1, 33, 100, 600]),
+    sizes=st.tuples(*[st.sampled_from([32, 96])] * 3),
+    frozen=st.sets(st.sampled_from(range(3))),
+)
+def test_layers_that_read_the_same_values_give_what_each_gives(rows, sizes, frozen):
+    torch.manual_seed(0)
+    parent = nn.Module()
+    for name, size in zip(("query", "key", "value"), sizes, strict=True):
+        parent.add_module(name, nn.Linear(64, size, bias=name != "key"))
+    alone = [Product.of(layer) for layer in copy.deepcopy(parent).children()]
+    use_native_products(parent)
+    together = list(parent.children())
+    for place in frozen:
+        alone[place].weight.requires_grad_(False)
+        together[place].weight.requires_grad_(False)
+    values = torch.randn(rows, 64)
+    gradients = [torch.randn(rows, size).bfloat16() for size in sizes]
+
+    def learned(layers):
+        read = values.clone().requires_grad_()
+        found = [narrow(layer, read) for layer in layers]
+        torch.autograd.backward(found, gradients)
+        weights = [p.grad for layer in layers for p in layer.parameters()]
+        return found, read.grad, weights
+
+    expected, mine = learned(alone), learned(together)
+    assert all(layer.together is not None for layer in together)
+    assert all(map(torch.equal, expected[0], mine[0]))
+    assert off(mine[1], expected[1].double()) <= 0.02  # the sum of three was rounded there
+    for mine_, expected_ in zip(mine[2], expected[2], strict=True):
+        assert (mine_ is None) == (expected_ is None)
+        assert mine_ is None or torch.equal(mine_, expected_)
+
+
+@with_tiles
+def test_attention_to_something_else_answers_layer_by_layer():
+    parent = nn.Module()
+    parent.query, parent.key, parent.value = (nn.Linear(32, 32) for _ in range(3))
+    plain = copy.deepcopy(parent)
+    use_native_products(parent)
+    here, there = torch.randn(4, 32), torch.randn(6, 32)
+    for _ in range(2):
+        for name, values in (("query", here), ("key", there), ("value", there)):
+            found = narrow(getattr(parent, name), values)
+            assert off(found, getattr(plain, name)(values).double()) <= 0.02
+    assert parent.query.together is None

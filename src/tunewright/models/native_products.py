@@ -4,7 +4,8 @@ Torch's own product is prepared for each shape by rules that leave a core idle f
 packed batch, and reads a turned operand, as the gradient of a weight does, at half its speed. Here
 one native product serves the three that a layer makes in training; bias, GELU and the rounding to
 bfloat16 happen while a block is in the cache, and a weight's gradient is float32, never rounded. A
-token's numbers are the same in any batch, to the bit.
+token's numbers are the same in any batch, to the bit. The query's, key's and value's layers of
+attention read the same tokens, so they are one product.
 
 Shape letters: N tokens, I inner and O outer width.
 """
@@ -12,7 +13,7 @@ Shape letters: N tokens, I inner and O outer width.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,19 +23,37 @@ from torch.autograd.function import once_differentiable
 
 from tunewright.native import native
 
-SIDE = 32  # of a block, as in products.c
+SIDE = 32  # of a block, as in tiles.h
 _CHUNK = 512  # tokens that a gradient is summed over at a time, as in products.c
-_POINTERS = (
-    "values weight bias toward back output active gradient d_output d_values d_weight d_bias left "
-    "right sums"
+_MOST_PARTS = 3  # layers of one product, as in products.c
+_COUNTS = "rows inner outer gelu num_threads num_parts lays_out"
+_PART_POINTERS = "weight bias gradient d_weight d_bias"
+_POINTERS = "values toward back output active d_output d_values left right sums"
+_ACTIVATION = "intermediate_act_fn"
+_INTERMEDIATE = {"dense", _ACTIVATION}  # of BERT and its kin: activation(dense(values))
+# What families call the layers that attention reads its tokens through.
+_ATTENTION = (
+    ("query", "key", "value"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_lin", "k_lin", "v_lin"),
 )
+
+
+class _Part(ctypes.Structure):
+    """`struct part` of products.c."""
+
+    _fields_ = (
+        ("size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in _PART_POINTERS.split()),
+    )
 
 
 class _Call(ctypes.Structure):
     """`struct linear` of products.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "inner", "outer", "gelu", "num_threads")),
+        *((name, ctypes.c_int64) for name in _COUNTS.split()),
+        ("parts", _Part * _MOST_PARTS),
         *((name, ctypes.c_void_p) for name in _POINTERS.split()),
     )
 
@@ -54,10 +73,10 @@ def use_native_products(model: nn.Module) -> None:
             if children.keys() == _INTERMEDIATE and _is_gelu(children[_ACTIVATION]):
                 made.gelu = True
                 setattr(parent, _ACTIVATION, nn.Identity())
-
-
-_ACTIVATION = "intermediate_act_fn"
-_INTERMEDIATE = {"dense", _ACTIVATION}  # of BERT and its kin: activation(dense(values))
+        for names in _ATTENTION:
+            layers = [getattr(parent, name, None) for name in names]
+            if all(isinstance(layer, Product) for layer in layers):
+                _Together(layers)  # type: ignore[arg-type]  # they are Products
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -90,8 +109,9 @@ class Product(nn.Linear):
     """
 
     gelu: bool = False
-    kept: Tensor | None = None
     keeps: bool = False
+    kept: Tensor | None = None
+    together: _Together | None = None
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Product:
@@ -103,25 +123,48 @@ class Product(nn.Linear):
         return made
 
     def forward(self, values: Tensor) -> Tensor:
-        if self._is_narrow(values):
-            narrow = values.to(torch.bfloat16)
-            if self.keeps and not torch.is_grad_enabled():
-                output, active, self.kept = _multiply(
-                    narrow, self.weight, self.bias, self.gelu, self.kept
-                )
-                return output if active is None else active
-            found: Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
-                narrow, self.weight, self.bias, self.gelu
-            )
-            return found
-        plain = super().forward(values)
-        return nn.functional.gelu(plain) if self.gelu else plain
+        if not self._is_narrow(values):
+            plain = super().forward(values)
+            return nn.functional.gelu(plain) if self.gelu else plain
+        found = None if self.together is None else self.together.answer(self, values)
+        return multiplied([self], values)[0] if found is None else found
 
     def _is_narrow(self, values: Tensor) -> bool:
         """Says whether a product here is of bfloat16 numbers, and native."""
         narrow = torch.is_autocast_enabled("cpu") and self.weight.dtype == torch.float32
         narrow = narrow and torch.get_autocast_dtype("cpu") == torch.bfloat16
         return narrow and values.numel() > 0 and _tiles() is not None
+
+
+class _Together:
+    """Layers that are asked for the same values one after the other, and answer all at once.
+
+    Where the others turn out to be asked for something else, as in attention to a source, each
+    answers for itself from then on.
+    """
+
+    def __init__(self, layers: Sequence[Product]) -> None:
+        self._layers = list(layers)
+        self._read: Tensor | None = None
+        self._ready: dict[int, Tensor] = {}
+        for layer in layers:
+            layer.together = self
+
+    def answer(self, layer: Product, values: Tensor) -> Tensor | None:
+        """Returns a layer's output for the values, or None where it has to find it alone."""
+        place = next(i for i, each in enumerate(self._layers) if each is layer)
+        if place == 0:
+            self._read = values
+            self._ready = dict(enumerate(multiplied(self._layers, values)))
+        if values is not self._read or place not in self._ready:
+            for each in self._layers:
+                each.together = None
+            self._read, self._ready = None, {}
+            return None
+        found = self._ready.pop(place)
+        if not self._ready:
+            self._read = None
+        return found
 
 
 @contextmanager
@@ -140,77 +183,110 @@ def kept_panels(model: nn.Module) -> Iterator[None]:
             product.keeps, product.kept = False, None
 
 
+def multiplied(layers: Sequence[Product], values: Tensor) -> tuple[Tensor, ...]:
+    """Returns each layer's output for the values, bfloat16; only one alone may have GELU."""
+    narrow, first = values.to(torch.bfloat16), layers[0]
+    parameters = [each for layer in layers for each in (layer.weight, layer.bias)]
+    if first.keeps and not torch.is_grad_enabled():
+        output, active, first.kept = _multiply(narrow, parameters, first.gelu, first.kept)
+        return (active,) if active is not None else _cut(output, parameters)
+    found: tuple[Tensor, ...] = _Linear.apply(  # type: ignore[no-untyped-call]
+        narrow, first.gelu, *parameters
+    )
+    return found
+
+
+def _cut(output: Tensor, parameters: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Returns the columns of each part."""
+    return output.split([len(weight) for weight in _weights(parameters)], -1)
+
+
+def _weights(parameters: Sequence[Tensor | None]) -> list[Tensor]:
+    return [weight for weight in parameters[::2] if weight is not None]
+
+
 def _multiply(
     values: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    parameters: Sequence[Tensor | None],
     gelu: bool,
     toward: Tensor | None = None,
     back: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Returns the output, GELU of it where asked, and the weight's panels for the next time.
+    """Returns the output, GELU of it where asked, and the weights' panels for the next time.
 
-    They are laid out here unless they are given; `back` is room for those of the gradient.
+    `parameters` are a weight and a bias, or None, of each part. The panels are laid out here unless
+    they are given; `back` is room for those of the gradient.
     """
-    values, weight = values.contiguous(), weight.contiguous()
-    output = values.new_empty(*values.shape[:-1], len(weight))
+    values, call = values.contiguous(), _call(values, parameters, gelu)
+    held = [None if each is None else each.contiguous() for each in parameters]
+    output = values.new_empty(*values.shape[:-1], call.outer)
     active = torch.empty_like(output) if gelu else None
-    call = _call(values, weight, gelu)
     if toward is None:
-        toward = _narrow(weight.numel())
-        _point(call, weight=weight, back=back)
-    _point(call, bias=bias, toward=toward, output=output, active=active)
+        toward, call.lays_out = _narrow(call.outer * call.inner), True
+    for part, weight, bias in zip(call.parts, held[::2], held[1::2], strict=False):
+        _point(part, weight=weight, bias=bias)
+    _point(call, values=values, toward=toward, back=back, output=output, active=active)
     _tiles().linear(ctypes.byref(call))
     return output, active, toward
 
 
 class _Linear(torch.autograd.Function):
-    """values weightᵀ + bias, and GELU of that where asked."""
+    """values weightᵀ + bias for each part, and GELU of that where asked."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
-    ) -> Tensor:
-        back = _narrow(weight.numel()) if ctx.needs_input_grad[0] else None
-        output, active, _ = _multiply(values, weight, bias, gelu, back=back)
-        ctx.save_for_backward(values, weight, back, output if gelu else None)
-        return output if active is None else active
+        ctx: Any, values: Tensor, gelu: bool, *parameters: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        numbers = sum(weight.numel() for weight in _weights(parameters))
+        back = _narrow(numbers) if ctx.needs_input_grad[0] else None
+        output, active, _ = _multiply(values, parameters, gelu, back=back)
+        ctx.save_for_backward(values, back, output if gelu else None, *parameters)
+        return _cut(output, parameters) if active is None else (active,)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        values, weight, back, output = ctx.saved_tensors
-        to_values, to_weight, to_bias, _ = ctx.needs_input_grad
-        values = values.contiguous()
-        (outer, inner), gradient = weight.shape, gradients[0].to(torch.bfloat16).contiguous()
-        call = _call(values, weight, output is not None)
-        rows, padded = call.rows, -(-call.rows // SIDE) * SIDE
+        values, back, output, *parameters = ctx.saved_tensors
+        to_values, _, *wanted = ctx.needs_input_grad
+        values, call = values.contiguous(), _call(values, parameters, output is not None)
+        given = [each.to(torch.bfloat16).contiguous() for each in gradients]
+        found = [
+            None if each is None or not wants else torch.empty_like(each)
+            for each, wants in zip(parameters, wanted, strict=True)
+        ]
+        for part, gradient, weight, bias in zip(
+            call.parts, given, found[::2], found[1::2], strict=False
+        ):
+            _point(part, gradient=gradient, d_weight=weight, d_bias=bias)
         d_values = torch.empty_like(values) if to_values else None
-        d_weight = torch.empty_like(weight) if to_weight else None
-        d_bias = weight.new_empty(outer) if to_bias else None
-        d_output = torch.empty_like(output) if output is not None else None
-        left = right = sums = None
-        if to_weight or to_bias or output is not None:
-            left = _narrow(padded * outer)
-            sums = weight.new_empty(-(-rows // _CHUNK), outer)
-        if to_weight:
-            right = _narrow(padded * inner)
-        _point(call, back=back, output=output, gradient=gradient, d_output=d_output,
-               d_values=d_values, d_weight=d_weight, d_bias=d_bias, left=left, right=right,
-               sums=sums)  # fmt: skip
+        d_output = left = right = sums = None
+        several = len(given) > 1 and to_values
+        if output is not None or several:
+            d_output = values.new_empty(*values.shape[:-1], call.outer)
+        if d_output is not None or any(wanted):
+            padded = -(-call.rows // SIDE) * SIDE
+            left = _narrow(padded * call.outer)
+            sums = torch.empty(-(-call.rows // _CHUNK), call.outer)
+            right = _narrow(padded * call.inner) if any(wanted[::2]) else None
+        _point(call, values=values, back=back, output=output, d_output=d_output,
+               d_values=d_values, left=left, right=right, sums=sums)  # fmt: skip
         _tiles().linear_back(ctypes.byref(call))
-        return d_values, d_weight, d_bias, None
+        return d_values, None, *found
 
 
-def _call(values: Tensor, weight: Tensor, gelu: bool) -> _Call:
-    outer, inner = weight.shape
-    call = _Call(rows=values.numel() // inner, inner=inner, outer=outer, gelu=gelu,
-                 num_threads=torch.get_num_threads())  # fmt: skip
-    _point(call, values=values)
+def _call(values: Tensor, parameters: Sequence[Tensor | None], gelu: bool) -> _Call:
+    """Returns a call with its sizes."""
+    weights, inner = _weights(parameters), values.shape[-1]
+    call = _Call(
+        rows=values.numel() // inner, inner=inner, outer=sum(map(len, weights)), gelu=gelu,
+        num_parts=len(weights), num_threads=torch.get_num_threads(),
+    )  # fmt: skip
+    for part, weight in zip(call.parts, weights, strict=False):
+        part.size = len(weight)
     return call
 
 
-def _point(call: _Call, **tensors: Tensor | None) -> None:
+def _point(call: _Call | _Part, **tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         setattr(call, name, None if tensor is None else tensor.data_ptr())
 

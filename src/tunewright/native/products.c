@@ -17,20 +17,34 @@
 #define GROUP 4       /* panels that a thread takes at a time */
 #define CHUNK 512     /* tokens that a weight's gradient is summed over at a time */
 
-/* One layer: values (rows, inner) to outputs (rows, outer), all bfloat16; weight and bias float32.
-   `toward` are the weight's panels for that, `back` those for the gradient of the values. */
+/* Layers that read the same values: one, or the query's, key's and value's. A part has `size`
+   columns of the output; weight and bias, (size, inner) and (size) or null, are float32. */
+struct part {
+    count size;
+    const float *weight, *bias;
+    const void *gradient; /* of its columns or, with `gelu`, of `active`: (rows, size) */
+    float *d_weight, *d_bias;
+};
+
+/* values (rows, inner) to outputs (rows, outer), all bfloat16. `toward` are the weights' panels for
+   that, `back` those for the gradient of the values. */
 struct linear {
-    count rows, inner, outer, gelu, num_threads;
+    count rows, inner, outer, gelu, num_threads, num_parts, lays_out;
+    struct part parts[3];
     const void *values;
-    const float *weight, *bias; /* (outer, inner), and (outer) or null */
     void *toward, *back;
     void *output, *active; /* with `gelu`, active = gelu(output) */
-    const void *gradient;  /* of the output or, with `gelu`, of `active` */
     void *d_output, *d_values;
-    float *d_weight, *d_bias;
     void *left, *right; /* panels of the gradient and of the values, over tokens */
     float *sums;        /* (chunks, outer) */
 };
+
+/* Returns the part that a column is of, and its place there. */
+static INLINE const struct part *part_of(const struct linear *a, count *column) {
+    const struct part *part = a->parts;
+    while (*column >= part->size) *column -= part++->size;
+    return part;
+}
 
 #if HAS_TILES
 
@@ -72,15 +86,17 @@ static INLINE void normal(vec x, vec *density, vec *below) {
     *below = (vec)_mm512_mask_blend_ps(above, (__m512)(1.0f - tail), (__m512)tail);
 }
 
-/* The weight as panels: `toward` runs over the inner numbers, `back` over the outer ones. */
+/* The weights as panels: `toward` runs over the inner numbers, `back` over the outer ones. */
 static void lay_out_weight(const struct linear *a) {
     count I = a->inner, O = a->outer;
 #pragma omp parallel for schedule(static) num_threads(a->num_threads)
     for (count o = 0; o < O; o += W)
         for (count i = 0; i < I; i += SIDE) {
             vec rows[W], turned[W];
+            count own = o;
+            const float *weight = part_of(a, &own)->weight;
             for (int r = 0; r < W; r++) {
-                const float *from = a->weight + (o + r) * I + i;
+                const float *from = weight + (own + r) * I + i;
                 rows[r] = (vec)bfloat16s(load(from), load(from + W));
             }
             word *toward = (word *)a->toward + o / SIDE * I / 2 * SIDE + i / 2 * SIDE + o % SIDE;
@@ -94,9 +110,10 @@ static void lay_out_weight(const struct linear *a) {
 }
 
 /* Gives 32 sums of a row to the output: with the bias, narrow, and through GELU where asked. */
-static INLINE void give(const struct linear *a, const float *sums, count row, count column) {
+static INLINE void give(const struct linear *a, const float *sums, const float *bias, count row,
+                        count column) {
     vec low = load(sums), high = load(sums + W);
-    if (a->bias) low += load(a->bias + column), high += load(a->bias + column + W);
+    if (bias) low += load(bias), high += load(bias + W);
     __m512i narrow = bfloat16s(low, high);
     count place = row * a->outer + column;
     _mm512_storeu_si512((uint16_t *)a->output + place, narrow);
@@ -129,6 +146,13 @@ static INLINE void multiply_block(const word *rows, count left, count depth, con
     }
 }
 
+/* Returns the bias from a column on, or null. */
+static INLINE const float *bias_at(const struct linear *a, count column) {
+    if (!a->num_parts) return 0;
+    const float *bias = part_of(a, &column)->bias;
+    return bias ? bias + column : 0;
+}
+
 /* output = values times panels. A thread writes rows of GROUP panels, as memory likes it. */
 static void multiply(const struct linear *a, const word *panels) {
     count depth = a->inner / 2, groups = (a->rows + GROUP_ROWS - 1) / GROUP_ROWS;
@@ -136,11 +160,13 @@ static void multiply(const struct linear *a, const word *panels) {
 #pragma omp parallel num_threads(a->num_threads)
     {
         float sums[GROUP][SIDE * SIDE] __attribute__((aligned(64)));
+        const float *bias[GROUP];
         begin_tiles();
 #pragma omp for schedule(static)
         for (count item = 0; item < groups * bands; item++) {
             count from = item / bands * GROUP_ROWS, to = fewer(a->rows, from + GROUP_ROWS);
             count first = item % bands * GROUP, last = fewer(num_panels, first + GROUP);
+            for (count p = first; p < last; p++) bias[p - first] = bias_at(a, p * SIDE);
             for (count row = from; row < to; row += SIDE) {
                 const word *rows = (const word *)a->values + row * depth;
                 for (count r = 0; r < fewer(SIDE, to - row); r++)
@@ -151,7 +177,7 @@ static void multiply(const struct linear *a, const word *panels) {
                                    sums[p - first]);
                 for (count r = 0; r < fewer(SIDE, to - row); r++)
                     for (count p = first; p < last; p++)
-                        give(a, sums[p - first] + r * SIDE, row + r, p * SIDE);
+                        give(a, sums[p - first] + r * SIDE, bias[p - first], row + r, p * SIDE);
             }
         }
         end_tiles();
@@ -174,32 +200,45 @@ static INLINE count panel_depth(count rows, count chunk) { /* in words, of that 
     return up(fewer(CHUNK, rows - chunk * CHUNK), SIDE) / 2;
 }
 
-/* 32 tokens, from `row` on, of 32 columns of a tensor: two tokens to a word, (16, 32). Of the
-   gradient, GELU's own comes first, and `totals` add up the columns. */
-static INLINE void pair_tokens(const struct linear *a, const void *tensor, count width, count row,
-                               count column, float *pairs, vec *totals) {
+/* 32 numbers of a gradient on their way: through GELU, to where a product reads those of all parts
+   in a row, and into the sums of their columns. */
+static INLINE __m512i given(const struct linear *a, __m512i found, count row, count column,
+                            vec *totals) {
+    count place = row * a->outer + column, next = place + 2 * W * a->outer;
+    if (a->gelu) {
+        __builtin_prefetch((uint16_t *)a->output + next);
+        found = through_gelu(found, words_at((const uint16_t *)a->output + place));
+    }
+    if (a->d_output) {
+        __builtin_prefetch((uint16_t *)a->d_output + next, 1);
+        _mm512_storeu_si512((uint16_t *)a->d_output + place, found);
+    }
+    vec even, odd;
+    widened(found, &even, &odd);
+    totals[0] += even, totals[1] += odd;
+    return found;
+}
+
+/* 32 tokens, from `row` on, of 32 columns: two tokens to a word, (16, 32). With `totals` they are of
+   the gradient. */
+static INLINE void pair_tokens(const struct linear *a, count row, count column, float *pairs,
+                               vec *totals) {
+    count own = column, width = a->inner;
+    const uint16_t *tensor = a->values;
+    if (totals) {
+        const struct part *part = part_of(a, &own);
+        tensor = part->gradient, width = part->size;
+    }
     vec tokens[2 * W];
     for (int r = 0; r < 2 * W; r++) {
-        count place = (row + r) * width + column;
+        const uint16_t *from = tensor + (row + r) * width + own;
         if (row + r >= a->rows) {
             tokens[r] = all(0.0f);
             continue;
         }
-        count next = place + 2 * W * width; /* what comes next is asked for meanwhile */
-        __builtin_prefetch((const uint16_t *)tensor + next);
-        __m512i found = words_at((const uint16_t *)tensor + place);
-        if (totals && a->gelu) {
-            __builtin_prefetch((uint16_t *)a->output + next);
-            __builtin_prefetch((uint16_t *)a->d_output + next, 1);
-            found = through_gelu(found, words_at((const uint16_t *)a->output + place));
-            _mm512_storeu_si512((uint16_t *)a->d_output + place, found);
-        }
-        if (totals) {
-            vec even, odd;
-            widened(found, &even, &odd);
-            totals[0] += even, totals[1] += odd;
-        }
-        tokens[r] = (vec)found;
+        __builtin_prefetch(from + 2 * W * width); /* what comes next is asked for meanwhile */
+        __m512i found = words_at(from);
+        tokens[r] = (vec)(totals ? given(a, found, row + r, column, totals) : found);
     }
     for (int r = 0; r < W; r++)
         pair_rows(pairs + r * SIDE, (float *)(tokens + 2 * r), (float *)(tokens + 2 * r + 1), W);
@@ -217,10 +256,10 @@ static void lay_out_tokens(const struct linear *a, count chunk, count first, cou
             float *panel = (float *)panels + p * SIDE * depth;
             count row = chunk * CHUNK + 2 * k;
             if (!is_left) {
-                pair_tokens(a, a->values, width, row, p * SIDE, panel + k * SIDE, 0);
+                pair_tokens(a, row, p * SIDE, panel + k * SIDE, 0);
                 continue;
             }
-            pair_tokens(a, a->gradient, width, row, p * SIDE, pairs, totals[p - first]);
+            pair_tokens(a, row, p * SIDE, pairs, totals[p - first]);
             transpose(panel + k * SIDE, W, pairs, SIDE, W, SIDE);
         }
     for (count p = first; is_left && p < last; p++) {
@@ -240,14 +279,16 @@ static void lay_out_rows(const struct linear *a) {
         count last = fewer((is_left ? a->outer : a->inner) / SIDE, first + GROUP);
         lay_out_tokens(a, item / groups, first, last, is_left);
     }
-    for (count o = 0; a->d_bias && o < a->outer; o++) {
-        a->d_bias[o] = 0;
-        for (count chunk = 0; chunk < num_chunks(a); chunk++)
-            a->d_bias[o] += a->sums[chunk * a->outer + o];
+    for (count o = 0; o < a->outer; o++) {
+        count own = o;
+        float *d_bias = part_of(a, &own)->d_bias, sum = 0;
+        for (count chunk = 0; d_bias && chunk < num_chunks(a); chunk++)
+            sum += a->sums[chunk * a->outer + o];
+        if (d_bias) d_bias[own] = sum;
     }
 }
 
-/* d_weight (outer, inner) = gradient' values, chunk by chunk. */
+/* Each part's d_weight (size, inner) = gradient' values, chunk by chunk. */
 static void weigh(const struct linear *a) {
     count lefts = a->outer / SIDE, rights = a->inner / SIDE;
     count bands = num_groups(a->inner), groups = num_groups(a->outer);
@@ -269,11 +310,14 @@ static void weigh(const struct linear *a) {
                               right + r * SIDE * depth, SIDE, depth,
                               sums[(l - first) * GROUP + r - low], SIDE, chunk > 0);
             }
-            for (count l = first; l < last; l++)
-                for (count row = 0; row < SIDE; row++)
+            for (count l = first; l < last; l++) {
+                count own = l * SIDE;
+                float *d_weight = part_of(a, &own)->d_weight;
+                for (count row = 0; d_weight && row < SIDE; row++)
                     for (count r = low; r < high; r++)
-                        memcpy(a->d_weight + (l * SIDE + row) * a->inner + r * SIDE,
+                        memcpy(d_weight + (own + row) * a->inner + r * SIDE,
                                sums[(l - first) * GROUP + r - low] + row * SIDE, 4 * SIDE);
+            }
         }
         end_tiles();
     }
@@ -291,23 +335,24 @@ int ask_for_tiles(void) {
     return tiles_allowed;
 }
 
-/* output = values weight' + bias, and its GELU where asked. Without a weight its panels are there. */
+/* output = values weights' + biases, and GELU of it where asked. Without `lays_out` the panels are
+   there. */
 void linear(const struct linear *a) {
 #if HAS_TILES
-    if (a->weight) lay_out_weight(a);
+    if (a->lays_out) lay_out_weight(a);
     multiply(a, a->toward);
 #endif
 }
 
-/* The gradients that have room: of the values, the weight and the bias. */
+/* The gradients that have room: of the values, of weights and biases. */
 void linear_back(const struct linear *a) {
 #if HAS_TILES
     if (a->left) lay_out_rows(a);
-    if (a->d_weight) weigh(a);
+    if (a->right) weigh(a);
     if (a->d_values) {
         struct linear back = *a;
-        back.inner = a->outer, back.outer = a->inner, back.bias = 0, back.gelu = 0;
-        back.values = a->gelu ? a->d_output : a->gradient, back.output = a->d_values;
+        back.inner = a->outer, back.outer = a->inner, back.num_parts = 0, back.gelu = 0;
+        back.values = a->d_output ? a->d_output : a->parts[0].gradient, back.output = a->d_values;
         multiply(&back, a->back);
     }
 #endif
