@@ -139,31 +139,31 @@ class Product(nn.Linear):
 class _Together:
     """Layers that are asked for the same values one after the other, and answer all at once.
 
-    Where the others turn out to be asked for something else, as in attention to a source, each
-    answers for itself from then on.
+    Where the others turn out to be asked for something else, as in attention to a source, or by
+    another thread, each answers for itself from then on.
     """
 
     def __init__(self, layers: Sequence[Product]) -> None:
         self._layers = list(layers)
-        self._read: Tensor | None = None
-        self._ready: dict[int, Tensor] = {}
+        self._asked: tuple[Tensor | None, dict[int, Tensor]] = None, {}
         for layer in layers:
             layer.together = self
 
     def answer(self, layer: Product, values: Tensor) -> Tensor | None:
         """Returns a layer's output for the values, or None where it has to find it alone."""
         place = next(i for i, each in enumerate(self._layers) if each is layer)
+        read, ready = self._asked
         if place == 0:
-            self._read = values
-            self._ready = dict(enumerate(multiplied(self._layers, values)))
-        if values is not self._read or place not in self._ready:
+            read, ready = values, dict(enumerate(multiplied(self._layers, values)))
+            self._asked = read, ready
+        if read is not values or place not in ready:
             for each in self._layers:
                 each.together = None
-            self._read, self._ready = None, {}
+            self._asked = None, {}
             return None
-        found = self._ready.pop(place)
-        if not self._ready:
-            self._read = None
+        found = ready.pop(place)
+        if not ready:
+            self._asked = None, {}
         return found
 
 
@@ -175,7 +175,7 @@ def kept_panels(model: nn.Module) -> Iterator[None]:
     """
     products = [module for module in model.modules() if isinstance(module, Product)]
     for product in products:
-        product.keeps = True
+        product.keeps, product.kept = True, None
     try:
         yield
     finally:
