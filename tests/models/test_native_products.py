@@ -223,3 +223,65 @@ def test_attention_to_something_else_answers_layer_by_layer():
             found = narrow(getattr(parent, name), values)
             assert off(found, getattr(plain, name)(values).double()) <= 0.02
     assert parent.query.together is None
+
+
+@with_tiles
+def test_layers_of_other_widths_answer_alone():
+    parent = nn.Module()
+    parent.query, parent.key, parent.value = nn.Linear(64, 64), nn.Linear(32, 64), nn.Linear(32, 64)
+    use_native_products(parent)
+    assert parent.query.together is None
+    assert narrow(parent.query, torch.randn(3, 64)).shape == (3, 64)
+
+
+@with_tiles
+def test_values_of_another_width_are_refused_as_torch_refuses_them():
+    with pytest.raises(RuntimeError, match="shapes"):
+        narrow(product(96, 32), torch.randn(4, 64))
+
+
+@with_tiles
+def test_outputs_can_be_changed_in_place():
+    layer, values = product(64, 32), torch.randn(5, 64, requires_grad=True)
+    found = narrow(layer, values)
+    found /= 2
+    found.sum().backward()
+    assert off(values.grad, (layer.weight / 2).sum(0).expand(5, -1).double()) <= 0.02
+
+
+@with_tiles
+def test_the_gradient_of_a_turned_weight_is_as_it_lies():
+    layer = product(64, 32)
+    layer.weight = nn.Parameter(torch.randn(64, 32).t())
+    values = torch.randn(7, 64)
+    narrow(layer, values).sum().backward()
+    assert off(layer.weight.grad, values.bfloat16().double().sum(0).expand(32, -1)) <= 0.02
+
+
+@with_tiles
+def test_a_model_that_stopped_half_way_can_be_copied():
+    parent = nn.Module()
+    parent.query, parent.key, parent.value = (nn.Linear(32, 32) for _ in range(3))
+    use_native_products(parent)
+    narrow(parent.query, torch.randn(4, 32))
+    assert copy.deepcopy(parent).query.together is not None
+
+
+@with_tiles
+def test_gelu_comes_after_what_is_put_around_a_layer():
+    model = tiny_bert()
+    use_native_products(model)
+    inner = model.encoder.layer[0].intermediate
+    values, layer = torch.randn(3, 64), inner.dense
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base_layer = layer
+
+        def forward(self, values):
+            return self.base_layer(values) + 1
+
+    inner.dense = Around()
+    plain = nn.functional.linear(values, layer.weight, layer.bias) + 1
+    assert torch.equal(inner(values), nn.functional.gelu(plain))

@@ -27,7 +27,7 @@ SIDE = 32  # of a block, as in tiles.h
 _CHUNK = 512  # tokens that a gradient is summed over at a time, as in products.c
 _MOST_PARTS = 3  # layers of one product, as in products.c
 _COUNTS = "rows inner outer gelu num_threads num_parts lays_out"
-_PART_POINTERS = "weight bias gradient d_weight d_bias"
+_PART_POINTERS = "weight bias output gradient d_weight d_bias"
 _POINTERS = "values toward back output active d_output d_values left right sums"
 _ACTIVATION = "intermediate_act_fn"
 _INTERMEDIATE = {"dense", _ACTIVATION}  # of BERT and its kin: activation(dense(values))
@@ -63,6 +63,11 @@ def use_native_products(model: nn.Module) -> None:
 
     GELU behind one becomes a part of it. What something else hooks on to is left alone.
     """
+    reads_a_source = any(
+        getattr(getattr(module, "config", None), name, False)
+        for module in model.modules()
+        for name in ("is_encoder_decoder", "add_cross_attention")
+    )
     for parent in list(model.modules()):
         children = dict(parent.named_children())
         for name, child in children.items():
@@ -71,12 +76,13 @@ def use_native_products(model: nn.Module) -> None:
             made = Product.of(child)
             setattr(parent, name, made)
             if children.keys() == _INTERMEDIATE and _is_gelu(children[_ACTIVATION]):
-                made.gelu = True
-                setattr(parent, _ACTIVATION, nn.Identity())
-        for names in _ATTENTION:
+                made.gelu, made.inside = True, [parent]
+                setattr(parent, _ACTIVATION, _Activation(parent, children[_ACTIVATION]))
+        for names in () if reads_a_source else _ATTENTION:
             layers = [getattr(parent, name, None) for name in names]
-            if all(isinstance(layer, Product) for layer in layers):
-                _Together(layers)  # type: ignore[arg-type]  # they are Products
+            products = [layer for layer in layers if isinstance(layer, Product)]
+            if len(products) == len(names) and len({p.in_features for p in products}) == 1:
+                _Together(products)
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -105,10 +111,12 @@ def _tiles() -> Any:
 class Product(nn.Linear):
     """A linear layer whose products are native under autocast; else it is its parent.
 
-    With `gelu` it gives GELU of them, exact (Hendrycks & Gimpel 2016).
+    With `gelu` it gives GELU of them, exact (Hendrycks & Gimpel 2016), as long as it stands where
+    it was put: an adapter around it adds to what comes before.
     """
 
     gelu: bool = False
+    inside: Sequence[nn.Module] = ()
     keeps: bool = False
     kept: Tensor | None = None
     together: _Together | None = None
@@ -125,15 +133,35 @@ class Product(nn.Linear):
     def forward(self, values: Tensor) -> Tensor:
         if not self._is_narrow(values):
             plain = super().forward(values)
-            return nn.functional.gelu(plain) if self.gelu else plain
+            return nn.functional.gelu(plain) if self.gives_gelu else plain
         found = None if self.together is None else self.together.answer(self, values)
         return multiplied([self], values)[0] if found is None else found
+
+    @property
+    def gives_gelu(self) -> bool:
+        return self.gelu and all(parent.dense is self for parent in self.inside)
 
     def _is_narrow(self, values: Tensor) -> bool:
         """Says whether a product here is of bfloat16 numbers, and native."""
         narrow = torch.is_autocast_enabled("cpu") and self.weight.dtype == torch.float32
         narrow = narrow and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        return narrow and values.numel() > 0 and _tiles() is not None
+        fits = values.numel() > 0 and values.shape[-1] == self.in_features
+        return narrow and fits and _tiles() is not None
+
+
+class _Activation(nn.Module):
+    """GELU behind a layer that gives it itself, for when something else stands there."""
+
+    def __init__(self, parent: nn.Module, plain: nn.Module) -> None:
+        super().__init__()
+        self._inside, self.plain = [parent], plain
+
+    def forward(self, values: Tensor) -> Tensor:
+        layer = self._inside[0].dense
+        if isinstance(layer, Product) and layer.gives_gelu:
+            return values
+        found: Tensor = self.plain(values)
+        return found
 
 
 class _Together:
@@ -149,6 +177,9 @@ class _Together:
         for layer in layers:
             layer.together = self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_layers": self._layers, "_asked": (None, {})}
+
     def answer(self, layer: Product, values: Tensor) -> Tensor | None:
         """Returns a layer's output for the values, or None where it has to find it alone."""
         place = next(i for i, each in enumerate(self._layers) if each is layer)
@@ -156,13 +187,11 @@ class _Together:
         if place == 0:
             read, ready = values, dict(enumerate(multiplied(self._layers, values)))
             self._asked = read, ready
-        if read is not values or place not in ready:
+        found = ready.pop(place, None) if read is values else None
+        if found is None:
             for each in self._layers:
                 each.together = None
-            self._asked = None, {}
-            return None
-        found = ready.pop(place)
-        if not ready:
+        if found is None or not ready:
             self._asked = None, {}
         return found
 
@@ -188,17 +217,12 @@ def multiplied(layers: Sequence[Product], values: Tensor) -> tuple[Tensor, ...]:
     narrow, first = values.to(torch.bfloat16), layers[0]
     parameters = [each for layer in layers for each in (layer.weight, layer.bias)]
     if first.keeps and not torch.is_grad_enabled():
-        output, active, first.kept = _multiply(narrow, parameters, first.gelu, first.kept)
-        return (active,) if active is not None else _cut(output, parameters)
+        outputs, active, first.kept = _multiply(narrow, parameters, first.gives_gelu, first.kept)
+        return outputs if active is None else (active,)
     found: tuple[Tensor, ...] = _Linear.apply(  # type: ignore[no-untyped-call]
-        narrow, first.gelu, *parameters
+        narrow, first.gives_gelu, *parameters
     )
     return found
-
-
-def _cut(output: Tensor, parameters: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """Returns the columns of each part."""
-    return output.split([len(weight) for weight in _weights(parameters)], -1)
 
 
 def _weights(parameters: Sequence[Tensor | None]) -> list[Tensor]:
@@ -211,23 +235,25 @@ def _multiply(
     gelu: bool,
     toward: Tensor | None = None,
     back: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Returns the output, GELU of it where asked, and the weights' panels for the next time.
+) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
+    """Returns the outputs, GELU of the one where asked, and the weights' panels for the next time.
 
     `parameters` are a weight and a bias, or None, of each part. The panels are laid out here unless
     they are given; `back` is room for those of the gradient.
     """
     values, call = values.contiguous(), _call(values, parameters, gelu)
     held = [None if each is None else each.contiguous() for each in parameters]
-    output = values.new_empty(*values.shape[:-1], call.outer)
-    active = torch.empty_like(output) if gelu else None
+    outputs = tuple(
+        values.new_empty(*values.shape[:-1], len(weight)) for weight in _weights(parameters)
+    )
+    active = torch.empty_like(outputs[0]) if gelu else None
     if toward is None:
         toward, call.lays_out = _narrow(call.outer * call.inner), True
-    for part, weight, bias in zip(call.parts, held[::2], held[1::2], strict=False):
-        _point(part, weight=weight, bias=bias)
-    _point(call, values=values, toward=toward, back=back, output=output, active=active)
+    for part, weight, bias, output in zip(call.parts, held[::2], held[1::2], outputs, strict=False):
+        _point(part, weight=weight, bias=bias, output=output)
+    _point(call, values=values, toward=toward, back=back, active=active)
     _tiles().linear(ctypes.byref(call))
-    return output, active, toward
+    return outputs, active, toward
 
 
 class _Linear(torch.autograd.Function):
@@ -239,9 +265,9 @@ class _Linear(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         numbers = sum(weight.numel() for weight in _weights(parameters))
         back = _narrow(numbers) if ctx.needs_input_grad[0] else None
-        output, active, _ = _multiply(values, parameters, gelu, back=back)
-        ctx.save_for_backward(values, back, output if gelu else None, *parameters)
-        return _cut(output, parameters) if active is None else (active,)
+        outputs, active, _ = _multiply(values, parameters, gelu, back=back)
+        ctx.save_for_backward(values, back, outputs[0] if gelu else None, *parameters)
+        return outputs if active is None else (active,)
 
     @staticmethod
     @once_differentiable
@@ -251,7 +277,9 @@ class _Linear(torch.autograd.Function):
         values, call = values.contiguous(), _call(values, parameters, output is not None)
         given = [each.to(torch.bfloat16).contiguous() for each in gradients]
         found = [
-            None if each is None or not wants else torch.empty_like(each)
+            None
+            if each is None or not wants
+            else torch.empty_like(each, memory_format=torch.contiguous_format)
             for each, wants in zip(parameters, wanted, strict=True)
         ]
         for part, gradient, weight, bias in zip(

@@ -22,6 +22,7 @@
 struct part {
     count size;
     const float *weight, *bias;
+    void *output; /* (rows, size) */
     const void *gradient; /* of its columns or, with `gelu`, of `active`: (rows, size) */
     float *d_weight, *d_bias;
 };
@@ -33,7 +34,7 @@ struct linear {
     struct part parts[3];
     const void *values;
     void *toward, *back;
-    void *output, *active; /* with `gelu`, active = gelu(output) */
+    void *output, *active; /* with `gelu`, active = gelu(output); without parts, the product */
     void *d_output, *d_values;
     void *left, *right; /* panels of the gradient and of the values, over tokens */
     float *sums;        /* (chunks, outer) */
@@ -109,27 +110,40 @@ static void lay_out_weight(const struct linear *a) {
         }
 }
 
+/* Where a panel's columns go, and what is added to them. */
+struct target {
+    uint16_t *output, *active;
+    count step;
+    const float *bias;
+};
+
+static INLINE struct target target_of(const struct linear *a, count column) {
+    if (!a->num_parts) return (struct target){(uint16_t *)a->output + column, 0, a->outer, 0};
+    const struct part *part = part_of(a, &column);
+    return (struct target){(uint16_t *)part->output + column,
+                           a->gelu ? (uint16_t *)a->active + column : 0, part->size,
+                           part->bias ? part->bias + column : 0};
+}
+
 /* Gives 32 sums of a row to the output: with the bias, narrow, and through GELU where asked. */
-static INLINE void give(const struct linear *a, const float *sums, const float *bias, count row,
-                        count column) {
+static INLINE void give(const struct target *to, const float *sums, count row) {
     vec low = load(sums), high = load(sums + W);
-    if (bias) low += load(bias), high += load(bias + W);
+    if (to->bias) low += load(to->bias), high += load(to->bias + W);
     __m512i narrow = bfloat16s(low, high);
-    count place = row * a->outer + column;
-    _mm512_storeu_si512((uint16_t *)a->output + place, narrow);
-    if (!a->gelu) return;
+    _mm512_storeu_si512(to->output + row * to->step, narrow);
+    if (!to->active) return;
     vec even, odd, density, below[2];
     widened(narrow, &even, &odd);
     normal(even, &density, below);
     normal(odd, &density, below + 1);
-    _mm512_storeu_si512((uint16_t *)a->active + place, interleaved(even * below[0], odd * below[1]));
+    _mm512_storeu_si512(to->active + row * to->step,
+                        interleaved(even * below[0], odd * below[1]));
 }
 
 /* Asks for the line of memory that will be given to, while products are computed. */
-static INLINE void fetch(const struct linear *a, count row, count column) {
-    count place = row * a->outer + column;
-    __builtin_prefetch((uint16_t *)a->output + place, 1);
-    if (a->gelu) __builtin_prefetch((uint16_t *)a->active + place, 1);
+static INLINE void fetch(const struct target *to, count row) {
+    __builtin_prefetch(to->output + row * to->step, 1);
+    if (to->active) __builtin_prefetch(to->active + row * to->step, 1);
 }
 
 /* sums = 32 rows of words, from `row` on, times a panel; of the last rows there may be fewer. */
@@ -146,13 +160,6 @@ static INLINE void multiply_block(const word *rows, count left, count depth, con
     }
 }
 
-/* Returns the bias from a column on, or null. */
-static INLINE const float *bias_at(const struct linear *a, count column) {
-    if (!a->num_parts) return 0;
-    const float *bias = part_of(a, &column)->bias;
-    return bias ? bias + column : 0;
-}
-
 /* output = values times panels. A thread writes rows of GROUP panels, as memory likes it. */
 static void multiply(const struct linear *a, const word *panels) {
     count depth = a->inner / 2, groups = (a->rows + GROUP_ROWS - 1) / GROUP_ROWS;
@@ -160,24 +167,23 @@ static void multiply(const struct linear *a, const word *panels) {
 #pragma omp parallel num_threads(a->num_threads)
     {
         float sums[GROUP][SIDE * SIDE] __attribute__((aligned(64)));
-        const float *bias[GROUP];
+        struct target to[GROUP];
         begin_tiles();
 #pragma omp for schedule(static)
         for (count item = 0; item < groups * bands; item++) {
-            count from = item / bands * GROUP_ROWS, to = fewer(a->rows, from + GROUP_ROWS);
-            count first = item % bands * GROUP, last = fewer(num_panels, first + GROUP);
-            for (count p = first; p < last; p++) bias[p - first] = bias_at(a, p * SIDE);
-            for (count row = from; row < to; row += SIDE) {
+            count from = item / bands * GROUP_ROWS, end = fewer(a->rows, from + GROUP_ROWS);
+            count first = item % bands * GROUP, wide = fewer(num_panels - first, GROUP);
+            for (count p = 0; p < wide; p++) to[p] = target_of(a, (first + p) * SIDE);
+            for (count row = from; row < end; row += SIDE) {
                 const word *rows = (const word *)a->values + row * depth;
-                for (count r = 0; r < fewer(SIDE, to - row); r++)
-                    for (count p = first; p < last; p++)
-                        fetch(a, row + r, p * SIDE);
-                for (count p = first; p < last; p++)
-                    multiply_block(rows, to - row, depth, panels + p * depth * SIDE,
-                                   sums[p - first]);
-                for (count r = 0; r < fewer(SIDE, to - row); r++)
-                    for (count p = first; p < last; p++)
-                        give(a, sums[p - first] + r * SIDE, bias[p - first], row + r, p * SIDE);
+                count tall = fewer(SIDE, end - row);
+                for (count r = 0; r < tall; r++)
+                    for (count p = 0; p < wide; p++) fetch(to + p, row + r);
+                for (count p = 0; p < wide; p++)
+                    multiply_block(rows, end - row, depth, panels + (first + p) * depth * SIDE,
+                                   sums[p]);
+                for (count r = 0; r < tall; r++)
+                    for (count p = 0; p < wide; p++) give(to + p, sums[p] + r * SIDE, row + r);
             }
         }
         end_tiles();

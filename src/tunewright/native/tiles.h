@@ -16,6 +16,9 @@ extern int tiles_allowed;
 
 #if HAS_TILES
 
+/* A compiler is not told that tiles read memory: what was written to it has to be there by now. */
+#define SEEN(address) __asm__ volatile("" ::"r"(address) : "memory")
+
 /* Every thread says what its tiles are before it uses them, and gives them back after. */
 static INLINE void begin_tiles(void) {
     if (!tiles_allowed) return;
@@ -25,6 +28,7 @@ static INLINE void begin_tiles(void) {
         uint8_t rows[16];
     } shape = {.palette = 1};
     for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = 16;
+    SEEN(&shape);
     _tile_loadconfig(&shape);
 }
 
@@ -44,6 +48,7 @@ static INLINE void block(struct left a, const void *right, count right_step, cou
                          count out_step, int more) {
     const word *left = a.words, *from = right;
     float *below = out + W * out_step;
+    SEEN(left);
     if (more) {
         _tile_loadd(0, out, 4 * out_step);
         _tile_loadd(1, out + W, 4 * out_step);
@@ -69,6 +74,7 @@ static INLINE void block(struct left a, const void *right, count right_step, cou
     _tile_stored(1, out + W, 4 * out_step);
     _tile_stored(2, below, 4 * out_step);
     _tile_stored(3, below + W, 4 * out_step);
+    SEEN(out);
 }
 
 #else
