@@ -66,9 +66,10 @@ def _tuning(device: str, results: Mapping[str, Any]) -> str:
     own = {name: results.get(f"{name} ({device})") for name in CASES}
     entries = {name: entry for name, entry in own.items() if entry}
     any_entry = next(iter(entries.values()))
+    roof = max(entry["roof"] for entry in entries.values())  # neighbours may have lowered the others
     lines = [
         f"**{device}**, {any_entry['threads']} threads, "
-        f"{max(e['roof'] for e in entries.values()) / 1e12:.2f} TFLOP/s:\n",
+        f"{roof / 1e12:.2f} TFLOP/s:\n",
         "| model | texts | ours, tokens/s | MFU | fastest peer, tokens/s | times faster "
         "| than its defaults |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -81,7 +82,7 @@ def _tuning(device: str, results: Mapping[str, Any]) -> str:
         best = max(peers, key=lambda name: peers[name]["tokens_per_second"])
         usual = "Trainer, bf16" if "H200" in device else "Trainer, fp32"
         lines.append(
-            f"| {model} | {texts} | {_with_range(ours)} | {ours['mfu']:.1%} "
+            f"| {model} | {texts} | {_with_range(ours)} | {ours['mfu'] * entry['roof'] / roof:.1%} "
             f"| {_with_range(peers[best])} ({best}) | {_times(ours, peers[best])} "
             f"| {_times(ours, peers[usual]) if usual in peers else ''} |"
         )
