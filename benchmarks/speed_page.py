@@ -66,10 +66,10 @@ def _tuning(device: str, results: Mapping[str, Any]) -> str:
     own = {name: results.get(f"{name} ({device})") for name in CASES}
     entries = {name: entry for name, entry in own.items() if entry}
     any_entry = next(iter(entries.values()))
-    roof = max(entry["roof"] for entry in entries.values())  # neighbours may have lowered the others
+    # The highest one: neighbours may have lowered the others.
+    roof = max(entry["roof"] for entry in entries.values())
     lines = [
-        f"**{device}**, {any_entry['threads']} threads, "
-        f"{roof / 1e12:.2f} TFLOP/s:\n",
+        f"**{device}**, {any_entry['threads']} threads, {roof / 1e12:.2f} TFLOP/s:\n",
         "| model | texts | ours, tokens/s | MFU | fastest peer, tokens/s | times faster "
         "| than its defaults |",
         "|---|---|---:|---:|---:|---:|---:|",
