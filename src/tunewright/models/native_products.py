@@ -247,7 +247,7 @@ def _multiply(
         values.new_empty(*values.shape[:-1], len(weight)) for weight in _weights(parameters)
     )
     active = torch.empty_like(outputs[0]) if gelu else None
-    if toward is None:
+    if toward is None or len(toward) != call.outer * call.inner:  # or those of another grouping
         toward, call.lays_out = _narrow(call.outer * call.inner), True
     for part, weight, bias, output in zip(call.parts, held[::2], held[1::2], outputs, strict=False):
         _point(part, weight=weight, bias=bias, output=output)
