@@ -67,12 +67,14 @@ WRITING_RATES: dict[str, tuple[float, ...]] = {
 class Case:
     """A data set, what every method is told, and the figures that are kept of test and validation.
 
-    `num_held` training rows validate, and the first `num_test` test rows count (None: all).
+    `num_held` training rows validate, `num_train` of the others train, and the first `num_test` test
+    rows count (None: all).
     `chosen_by` is the figure of the validation rows that picks the step size.
     """
 
     folder: str
     num_held: int
+    num_train: int | None
     num_test: int | None
     rates: Mapping[str, tuple[float, ...]]
     settings: Mapping[str, Any]
@@ -87,6 +89,7 @@ CASES = {
         DATA,
         1000,
         None,
+        None,
         RATES,
         {"batch_size": 64, "max_length": 128, "num_train_epochs": 2},
         60,
@@ -97,6 +100,7 @@ CASES = {
     "DialogSum": Case(
         "summarization/dialogsum",
         50,
+        208,
         100,
         WRITING_RATES,
         {
@@ -177,7 +181,7 @@ def measure(data: Path, name: str, method: str, rate: float, is_final: bool) -> 
     case = CASES[name]
     rows = _rows(data / case.folder / "train.jsonl.gz")
     random.Random(0).shuffle(rows)
-    held, train = rows[: case.num_held], rows[case.num_held :]
+    held, train = rows[: case.num_held], rows[case.num_held :][: case.num_train]
     test = _rows(data / case.folder / "test.jsonl.gz")[: case.num_test]
     device = find_device()
     events: list[Any] = []

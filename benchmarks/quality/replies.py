@@ -35,7 +35,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 MODEL, NUM_RESAMPLES = "smollm2", 2000
 MAX_LENGTH, MAX_NEW_TOKENS = 512, 64
 TRAINING = {
-    "num_train_epochs": 3,
+    "num_train_epochs": 1,
     "batch_size": 16,
     "max_tokens": 2048,
     "learning_rate": 1e-4,
