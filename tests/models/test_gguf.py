@@ -3,13 +3,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from tests.models.test_chat_template import CHATML
 from tests.tiny_gguf import VOCABULARY, save_gguf, tiny_llama
-from tunewright.errors import ModelError
+from tunewright.errors import ModelError, RunError
 from tunewright.models import gguf as ours
 from tunewright.models.architecture import CAUSAL_LM
 from tunewright.models.folder import SMOLLM2, check_model_folder, find_model
@@ -62,6 +64,31 @@ def test_a_file_is_converted_once_and_another_one_anew(file, cache):
     file.write_bytes(file.read_bytes() + b"\0")
     assert converted(file) != first
     assert first.is_relative_to(cache)
+
+
+def test_of_two_at_once_one_converts_and_the_other_waits(file, monkeypatch):
+    read, reads = ours._read, []
+
+    def read_slowly(path):
+        reads.append(path)
+        time.sleep(0.3)
+        return read(path)
+
+    monkeypatch.setattr(ours, "_read", read_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(converted, [file, file])
+    assert first == second
+    assert reads == [file]
+
+
+def test_a_cache_that_cannot_be_written_is_named(file, cache):
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(RunError) as caught:
+        converted(file)
+    assert str(caught.value) == (
+        f"{cache}/tunewright/gguf: converted models cannot be kept here (Not a directory). "
+        "Name a folder that can be written in XDG_CACHE_HOME."
+    )
 
 
 def test_a_file_by_another_name_is_no_gguf(file, tmp_path):

@@ -15,15 +15,16 @@ import importlib.util
 import io
 import os
 import tempfile
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tunewright.errors import ModelError
+from tunewright.errors import ModelError, RunError
 from tunewright.models.architecture import CAUSAL_LM, REACHING, SILENT, model_class
 from tunewright.models.loading import quiet_library
 from tunewright.models.manifest import MANIFEST
@@ -47,14 +48,41 @@ def cache_folder() -> Path:
 def converted(path: Path) -> Path:
     """Returns the model folder of a GGUF file, made at the first call and kept after it.
 
-    The folder's name holds the file's digest, so another file makes another folder.
+    The folder's name holds the file's digest, so another file makes another folder. Of several
+    processes one converts, and the others wait for it.
 
     Raises ModelError when the package `gguf` is missing, when the file is too large, damaged, or
-    of an architecture that is no decoder of transformers.
+    of an architecture that is no decoder of transformers; RunError when the cache is read-only.
     """
     folder = cache_folder() / f"{path.stem}-{_digest(path)[:16]}"
     if (folder / MANIFEST).is_file():
         return folder
+    with _locked(folder):
+        if not (folder / MANIFEST).is_file():
+            _convert(path, folder)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise RunError(
+            str(folder.parent),
+            f"converted models cannot be kept here ({error.strerror or error})",
+            "",
+            "Name a folder that can be written in XDG_CACHE_HOME.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _convert(path: Path, folder: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(
             str(path),
@@ -78,7 +106,6 @@ def converted(path: Path) -> Path:
     from tunewright.models.folder import save_model  # which finds models, and so imports this
 
     save_model(model, tokenizer, folder)
-    return folder
 
 
 def _digest(path: Path) -> str:
