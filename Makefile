@@ -44,6 +44,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/pip install --quiet -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.task_speed
 	$(BIN)/python -m benchmarks.seq2seq_speed
 	$(BIN)/python -m benchmarks.answering

@@ -67,9 +67,9 @@ WRITING_RATES: dict[str, tuple[float, ...]] = {
 class Case:
     """A data set, what every method is told, and the figures that are kept of test and validation.
 
-    `num_held` training rows validate, `num_train` of the others train, and the first `num_test` test
-    rows count (None: all).
-    `chosen_by` is the figure of the validation rows that picks the step size.
+    `num_held` training rows validate, `num_train` of the others train, and the first `num_test`
+    test rows count (None: all). `chosen_by` is the figure of the validation rows that picks the
+    step size.
     """
 
     folder: str

@@ -24,15 +24,11 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
+from benchmarks.sides import Own
 from tunewright.devices import find_device, measure_roof, settle_allocator
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.flop import FlopCount
-from tunewright.models.native_layers import use_native_layers
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.training.loop import Loop
-from tunewright.training.optimizer import build_optimizer
 from tunewright.training.schedule import Schedule
 from tunewright.types import Features, Row, TokenStream
 
@@ -88,16 +84,8 @@ def measured(point: dict[str, int], seconds: float) -> dict[str, Any]:
         rows = [Row(n, {"text": "a", "label": "ab"[n % 2]}) for n in range(2)]
         task: Any = TextClassification().started_from(Path(place)).learn(rows)
         tokenizer = load_tokenizer(Path(place))
-        model, _ = task.build(Path(place), tokenizer, dropout=None, seed=0)
-    assert task.route(model) == "packed"
-    model.to(device.name)
-    keep_row_gradients(model)
-    use_native_layers(model)
-    loop = Loop(
-        model, task, _encoded(point), build_optimizer(model, learning_rate=1e-5),
-        Schedule("constant", 10**9, 0), device, point["rows"], 8192, 0, 1.0,
-        dropout=replace_dropout(model),
-    )  # fmt: skip
+        own = Own.of(task, Path(place), tokenizer, device, learning_rate=1e-5)
+    loop = own.loop(_encoded(point), point["rows"], Schedule("constant", 10**9, 0))
     updates = loop.run()
     for _ in range(3):
         next(updates)
@@ -110,7 +98,7 @@ def measured(point: dict[str, int], seconds: float) -> dict[str, Any]:
         "tokens_per_second": round(tokens / taken, 1),
         "flop_per_second": flop / taken,
         "mb": peak,
-        "parameters": FlopCount.of(model).matrix_parameters,
+        "parameters": FlopCount.of(own.model).matrix_parameters,
     }
 
 

@@ -22,8 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +35,19 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
+from benchmarks.sides import (
+    LEARNING_RATE,
+    WARM_UPDATES,
+    Measured,
+    Own,
+    Side,
+    Watch,
+    in_turn,
+    measured,
+)
 from tunewright.devices import (
     Device,
     find_device,
@@ -48,22 +56,15 @@ from tunewright.devices import (
     settle_kernels,
 )
 from tunewright.devices.memory import peak_bytes
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.flop import FlopCount
 from tunewright.models.folder import find_model
 from tunewright.models.graphs import MET_BEFORE, record_passes
-from tunewright.models.native_layers import use_native_layers
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.training.loop import Loop
-from tunewright.training.optimizer import build_optimizer
 from tunewright.training.schedule import Schedule
 from tunewright.types import Row
 
 RESULTS = Path(__file__).with_suffix(".json")
-LEARNING_RATE = 2e-5
-WARM_UPDATES = 3  # of each round, which do not count
 
 Sizes = dict[str, int]
 MINILM: Sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
@@ -98,22 +99,6 @@ CASES = {
         Case("reviews, large", LARGE, "imdb_2k", 512, 32, 12, ("cuda",)),
     )
 }
-
-
-@dataclass
-class Measured:
-    """What one side did after its first updates."""
-
-    num_tokens: int
-    seconds: float
-    flop: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.num_tokens / self.seconds
-
-
-Side = Callable[[], Measured]
 
 
 def main() -> None:
@@ -192,17 +177,6 @@ def peak_alone(case: Case, device: Device, side: str, tokenizer: str) -> int:
     return peak_bytes(device.kind)
 
 
-def in_turn(sides: dict[str, Side], rounds: int) -> dict[str, list[Measured]]:
-    """Runs the sides forth and back; the first round warms up and does not count."""
-    found: dict[str, list[Measured]] = {name: [] for name in sides}
-    for turn in range(rounds + 1):
-        for name in list(sides) if turn % 2 else list(sides)[::-1]:
-            measured = sides[name]()
-            if turn:
-                found[name].append(measured)
-    return found
-
-
 def _summary(runs: Sequence[Measured], roof: float) -> dict[str, Any]:
     speeds = [run.tokens_per_second for run in runs]
     return {
@@ -253,17 +227,12 @@ class Bench:
         }
 
     def _ours(self, name: str = "ours") -> Side:
-        model, _ = self.task.build(self.place, self.tokenizer, dropout=None, seed=0)
-        route = self.task.route(model)
-        assert route == "packed", route
-        model.to(self.device.name)
-        keep_row_gradients(model)
-        use_native_layers(model)
-        optimizer = build_optimizer(model, learning_rate=LEARNING_RATE, weight_decay=0.01)
-        dropout = replace_dropout(model)
+        own = Own.of(self.task, self.place, self.tokenizer, self.device)
         warmed: list[int] = []
         graphs = (
-            [record_passes(model.base_model, self._autocast)] if self.device.kind == "cuda" else []
+            [record_passes(own.model.base_model, self._autocast)]
+            if self.device.kind == "cuda"
+            else []
         )
 
         def run() -> Measured:
@@ -272,19 +241,13 @@ class Bench:
                 for _ in range(MET_BEFORE):
                     run()
             schedule = Schedule("constant", self.updates, 0)
-            loop = Loop(
-                model, self.task, self.encoded, optimizer, schedule, self.device,
-                self.case.batch_rows, 8192, 0, 1.0, dropout=dropout, graphs=graphs,
-            )  # fmt: skip
+            loop = own.loop(self.encoded, self.case.batch_rows, schedule, graphs=graphs)
             with self._watched(name):
-                events = list(_timed(loop.run()))
+                found = measured(loop)
             for graph in graphs:
                 if graph.failure:
                     print("no graphs:", graph.failure)
-            counted, seconds = events[WARM_UPDATES:], events[-1][0] - events[WARM_UPDATES - 1][0]
-            return Measured(
-                sum(e.num_tokens for _, e in counted), seconds, sum(e.flop for _, e in counted)
-            )
+            return found
 
         return run
 
@@ -320,7 +283,7 @@ class Bench:
 
         def run() -> Measured:
             seen: list[list[int]] = []
-            watch = _Watch()
+            watch = Watch()
 
             def collated(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
                 seen.append([len(f["input_ids"]) for f in features])
@@ -348,28 +311,11 @@ class Bench:
             lengths = seen[: len(watch.ends)][WARM_UPDATES:]
             return Measured(
                 sum(map(sum, lengths)),
-                watch.ends[-1] - watch.ends[WARM_UPDATES - 1],
+                watch.seconds,
                 sum(map(self.flop.training, lengths)),
             )
 
         return run
-
-
-class _Watch(TrainerCallback):
-    """Notes when each update of a Trainer was done."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if torch.cuda.is_available() and state.global_step in (WARM_UPDATES, state.max_steps):
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-
-
-def _timed(events: Iterable[Any]) -> Iterable[tuple[float, Any]]:
-    for event in events:
-        yield time.perf_counter(), event
 
 
 def _padded(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

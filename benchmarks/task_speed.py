@@ -5,9 +5,10 @@
 Finds its data through TUNEWRIGHT_BENCHMARK_DATA. All sides tune the starter model on the same
 rows, cut to the same length, with updates of as many rows, in turn, forth and back; the first round
 warms up. The peer is `transformers.Trainer`, or the trainer of sentence-transformers, once as it
-comes and once in bf16, with batches grouped by length where it can group them. What counts are real
-tokens a second after the first updates; a peer's are the mean of all its rows. Results go to
-`benchmarks/task_speed.json`, a table to docs/performance.md (`python -m benchmarks.speed_page`).
+comes and once in bf16, where the machine has it, with batches grouped by length where it can group
+them. What counts are real tokens a second after the first updates; a peer's are the mean of all its
+rows. Results go to `benchmarks/task_speed.json`, a table to docs/performance.md (`python -m
+benchmarks.speed_page`).
 """
 
 from __future__ import annotations
@@ -51,21 +52,24 @@ from transformers import (
 
 from benchmarks.quality import question_peer, sequence_data, sequence_peer, token_classification
 from benchmarks.quality.harness import Rows, Settings, data_root, read_rows
-from benchmarks.speed import WARM_UPDATES, Measured, Side, _timed, _Watch, in_turn
+from benchmarks.sides import (
+    LEARNING_RATE,
+    WARM_UPDATES,
+    Measured,
+    Own,
+    Side,
+    Watch,
+    in_turn,
+    measured,
+)
 from tunewright.devices import find_device, measure_roof, settle_allocator
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.folder import find_model
-from tunewright.models.native_layers import use_native_layers
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks import find_task
-from tunewright.training.loop import Loop
-from tunewright.training.optimizer import build_optimizer
 from tunewright.training.schedule import Schedule
 from tunewright.types import Row
 
 RESULTS = Path(__file__).with_suffix(".json")
-LEARNING_RATE = 2e-5
 LONGEST = 512  # text that the starter reads
 FOLDER = find_model("starter")
 USUAL, FAST = "as it comes", "at its fastest"
@@ -107,7 +111,9 @@ def main() -> None:
         updates = given.updates or case.num_updates
         rows = case.read(data_root())[: updates * case.batch_rows]
         with tempfile.TemporaryDirectory() as place:
-            sides = {"ours": our_side(case, rows, device)} | peer_sides(case, rows, Path(place))
+            sides = {"ours": our_side(case, rows, device)} | peer_sides(
+                case, rows, Path(place), device
+            )
             found = in_turn(sides, given.rounds)
         speeds = {
             name: [round(run.tokens_per_second) for run in runs] for name, runs in found.items()
@@ -131,32 +137,13 @@ def our_side(case: Case, rows: Rows, device: Any) -> Side:
     cuts = "max_length" in {field.name for field in fields(kind)}
     task = kind(**({"max_length": case.max_length} if cuts else {})).started_from(FOLDER)
     task = task.within(LONGEST if cuts else case.max_length).learn(read)
-    model, _ = task.build(FOLDER, tokenizer, dropout=None, seed=0)
-    task.route(model)
-    keep_row_gradients(model)
-    use_native_layers(model)
+    own = Own.of(task, FOLDER, tokenizer, device)
     encoded = [task.encode(row, tokenizer) for row in read]
-    optimizer = build_optimizer(model, learning_rate=LEARNING_RATE, weight_decay=0.01)
-    dropout = replace_dropout(model)
-    updates = len(rows) // case.batch_rows
-
-    def run() -> Measured:
-        loop = Loop(
-            model, task, encoded, optimizer, Schedule("constant", updates, 0), device,
-            case.batch_rows, 2048, 0, 1.0, dropout=dropout,
-        )  # fmt: skip
-        events = list(_timed(loop.run()))
-        counted = [event for _, event in events[WARM_UPDATES:]]
-        return Measured(
-            sum(event.num_tokens for event in counted),
-            events[-1][0] - events[WARM_UPDATES - 1][0],
-            sum(event.flop for event in counted),
-        )
-
-    return run
+    schedule = Schedule("constant", len(rows) // case.batch_rows, 0)
+    return lambda: measured(own.loop(encoded, case.batch_rows, schedule))
 
 
-def peer_sides(case: Case, rows: Rows, place: Path) -> dict[str, Side]:
+def peer_sides(case: Case, rows: Rows, place: Path, device: Any) -> dict[str, Side]:
     """Returns functions that train on the rows once with the peer, as it comes and at its best."""
     trainer_of, num_tokens = case.peer(case, rows)
     updates = len(rows) // case.batch_rows
@@ -173,17 +160,16 @@ def peer_sides(case: Case, rows: Rows, place: Path) -> dict[str, Side]:
         "report_to": [],
         "disable_tqdm": True,
     }
-    fast = {**usual, "bf16": True}
+    fast = {**usual, "bf16": device.precision == "bf16"}
     if case.peer_name == "Trainer":
         fast["train_sampling_strategy"] = "group_by_length"
 
     def side(settings: dict[str, Any]) -> Side:
         def run() -> Measured:
-            watch = _Watch()
+            watch = Watch()
             trainer_of(settings, [watch]).train()
             share = (len(watch.ends) - WARM_UPDATES) / updates
-            seconds = watch.ends[-1] - watch.ends[WARM_UPDATES - 1]
-            return Measured(round(num_tokens * share), seconds, 0.0)
+            return Measured(round(num_tokens * share), watch.seconds, 0.0)
 
         return run
 
