@@ -9,6 +9,7 @@ from tunewright.errors import ParityRefused
 from tunewright.models.folder import save_model
 from tunewright.models.loading import load_classifier
 from tunewright.models.tokenizers import load_tokenizer
+from tunewright.run import parity as parity_module
 from tunewright.run.parity import (
     Parity,
     compare_logits,
@@ -89,6 +90,27 @@ def test_a_folder_with_one_other_weight_is_caught(saved):
     found = compare_logits("stock", ours["logits"], theirs["logits"])
     with pytest.raises(ParityRefused):
         found.check(str(folder))
+
+
+def test_the_stock_library_sees_several_texts_at_once_and_few_enough_for_its_memory(
+    saved, monkeypatch
+):
+    task, _, features, folder = saved
+    whole = stock_outputs(task, task.stock(folder), features)["logits"]
+    stock_of, sizes = task.stock_outputs, []
+
+    def noted(_task, stock, batch):
+        lengths = np.diff(batch.streams["text"].boundaries)
+        sizes.append((len(lengths), len(lengths) * max(lengths)))
+        return stock_of(stock, batch)
+
+    monkeypatch.setattr(TextClassification, "stock_outputs", noted)
+    monkeypatch.setattr(parity_module, "PROBE_TOKENS", 40)
+    in_pieces = stock_outputs(task, task.stock(folder), features)["logits"]
+    np.testing.assert_allclose(in_pieces, whole, atol=1e-5)
+    assert sum(count for count, _ in sizes) == len(features)
+    assert max(count for count, _ in sizes) > 1
+    assert max(tokens for _, tokens in sizes) <= 40
 
 
 def test_new_heads_of_one_seed_are_equal(tiny_folder):

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from tunewright.errors import ParityRefused
 from tunewright.models.adapters import adapters_of
-from tunewright.models.batch import pack
+from tunewright.models.batch import fill, pack
 from tunewright.models.heads import TOLERANCE
 from tunewright.tasks.base import Task
 from tunewright.types import Features
 
 PROBE_SEQUENCES = 32
+# Padded ones, of one batch of the stock library: with a vocabulary of 50,000 it makes 400 MB of
+# scores for them, and this several times over.
+PROBE_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -105,16 +108,18 @@ def task_outputs(task: Task, model: Any, features: Sequence[Features]) -> dict[s
 
 @torch.no_grad()
 def stock_outputs(task: Task, stock: Any, features: Sequence[Features]) -> dict[str, np.ndarray]:
-    """Returns the stock library's outputs of a probe set in fp32, in one padded batch.
+    """Returns the stock library's outputs of a probe set in fp32, in padded batches.
 
-    Rows with unlike streams, of unlike parts, have a batch each.
+    Rows with unlike streams, of unlike parts, do not share a batch.
     """
     stock.eval()
-    batches: dict[tuple[str, ...], list[Features]] = defaultdict(list)
+    kinds: dict[tuple[str, ...], list[Features]] = defaultdict(list)
     for item in features:
-        batches[(*item.pictures, *item.streams)].append(item)
+        kinds[(*item.pictures, *item.streams)].append(item)
     return _joined(
-        task.stock_outputs(stock, pack(_bare(items), stock.device)) for items in batches.values()
+        task.stock_outputs(stock, pack(_bare(batch), stock.device))
+        for items in kinds.values()
+        for batch in fill(items, max_tokens=PROBE_TOKENS, padded=True, together=True)
     )
 
 
