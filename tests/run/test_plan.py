@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import tunewright as tw
 from tunewright.devices.memory import free_bytes, held_bytes, peak_bytes
-from tunewright.run import training
+from tunewright.run import room
 from tunewright.run.config import compose
 from tunewright.run.groundwork import Notice
 from tunewright.run.plan import Plan, plan
@@ -31,6 +33,17 @@ def config(tiny_folder, tmp_path):
 
 def planned(config):
     return plan({"train": ROWS}, config)
+
+
+def footprint_of(run):
+    """Returns what training held beside its passes: weights, gradients, moments and the best."""
+    files = run.folder.model.glob("*.safetensors")
+    return 5 * sum(file.stat().st_size for file in files)
+
+
+def losses_of(run):
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    return [found["loss"] for found in map(json.loads, lines) if found["event"] == "step"]
 
 
 def test_a_plan_counts_what_training_will_do_and_writes_nothing(config, tmp_path):
@@ -82,7 +95,7 @@ def test_memory_is_known_on_linux():
 
 
 def test_a_run_that_will_not_fit_is_told_so_before_it_starts(config, monkeypatch):
-    monkeypatch.setattr(training, "free_bytes", lambda kind: 1000)
+    monkeypatch.setattr(room, "free_bytes", lambda kind: 1000)
     heard = []
     tw.train(ROWS, settings=config(max_steps=1).model_dump(), tell=heard.append)
     said = [event.sentence for event in heard if isinstance(event, Notice)]
@@ -91,6 +104,21 @@ def test_a_run_that_will_not_fit_is_told_so_before_it_starts(config, monkeypatch
         and "this run will not fit" in sentence
         for sentence in said
     )
+
+
+def test_a_machine_with_little_memory_gets_smaller_passes_and_is_told_so(config, monkeypatch):
+    settings = config(num_train_epochs=1).model_dump()
+    whole = tw.train(ROWS, settings=settings)
+    heard = []
+    size = footprint_of(whole)
+    monkeypatch.setattr(room, "total_bytes", lambda kind: int(size / 0.7) + 100_000)
+    cut = tw.train(ROWS, settings=settings, tell=heard.append)
+    said = [event.sentence for event in heard if isinstance(event, Notice)]
+    (sentence,) = [sentence for sentence in said if sentence.startswith("Forward passes have")]
+    assert "instead of 8,192. Larger ones would take about 0.0 GB" in sentence
+    assert sentence.endswith("An update still has 8 rows.")
+    losses = [losses_of(run) for run in (whole, cut)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_what_several_processes_share_is_told(config):

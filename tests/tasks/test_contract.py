@@ -19,6 +19,7 @@ from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import TASKS, find_task
 from tunewright.tasks.base import load_task
+from tunewright.training.fitting import kept_by_the_longest
 from tunewright.types import Row
 
 USUAL = "bert"
@@ -83,6 +84,14 @@ def test_any_cut_of_an_update_gives_the_gradient_of_one_batch(task, rows, folder
     assert whole.keys() == pieces.keys()
     for key, gradient in whole.items():
         torch.testing.assert_close(pieces[key], gradient, rtol=1e-5, atol=1e-5 * largest, msg=key)
+
+
+def test_what_a_row_keeps_for_the_backward_pass_can_be_measured(task, rows, folder):
+    loop = build_loop(folder, task, rows)
+    kept, num_tokens = kept_by_the_longest(loop)
+    assert num_tokens == max(sum(item.num_tokens for item in row) for row in loop.rows)
+    floats = 4 * num_tokens * 32  # of one layer of the smallest model
+    assert floats < kept < 1000 * floats
 
 
 def figures(answers) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""How much memory a device has left, and how much this process has needed at most."""
+"""How much memory a device has and has left, and how much this process has needed at most."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 from pathlib import Path
@@ -27,6 +28,16 @@ def free_bytes(kind: str) -> int | None:
     if kind != "cpu":
         return None
     known = [_available(), *(_left_in_group(*files) for files in _GROUPS)]
+    return min((value for value in known if value is not None), default=None)
+
+
+def total_bytes(kind: str) -> int | None:
+    """Returns the bytes of memory that a device has at all; None where nobody says."""
+    if kind == "cuda":
+        return int(torch.cuda.mem_get_info()[1])
+    if kind != "cpu":
+        return None
+    known = [_of_the_machine(), *(_limit_of_group(limit) for limit, _ in _GROUPS)]
     return min((value for value in known if value is not None), default=None)
 
 
@@ -71,8 +82,19 @@ def _field(file: Path, name: str) -> int | None:
     return next((int(line[1]) * 1024 for line in lines if line[0] == f"{name}:"), None)
 
 
-def _left_in_group(limit: str, used: str) -> int | None:
-    if not Path(limit).exists() or not Path(used).exists():
+def _of_the_machine() -> int | None:
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):  # Windows
         return None
-    most = Path(limit).read_text().strip()
-    return None if most == "max" else max(0, int(most) - int(Path(used).read_text()))
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_in_group(limit: str, used: str) -> int | None:
+    most = _limit_of_group(limit)
+    if most is None or not Path(used).exists():
+        return None
+    return max(0, most - int(Path(used).read_text()))
+
+
+def _limit_of_group(limit: str) -> int | None:
+    most = Path(limit).read_text().strip() if Path(limit).exists() else "max"
+    return None if most == "max" else int(most)

@@ -44,14 +44,16 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 class Processes:
     """The place of this process among `size`.
 
-    `rank` counts all of them from 0, `local_rank` those of a machine. The one of rank 0 leads: it
-    writes files and speaks to the user. All have to call the same methods in the same order. Each
-    raises ProcessLost when another process has ended, or has not answered in time.
+    `rank` counts all of them from 0, `local_rank` those of a machine, which has `local_size` of
+    them, 1 where nobody says. The one of rank 0 leads: it writes files and speaks to the user. All
+    have to call the same methods in the same order. Each raises ProcessLost when another process
+    has ended, or has not answered in time.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @property
     def leads(self) -> bool:
@@ -162,7 +164,8 @@ def join_processes() -> Processes:
             world_size=size,
             timeout=timedelta(seconds=seconds),
         )
-    return Processes(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    return Processes(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _meeting_place() -> Store:

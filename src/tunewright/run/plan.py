@@ -15,6 +15,7 @@ from tunewright.prediction.predictor import Predictor
 from tunewright.run.assembly import build_loop, load_model
 from tunewright.run.config import RunConfig
 from tunewright.run.groundwork import Groundwork, Notice
+from tunewright.run.room import make_room
 from tunewright.training.events import Step
 from tunewright.training.footprint import Footprint, footprint
 from tunewright.training.loop import Loop
@@ -90,6 +91,7 @@ def plan(
             "gradients and the optimizer's state: several processes hold as many parts of that, "
             "and the weights of a layer, with training.parallel=fsdp."
         )
+    make_room(ground, loop)
     loop.max_tokens = _budget_of_the_longest(loop)
     steps = _timed(loop)
     kind = ground.device.kind

@@ -13,7 +13,6 @@ from typing import Any
 from tunewright.data.audit import Audit
 from tunewright.data.wording import counted
 from tunewright.devices import Device, measure_roof
-from tunewright.devices.memory import free_bytes
 from tunewright.errors import ParityRefused
 from tunewright.models.folder import put_generation, save_model
 from tunewright.prediction.predictor import Predictor
@@ -35,6 +34,7 @@ from tunewright.run.record import (
     versions,
 )
 from tunewright.run.resumption import Resumption
+from tunewright.run.room import make_room
 from tunewright.run.same_files import SameFiles, files_of
 from tunewright.run.streamed import in_memory
 from tunewright.run.tracking import Journal
@@ -43,7 +43,6 @@ from tunewright.tasks.base import Task, build_task
 from tunewright.training.checkpoint import Checkpoints
 from tunewright.training.course import Best, Course
 from tunewright.training.events import Event, Finished, NotSaved, Phase, Shrunk, Step
-from tunewright.training.footprint import footprint
 from tunewright.training.loop import Loop
 from tunewright.training.on_demand import EncodedOnDemand
 from tunewright.training.order import EncodedRow
@@ -95,7 +94,7 @@ class Training:
         self.model, self.route = load_model(self.ground)
         self.begun = self.begin()
         loop = build_loop(self.ground, self.model, encoded["train"])
-        self.note_what_will_not_fit(loop)
+        make_room(self.ground, loop)
         with self.opened() as self.folder:
             course = self.course(loop, encoded)
             if self.resumption is not None:
@@ -132,17 +131,6 @@ class Training:
             self.processes.led(lambda: self.files.compare(where, self.ground.note))
         now.files = self.files.to_json()
         return now
-
-    def note_what_will_not_fit(self, loop: Loop) -> None:
-        """Says before the first step when the state of training alone is too large."""
-        keeps_best = "validation" in self.prepared.splits and self.settings.load_best_model_at_end
-        size, free = footprint(loop, keeps_best), free_bytes(self.device.kind)
-        if free is not None and size.added_bytes > free:
-            self.ground.note(
-                f"Gradients and the state of the optimizer need {size.added_bytes / 1e9:.1f} GB "
-                f"beside the model, and {free / 1e9:.1f} GB are free, so this run will not fit. A "
-                "smaller model, or freeze_layers, needs less."
-            )
 
     def note_dropped(self, loop: Loop) -> None:
         """Says how many rows that were read on the way had to be dropped."""

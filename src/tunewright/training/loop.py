@@ -196,13 +196,14 @@ class Loop:
         is_shared = self.task.scope == "batch" or self.sharding is not None
         wanted = range(len(parts)) if is_shared else [self.processes.rank]
         return [
-            [item for p in part for item in self._varied(int(row_indices[p]), epoch)]
+            [item for p in part for item in self.features(int(row_indices[p]), epoch)]
             if rank in wanted
             else []
             for rank, part in enumerate(parts)
         ]
 
-    def _varied(self, index: int, epoch: int) -> list[Features]:
+    def features(self, index: int, epoch: int) -> list[Features]:
+        """Returns the features of a row as training sees them in an epoch."""
         if type(self.task).vary is Task.vary:
             return list(self.rows[index])
         rng = generator_of(VARY, self.seed, epoch, index)
@@ -278,7 +279,7 @@ class Loop:
         sums, count = list[Tensor](), 0.0
         for piece, counts in passes:
             batch = pack(piece, self.device.name)
-            loss = self.task.loss(self._forward(step, batch), batch)
+            loss = self.task.loss(self.forward(step, batch), batch)
             (loss.sum if counts else 0.0 * loss.sum).backward()
             if counts:
                 sums.append(loss.sum.detach())
@@ -310,7 +311,8 @@ class Loop:
             return features
         return sorted(features, key=lambda item: item.num_tokens)
 
-    def _forward(self, step: int, batch: Batch) -> Outputs:
+    def forward(self, step: int, batch: Batch) -> Outputs:
+        """Returns the outputs of a forward pass of an update, with that update's dropout."""
         for graphs in self.graphs:
             graphs.begin()
         if self.dropout is not None:
@@ -343,7 +345,7 @@ class Loop:
             }
             for index, (piece, counts) in enumerate(passes):
                 self._reseed(step, index + 1)
-                outputs = self._forward(step, pack(piece, self.device.name))
+                outputs = self.forward(step, pack(piece, self.device.name))
                 self._hand_on(outputs, gradients if counts else {})
             return [loss.sum.detach()], loss.count
 
@@ -356,7 +358,7 @@ class Loop:
         with torch.no_grad():
             for index, (piece, counts) in enumerate(passes):
                 self._reseed(step, index + 1)
-                outputs = self._forward(step, pack(piece, self.device.name))
+                outputs = self.forward(step, pack(piece, self.device.name))
                 size = None if counts else 0
                 found.append({name: values[:size] for name, values in outputs.items()})
         return found
