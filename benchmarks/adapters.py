@@ -303,7 +303,7 @@ def kept_for_backward(method: str, freeze_layers: int = 0) -> tuple[int, int]:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # one that the pass made would hold it, and itself, for ever
 
     ids_N = torch.arange(32 * 64) % 20_000 + 2_000
     stream = PackedStream(ids_N, torch.arange(64).repeat(32), tuple(range(0, 32 * 64 + 1, 64)))

@@ -12,6 +12,7 @@ from tunewright.run import room
 from tunewright.run.config import compose
 from tunewright.run.groundwork import Notice
 from tunewright.run.plan import Plan, plan
+from tunewright.training.fitting import SHARE
 
 ROWS = [{"text": f"a {w} film {n}", "label": w} for n in range(30) for w in ("good", "bad")]
 
@@ -111,7 +112,7 @@ def test_a_machine_with_little_memory_gets_smaller_passes_and_is_told_so(config,
     whole = tw.train(ROWS, settings=settings)
     heard = []
     size = footprint_of(whole)
-    monkeypatch.setattr(room, "total_bytes", lambda kind: int(size / 0.7) + 100_000)
+    monkeypatch.setattr(room, "total_bytes", lambda kind: int(size / SHARE) + 100_000)
     cut = tw.train(ROWS, settings=settings, tell=heard.append)
     said = [event.sentence for event in heard if isinstance(event, Notice)]
     (sentence,) = [sentence for sentence in said if sentence.startswith("Forward passes have")]

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from tests.training.loops import build_loop, weights
+from tunewright.devices.memory import held_bytes
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.training.fitting import AT_PEAK, SHARE, Cut, fit_into_memory, kept_by_the_longest
+from tunewright.training.fitting import (
+    AT_PEAK,
+    MEASURED_TOKENS,
+    SHARE,
+    Cut,
+    fit_into_memory,
+    kept_by_the_longest,
+)
 from tunewright.types import Row
 
 
@@ -34,7 +42,7 @@ def kept_by(one, count):
     def take(tensor):
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = 0 if storage.data_ptr() in owned else storage.nbytes()
-        return tensor
+        return tensor.detach()
 
     batch = pack([item for row in range(count) for item in one.features(row, 0)])
     with torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor):
@@ -86,6 +94,15 @@ def test_a_row_is_never_cut(loop):
 
 def test_one_long_row_that_does_not_fit_is_left_to_the_system(loop):
     assert fit_into_memory(loop(batch_size=1), 1000, 1000) is None
+
+
+def test_what_was_measured_is_let_go(loop):
+    one = loop(words=40)
+    kept_by_the_longest(one)
+    before = held_bytes("cpu")
+    for _ in range(20):
+        kept, num_tokens = kept_by_the_longest(one)
+    assert held_bytes("cpu") - before < 5 * kept * MEASURED_TOKENS // num_tokens
 
 
 def test_measuring_changes_no_bit_of_training(loop):
