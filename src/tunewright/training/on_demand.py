@@ -76,6 +76,10 @@ class EncodedOnDemand(OnDemandRows):
                 return coming.encoded.result()[place]
         return self._encoded(self._rows[place])
 
+    def _made_in(self, places: range) -> list[EncodedRow]:
+        # read at once: each by itself would open its block anew
+        return [self._encoded(row) for row in self._rows.read(np.asarray(places))]
+
     @property
     def num_dropped(self) -> int:
         """How many rows were dropped so far."""

@@ -111,8 +111,12 @@ class MadeRows(Sequence[EncodedRow]):
     def __getitem__(self, index: slice) -> list[EncodedRow]: ...
     def __getitem__(self, index: int | slice) -> EncodedRow | list[EncodedRow]:
         if isinstance(index, slice):
-            return [self._made_at(place) for place in range(len(self))[index]]
+            return self._made_in(range(len(self))[index])
         return self._made_at(range(len(self))[index])
+
+    def _made_in(self, places: range) -> list[EncodedRow]:
+        """Returns the rows at some places."""
+        return [self._made_at(place) for place in places]
 
     @abstractmethod
     def _made_at(self, place: int) -> EncodedRow:
