@@ -24,6 +24,7 @@ from tunewright.devices import find_device, settle_allocator
 from tunewright.models.folder import find_model
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
+from tunewright.training.events import Step
 from tunewright.training.order import order_of_epoch
 from tunewright.training.schedule import Schedule
 from tunewright.types import Row
@@ -54,9 +55,10 @@ def main() -> None:
     schedule = Schedule("linear", updates, updates // 10)
     own = Own.of(task, folder, tokenizer, device, dropout=0.0, learning_rate=LEARNING_RATE)
     plain = task.build(folder, tokenizer, dropout=0.0, seed=SEED)[0].to(device.name)
+    events = own.loop(encoded, BATCH_ROWS, schedule).run()
     found = {
         "precision": device.precision,
-        "ours": [event.loss for event in own.loop(encoded, BATCH_ROWS, schedule).run()],
+        "ours": [event.loss for event in events if isinstance(event, Step)],
         "plain loop, fp32": plain_losses(plain, encoded, schedule),
     }
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -15,6 +15,7 @@ from tunewright.devices import Device
 from tunewright.models.dropout import replace_dropout
 from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.native_layers import use_native_layers
+from tunewright.training.events import Step
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import build_optimizer
 from tunewright.training.order import EncodedRow
@@ -106,9 +107,10 @@ def measured(loop: Loop) -> Measured:
     )
 
 
-def _timed(loop: Loop) -> Iterator[tuple[float, Any]]:
+def _timed(loop: Loop) -> Iterator[tuple[float, Step]]:
     for event in loop.run():
-        yield time.perf_counter(), event
+        if isinstance(event, Step):
+            yield time.perf_counter(), event
 
 
 class Watch(TrainerCallback):

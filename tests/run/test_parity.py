@@ -18,6 +18,8 @@ from tunewright.run.parity import (
     task_outputs,
 )
 from tunewright.tasks.text_classification import TextClassification
+from tunewright.tasks.token_classification import TokenClassification
+from tunewright.types import Row
 
 ROWS = rows_of(EXAMPLES["text-classification"])
 OURS = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.5, 0.0]])
@@ -111,6 +113,25 @@ def test_the_stock_library_sees_several_texts_at_once_and_few_enough_for_its_mem
     assert sum(count for count, _ in sizes) == len(features)
     assert max(count for count, _ in sizes) > 1
     assert max(tokens for _, tokens in sizes) <= 40
+
+
+def test_windows_of_a_row_need_not_share_a_batch_of_the_stock_library(tiny_folder, monkeypatch):
+    folder = tiny_folder("bert")
+    rows = [Row(0, {"tokens": ["good"] * 60, "tags": ["B-X"] * 60})]
+    settings = {"max_length": 16, "long": "window", "stride": 4}
+    task = TokenClassification(**settings).within(64).learn(rows)
+    tokenizer, sizes = load_tokenizer(folder), []
+    features = task.encode(rows[0], tokenizer)
+
+    def noted(_task, _stock, batch):
+        sizes.append(batch.streams["text"].num_tokens)
+        return {"logits": torch.zeros(sizes[-1], 3)}
+
+    monkeypatch.setattr(TokenClassification, "stock_outputs", noted)
+    monkeypatch.setattr(parity_module, "PROBE_TOKENS", 32)
+    stock_outputs(task, task.build(folder, tokenizer, dropout=None, seed=0)[0], features)
+    assert sum(sizes) == sum(item.num_tokens for item in features)
+    assert max(sizes) <= 32
 
 
 def test_new_heads_of_one_seed_are_equal(tiny_folder):

@@ -7,12 +7,11 @@ import json
 import pytest
 
 import tunewright as tw
-from tunewright.devices.memory import free_bytes, held_bytes, peak_bytes
+from tunewright.devices.memory import free_bytes, held_bytes, main_memory, peak_bytes
 from tunewright.run import room
 from tunewright.run.config import compose
 from tunewright.run.groundwork import Notice
 from tunewright.run.plan import Plan, plan
-from tunewright.training.fitting import SHARE
 
 ROWS = [{"text": f"a {w} film {n}", "label": w} for n in range(30) for w in ("good", "bad")]
 
@@ -90,6 +89,7 @@ def test_what_needs_more_than_there_is_does_not_fit(changed, fits):
 
 
 def test_memory_is_known_on_linux():
+    assert main_memory() >= free_bytes("cpu")
     assert 0 < held_bytes("cpu") < 1.05 * peak_bytes("cpu")  # Linux counts both in strides
     assert free_bytes("cpu") > 0
     assert free_bytes("mps") is None
@@ -112,14 +112,43 @@ def test_a_machine_with_little_memory_gets_smaller_passes_and_is_told_so(config,
     whole = tw.train(ROWS, settings=settings)
     heard = []
     size = footprint_of(whole)
-    monkeypatch.setattr(room, "total_bytes", lambda kind: int(size / SHARE) + 100_000)
+    monkeypatch.setattr(room, "main_memory", lambda: int(size / room.SHARE) + 400_000)
     cut = tw.train(ROWS, settings=settings, tell=heard.append)
     said = [event.sentence for event in heard if isinstance(event, Notice)]
     (sentence,) = [sentence for sentence in said if sentence.startswith("Forward passes have")]
-    assert "instead of 8,192. Larger ones would take about 0.0 GB" in sentence
+    assert "instead of 8,192: one of 8,192 takes about 0.1 GB" in sentence
     assert sentence.endswith("An update still has 8 rows.")
+    assert not any(sentence.startswith("A text of") for sentence in said)
     losses = [losses_of(run) for run in (whole, cut)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_text_that_does_not_fit_alone_is_told(config, monkeypatch):
+    heard = []
+    monkeypatch.setattr(room, "main_memory", lambda: 1000)
+    tw.train(ROWS, settings=config(max_steps=1).model_dump(), tell=heard.append)
+    said = [event.sentence for event in heard if isinstance(event, Notice)]
+    (sentence,) = [sentence for sentence in said if sentence.startswith("A text of")]
+    assert "tokens alone takes about 0.0 GB in training, and there are 0.0 GB for it" in sentence
+
+
+def test_a_run_that_goes_on_with_less_memory_gets_smaller_passes(config, monkeypatch):
+    run = tw.train(ROWS, settings=config(num_train_epochs=1).model_dump())
+    heard = []
+    monkeypatch.setattr(room, "main_memory", lambda: 1000)
+    tw.resume(run.path, data=ROWS, num_train_epochs=2, tell=heard.append)
+    said = [event.sentence for event in heard if isinstance(event, Notice)]
+    (sentence,) = [sentence for sentence in said if sentence.startswith("Forward passes have")]
+    assert sentence.endswith("Its bits are no longer those of the run that was stopped.")
+
+
+def test_gradient_checkpointing_keeps_its_passes(config, monkeypatch):
+    heard = []
+    monkeypatch.setattr(room, "main_memory", lambda: 1000)
+    settings = config(max_steps=1, gradient_checkpointing=True).model_dump()
+    tw.train(ROWS, settings=settings, tell=heard.append)
+    said = [event.sentence for event in heard if isinstance(event, Notice)]
+    assert not any("Forward passes have" in sentence for sentence in said)
 
 
 def test_what_several_processes_share_is_told(config):

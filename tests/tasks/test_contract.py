@@ -19,7 +19,7 @@ from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import TASKS, find_task
 from tunewright.tasks.base import load_task
-from tunewright.training.fitting import kept_by_the_longest
+from tunewright.training.fitting import measure_pass
 from tunewright.types import Row
 
 USUAL = "bert"
@@ -86,12 +86,17 @@ def test_any_cut_of_an_update_gives_the_gradient_of_one_batch(task, rows, folder
         torch.testing.assert_close(pieces[key], gradient, rtol=1e-5, atol=1e-5 * largest, msg=key)
 
 
-def test_what_a_row_keeps_for_the_backward_pass_can_be_measured(task, rows, folder):
+def test_what_a_pass_keeps_can_be_measured(task, rows, folder):
     loop = build_loop(folder, task, rows)
-    kept, num_tokens = kept_by_the_longest(loop)
-    assert num_tokens == max(sum(item.num_tokens for item in row) for row in loop.rows)
-    floats = 4 * num_tokens * 32  # of one layer of the smallest model
-    assert floats < kept < 1000 * floats
+    found = measure_pass(loop)
+    together = task.scope == "document"
+    assert found.longest == max(
+        sum(item.num_tokens for item in unit)
+        for row in loop.rows
+        for unit in ([row] if together else [[item] for item in row])
+    )
+    floats = 4 * 32  # of one layer of the smallest model
+    assert floats < found.per_token < 1000 * floats
 
 
 def figures(answers) -> np.ndarray:

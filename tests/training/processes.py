@@ -117,7 +117,7 @@ def main(folders: Mapping[str, str], parallel: str) -> None:
             continue
         rows = rows_of(EXAMPLES[case.task])
         task = find_task(case.task)(**SETTINGS.get(case.task, {})).within(128).learn(rows)
-        settings = {"steps": 8, "batch_size": 3, "learning_rate": 2e-5, **case.settings}
+        settings = {"steps": 8, "batch_size": 3, "learning_rate": 1e-5, **case.settings}
         settings |= {"processes": processes, "is_sharded": parallel == "fsdp"}
         room = settings.pop("room", None)
         loop = build_loop(Path(folders[case.architecture]), task, rows, **settings)

@@ -1,21 +1,20 @@
-"""Forward passes that are made small enough before the first update."""
+"""How much memory a forward pass takes, from a short one."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.training.loops import build_loop, weights
 from tunewright.devices.memory import held_bytes
+from tunewright.models.batch import pack
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.training.fitting import (
-    AT_PEAK,
-    MEASURED_TOKENS,
-    SHARE,
-    Cut,
-    fit_into_memory,
-    kept_by_the_longest,
-)
+from tunewright.tasks.token_classification import TokenClassification
+from tunewright.training import fitting
+from tunewright.training.fitting import AT_PEAK, MEASURED_TOKENS, PassMemory, measure_pass
+from tunewright.training.loop import Loop
 from tunewright.types import Row
 
 
@@ -33,9 +32,7 @@ def loop(tiny_folder):
 
 
 def kept_by(one, count):
-    """Returns the bytes that a forward pass over so many rows keeps, by the machine's own count."""
-    from tunewright.models.batch import pack
-
+    """Returns the bytes that a pass over the first rows keeps, of which all are seen at once."""
     owned = {p.untyped_storage().data_ptr() for p in one.model.parameters()}
     kept = {}
 
@@ -44,73 +41,100 @@ def kept_by(one, count):
         kept[storage.data_ptr()] = 0 if storage.data_ptr() in owned else storage.nbytes()
         return tensor.detach()
 
-    batch = pack([item for row in range(count) for item in one.features(row, 0)])
+    batch = pack([item for row in one.rows[:count] for item in row])
     with torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor):
-        outputs = one.forward(0, batch)
-        loss = one.task.loss(outputs, batch)
+        loss = one.task.loss(one._forward(0, batch), batch)
     assert loss.sum.requires_grad
-    return sum(kept.values())
+    return sum(kept.values()), sum(item.num_tokens for row in one.rows[:count] for item in row)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "qwen2", "mpnet"])
-def test_what_one_row_keeps_tells_what_many_keep(loop, architecture):
+def test_a_short_pass_tells_what_a_long_one_keeps(loop, architecture):
     one = loop(architecture=architecture, words=40)
-    kept, num_tokens = kept_by_the_longest(one)
-    assert num_tokens == one.rows[0][0].num_tokens
-    assert 12 * kept == pytest.approx(kept_by(one, 12), rel=0.1)
+    found = measure_pass(one)
+    kept, num_tokens = kept_by(one, 16)
+    assert num_tokens > 2 * MEASURED_TOKENS
+    assert found.longest == one.rows[0][0].num_tokens
+    assert found.per_token * num_tokens == pytest.approx(kept, rel=0.1)
 
 
-def test_longer_rows_keep_more(loop):
-    short, long = (kept_by_the_longest(loop(words=words)) for words in (10, 40))
-    assert long[1] / short[1] == pytest.approx(long[0] / short[0], rel=0.1)
+def test_copies_of_the_weights_in_half_precision_do_not_grow_with_tokens(loop):
+    one = loop(words=40)
+    one.device = replace(one.device, precision="bf16")
+    found = measure_pass(one)
+    kept, num_tokens = kept_by(one, 16)
+    assert found.always > 0
+    assert found.always + found.per_token * num_tokens == pytest.approx(kept, rel=0.1)
 
 
-def test_what_fits_is_left(loop):
+def test_a_budget_is_halved_until_its_pass_fits():
+    memory = PassMemory(always=1000, per_token=10.0, longest=70)
+    fits = memory.at_peak(256)
+    assert fits == AT_PEAK * 3560
+    assert memory.budget(1024, fits) == 256
+    assert memory.budget(1024, fits - 1) == 128
+    assert memory.budget(200, fits) == 200
+
+
+@pytest.mark.parametrize(("asked", "budget"), [(1024, 70), (100, 70), (70, 70), (30, 30)])
+def test_a_budget_is_not_cut_below_one_sequence_and_never_raised(asked, budget):
+    assert PassMemory(always=1000, per_token=10.0, longest=70).budget(asked, 0) == budget
+
+
+def test_windows_of_a_row_are_measured_one_by_one(tiny_folder):
+    texts = [Row(0, {"tokens": ["good"] * 200, "tags": ["B-X"] * 200})]
+    task = TokenClassification(max_length=16, long="window", stride=4).within(64).learn(texts)
+    one = build_loop(tiny_folder("bert"), task, texts)
+    assert len(one.rows[0]) > 5
+    assert measure_pass(one).longest == 16
+
+
+def test_no_pass_is_measured_that_training_would_not_make(loop, monkeypatch):
+    one, sizes = loop(words=10, max_tokens=60), []
+    rehearse = Loop.rehearse
+
+    def noted(self, features):
+        sizes.append(sum(item.num_tokens for item in features))
+        return rehearse(self, features)
+
+    monkeypatch.setattr(Loop, "rehearse", noted)
+    assert measure_pass(one) is not None
+    assert 0 < max(sizes) <= 60
+
+
+def test_a_refused_allocation_leaves_it_to_training(loop, monkeypatch):
     one = loop()
-    assert fit_into_memory(one, 1_000_000, 10**12) is None
-    assert one.max_tokens == 8192
+    one.model.eval()
+    monkeypatch.setattr(Loop, "rehearse", lambda *_: torch.empty(2**55))
+    assert measure_pass(one) is None
+    assert not one.model.training
 
 
-def test_passes_are_halved_until_they_fit(loop):
-    one = loop(words=20, batch_size=16)
-    kept, num_tokens = kept_by_the_longest(one)
-    wanted = 16 * num_tokens
-    room = AT_PEAK * kept * 5  # five rows, of which four halve well
-    found = fit_into_memory(one, 1000, int((room + 1000) / SHARE) + 1)
-    assert isinstance(found, Cut)
-    assert (found.asked, found.max_tokens) == (8192, wanted // 4)
-    assert found.pass_bytes == pytest.approx(AT_PEAK * kept * 16, rel=1e-3)
-    assert found.room_bytes == pytest.approx(room, abs=2)
-    assert one.max_tokens == wanted // 4
+def test_another_error_is_raised(loop, monkeypatch):
+    monkeypatch.setattr(Loop, "rehearse", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure_pass(loop())
 
 
-def test_a_row_is_never_cut(loop):
-    one = loop(batch_size=16)
-    _, num_tokens = kept_by_the_longest(one)
-    found = fit_into_memory(one, 1000, 1000)
-    assert (found.max_tokens, found.room_bytes) == (num_tokens, 0)
-    assert one.max_tokens == num_tokens
-
-
-def test_one_long_row_that_does_not_fit_is_left_to_the_system(loop):
-    assert fit_into_memory(loop(batch_size=1), 1000, 1000) is None
+def test_nothing_is_measured_of_no_rows(loop):
+    one = loop()
+    one.rows = []
+    assert measure_pass(one) is None
 
 
 def test_what_was_measured_is_let_go(loop):
     one = loop(words=40)
-    kept_by_the_longest(one)
+    found = measure_pass(one)
     before = held_bytes("cpu")
     for _ in range(20):
-        kept, num_tokens = kept_by_the_longest(one)
-    assert held_bytes("cpu") - before < 5 * kept * MEASURED_TOKENS // num_tokens
+        measure_pass(one)
+    assert held_bytes("cpu") - before < 5 * found.per_token * MEASURED_TOKENS
 
 
 def test_measuring_changes_no_bit_of_training(loop):
     measured, plain = loop(dropout=0.3, steps=3), loop(dropout=0.3, steps=3)
-    kept_by_the_longest(measured)
+    assert fitting.measure_pass(measured) is not None
     for one in (measured, plain):
         list(one.run())
     expected = weights(plain.model)
-    assert all(
-        torch.equal(tensor, expected[name]) for name, tensor in weights(measured.model).items()
-    )
+    assert all(torch.equal(each, expected[name]) for name, each in weights(measured.model).items())

@@ -31,12 +31,10 @@ def free_bytes(kind: str) -> int | None:
     return min((value for value in known if value is not None), default=None)
 
 
-def total_bytes(kind: str) -> int | None:
-    """Returns the bytes of memory that a device has at all; None where nobody says."""
-    if kind == "cuda":
-        return int(torch.cuda.mem_get_info()[1])
-    if kind != "cpu":
-        return None
+def main_memory() -> int | None:
+    """Returns the bytes of memory that the CPU's processes have, free or not: the machine's, or
+    the limit of its container. None where nobody says.
+    """
     known = [_of_the_machine(), *(_limit_of_group(limit) for limit, _ in _GROUPS)]
     return min((value for value in known if value is not None), default=None)
 

@@ -45,9 +45,9 @@ class Processes:
     """The place of this process among `size`.
 
     `rank` counts all of them from 0, `local_rank` those of a machine, which has `local_size` of
-    them, 1 where nobody says. The one of rank 0 leads: it writes files and speaks to the user. All
-    have to call the same methods in the same order. Each raises ProcessLost when another process
-    has ended, or has not answered in time.
+    them. The one of rank 0 leads: it writes files and speaks to the user. All have to call the same
+    methods in the same order. Each raises ProcessLost when another process has ended, or has not
+    answered in time.
     """
 
     rank: int = 0
@@ -164,8 +164,10 @@ def join_processes() -> Processes:
             world_size=size,
             timeout=timedelta(seconds=seconds),
         )
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    return Processes(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if "LOCAL_RANK" not in os.environ:  # then they are on one machine
+        return Processes(rank, size, rank, size)
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Processes(rank, size, int(os.environ["LOCAL_RANK"]), local_size)
 
 
 def _meeting_place() -> Store:

@@ -113,13 +113,14 @@ def stock_outputs(task: Task, stock: Any, features: Sequence[Features]) -> dict[
     Rows with unlike streams, of unlike parts, do not share a batch.
     """
     stock.eval()
+    together = task.scope == "document"
     kinds: dict[tuple[str, ...], list[Features]] = defaultdict(list)
     for item in features:
         kinds[(*item.pictures, *item.streams)].append(item)
     return _joined(
         task.stock_outputs(stock, pack(_bare(batch), stock.device))
         for items in kinds.values()
-        for batch in fill(items, max_tokens=PROBE_TOKENS, padded=True, together=True)
+        for batch in fill(items, max_tokens=PROBE_TOKENS, padded=True, together=together)
     )
 
 

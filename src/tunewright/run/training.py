@@ -94,11 +94,11 @@ class Training:
         self.model, self.route = load_model(self.ground)
         self.begun = self.begin()
         loop = build_loop(self.ground, self.model, encoded["train"])
-        make_room(self.ground, loop)
         with self.opened() as self.folder:
             course = self.course(loop, encoded)
             if self.resumption is not None:
                 self.resumption.restore(course, self.ground.note)
+            make_room(self.ground, loop)
             self.processes.led(lambda: self.describe(found))
             finished = self.follow(course, found)
             self.note_dropped(loop)

@@ -315,6 +315,7 @@ def environments(num_processes: int) -> list[dict[str, str]]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes)),
         "TUNEWRIGHT_TIMEOUT": os.environ.get("TUNEWRIGHT_TIMEOUT", str(PATIENCE_SECONDS)),
     }

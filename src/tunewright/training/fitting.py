@@ -1,72 +1,101 @@
-"""Forward passes that fit into the memory of a CPU.
+"""How much memory a forward pass takes on a CPU, measured before the first update.
 
 A GPU says when its memory has run out, and the loop then cuts its passes; an operating system ends
-the process without a word. So a pass is measured before the first update: what a row keeps for the
-backward pass tells what `max_tokens` of them would keep.
+the process without a word. What a short pass keeps for its backward pass tells what a long one
+would.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tunewright.models.batch import pack
+from tunewright.devices import release_memory
+from tunewright.models.flop import FlopCount
+from tunewright.training.guards import is_out_of_memory
 from tunewright.training.loop import Loop
+from tunewright.training.order import OnDemandRows
+from tunewright.types import Features
 
-# The longest of so many rows is measured, as often as makes so many tokens: a packed row of few
-# is filled up.
+# The longest sequences of so many rows are measured, each as often as makes so many tokens: a
+# packed row of few is filled up.
 MEASURED_ROWS, MEASURED_TOKENS = 256, 512
 # What a process grows by in a pass, as a share of what the pass keeps: numbers that go again, and
-# the holes that they leave. Measured in fp32 with glibc 2.36: 1.5 for MiniLM-L6, 2.3 for SmolLM2.
-AT_PEAK = 2.0
-# Of a machine's memory, the share that a run may plan with: others live there, too.
-SHARE = 0.75
+# the holes that they leave. Measured in fp32 with glibc 2.36: 1.5 for MiniLM-L6, 2.35 for SmolLM2.
+AT_PEAK = 2.5
+BYTES_OF_A_CAST = 2
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Forward passes of `asked` tokens were made smaller, to `max_tokens`.
+class PassMemory:
+    """What a pass keeps for its backward pass, in bytes: some of it always, some for each token.
 
-    `pass_bytes` is what the larger ones would have taken, `room_bytes` what was there for them.
+    `longest` are the tokens of the longest sequence (or row, where its windows stay together) that
+    was measured: a pass has no fewer.
     """
 
-    asked: int
-    max_tokens: int
-    pass_bytes: int
-    room_bytes: int
+    always: int
+    per_token: float
+    longest: int
+
+    def at_peak(self, num_tokens: int) -> int:
+        """Returns how many bytes the process grows by in a pass of so many tokens."""
+        return int(AT_PEAK * (self.always + self.per_token * num_tokens))
+
+    def budget(self, max_tokens: int, room: int) -> int:
+        """Halves `max_tokens` until a pass fits into so many bytes, or only one sequence is left.
+
+        Never more than `max_tokens`.
+        """
+        while max_tokens > self.longest and self.at_peak(max_tokens) > room:
+            max_tokens = max(max_tokens // 2, self.longest)
+        return max_tokens
 
 
-def fit_into_memory(loop: Loop, state_bytes: int, total_bytes: int) -> Cut | None:
-    """Halves `loop.max_tokens` until a forward pass fits; returns what was done, None if nothing.
-
-    `state_bytes` is what training holds beside its passes, `total_bytes` what the device has: the
-    same on every day, so that a run that is repeated has the same passes. A single row is never
-    cut, whether it fits or not.
-    """
-    kept_bytes, num_tokens = kept_by_the_longest(loop)
-    wanted = min(loop.max_tokens, loop.batch_size * num_tokens)
-    room = max(int(SHARE * total_bytes) - state_bytes, 0)
-    per_token = AT_PEAK * kept_bytes / max(num_tokens, 1)
-    if wanted * per_token <= room:
+def measure_pass(loop: Loop) -> PassMemory | None:
+    """Measures the passes of a loop; None where there is nothing, or no memory even for that."""
+    in_memory = not isinstance(loop.rows, OnDemandRows)
+    step = max(len(loop.rows) // MEASURED_ROWS, 1) if in_memory else 1
+    rows = loop.rows[: MEASURED_ROWS * step : step]
+    together = loop.task.scope == "document"
+    units = [row for row in rows if row] if together else [[item] for row in rows for item in row]
+    if not units:
         return None
-    asked, budget = loop.max_tokens, wanted
-    while budget > num_tokens and budget * per_token > room:
-        budget //= 2
-    loop.max_tokens = max(budget, num_tokens)
-    if loop.max_tokens >= wanted:
+    always = 0  # autocast keeps a copy of each matrix
+    if loop.device.precision == "bf16":
+        always = BYTES_OF_A_CAST * FlopCount.of(loop.model).matrix_parameters
+    was_training = loop.model.training
+    try:
+        per_token = max(_kept_per_token(loop, unit, always) for unit in _longest(units))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(loop.device.kind)
         return None
-    return Cut(asked, loop.max_tokens, int(wanted * per_token), room)
+    finally:
+        loop.model.train(was_training)
+    return PassMemory(always, per_token, max(map(_num_tokens, units)))
 
 
-def kept_by_the_longest(loop: Loop) -> tuple[int, int]:
-    """Returns the bytes that a row keeps for the backward pass, weights aside, and its tokens.
+def _longest(units: Sequence[Sequence[Features]]) -> list[Sequence[Features]]:
+    """Returns the longest in all, and that of each stream: targets may cost more than sources."""
+    found = {id(unit): unit for unit in [max(units, key=_num_tokens)]}
+    for name in sorted({name for unit in units for item in unit for name in item.streams}):
+        unit = max(units, key=lambda unit: sum(len(i.streams.get(name, ())) for i in unit))
+        found[id(unit)] = unit
+    return list(found.values())
 
-    It is the longest of the first rows.
-    """
-    sizes = [sum(item.num_tokens for item in row) for row in loop.rows[:MEASURED_ROWS]]
-    longest = max(range(len(sizes)), key=sizes.__getitem__)
+
+def _num_tokens(unit: Sequence[Features]) -> int:
+    return sum(item.num_tokens for item in unit)
+
+
+def _kept_per_token(loop: Loop, unit: Sequence[Features], always: int) -> float:
+    times = max(min(MEASURED_TOKENS, loop.max_tokens) // max(_num_tokens(unit), 1), 1)
+    copies = [replace(item, row_id=number) for number in range(times) for item in unit]
     weights = {p.untyped_storage().data_ptr() for p in loop.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -76,15 +105,6 @@ def kept_by_the_longest(loop: Loop) -> tuple[int, int]:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # one that the pass made would hold the pass, and itself, for ever
 
-    was_training = loop.model.training
-    loop.model.train()
-    times = max(MEASURED_TOKENS // max(sizes[longest], 1), 1)
-    row = loop.features(longest, 0)
-    copies = [replace(item, row_id=number) for number in range(times) for item in row]
-    batch = pack(copies, loop.device.name)
     with torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor):
-        outputs = loop.forward(0, batch)
-        loss = None if loop.task.scope == "batch" else loop.task.loss(outputs, batch)
-    del outputs, loss
-    loop.model.train(was_training)
-    return sum(kept.values()) // times, sizes[longest]
+        loop.rehearse(copies)
+    return max(sum(kept.values()) - always, 0) / (times * max(_num_tokens(unit), 1))

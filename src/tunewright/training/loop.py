@@ -120,6 +120,19 @@ class Loop:
                 yield from self._odd(event, row_indices)
                 yield event
 
+    def rehearse(self, features: Sequence[Features]) -> Any:
+        """Returns what a forward pass over features and its loss hand to a backward pass.
+
+        It is a pass of the first update, and changes nothing. The loss of a task that compares the
+        rows of an update is left out.
+        """
+        self._reseed(0)
+        self.model.train()
+        rng = generator_of(VARY, self.seed, 0, 0)
+        batch = pack([self.task.vary(item, rng) for item in features], self.device.name)
+        outputs = self._forward(0, batch)
+        return outputs if self.task.scope == "batch" else self.task.loss(outputs, batch).sum
+
     def _odd(self, event: Step, row_indices: np.ndarray) -> Iterator[Spike | Shrunk]:
         if self._shrunk is not None:
             yield self._shrunk
@@ -196,14 +209,13 @@ class Loop:
         is_shared = self.task.scope == "batch" or self.sharding is not None
         wanted = range(len(parts)) if is_shared else [self.processes.rank]
         return [
-            [item for p in part for item in self.features(int(row_indices[p]), epoch)]
+            [item for p in part for item in self._varied(int(row_indices[p]), epoch)]
             if rank in wanted
             else []
             for rank, part in enumerate(parts)
         ]
 
-    def features(self, index: int, epoch: int) -> list[Features]:
-        """Returns the features of a row as training sees them in an epoch."""
+    def _varied(self, index: int, epoch: int) -> list[Features]:
         if type(self.task).vary is Task.vary:
             return list(self.rows[index])
         rng = generator_of(VARY, self.seed, epoch, index)
@@ -279,7 +291,7 @@ class Loop:
         sums, count = list[Tensor](), 0.0
         for piece, counts in passes:
             batch = pack(piece, self.device.name)
-            loss = self.task.loss(self.forward(step, batch), batch)
+            loss = self.task.loss(self._forward(step, batch), batch)
             (loss.sum if counts else 0.0 * loss.sum).backward()
             if counts:
                 sums.append(loss.sum.detach())
@@ -311,8 +323,7 @@ class Loop:
             return features
         return sorted(features, key=lambda item: item.num_tokens)
 
-    def forward(self, step: int, batch: Batch) -> Outputs:
-        """Returns the outputs of a forward pass of an update, with that update's dropout."""
+    def _forward(self, step: int, batch: Batch) -> Outputs:
         for graphs in self.graphs:
             graphs.begin()
         if self.dropout is not None:
@@ -345,7 +356,7 @@ class Loop:
             }
             for index, (piece, counts) in enumerate(passes):
                 self._reseed(step, index + 1)
-                outputs = self.forward(step, pack(piece, self.device.name))
+                outputs = self._forward(step, pack(piece, self.device.name))
                 self._hand_on(outputs, gradients if counts else {})
             return [loss.sum.detach()], loss.count
 
@@ -358,7 +369,7 @@ class Loop:
         with torch.no_grad():
             for index, (piece, counts) in enumerate(passes):
                 self._reseed(step, index + 1)
-                outputs = self.forward(step, pack(piece, self.device.name))
+                outputs = self._forward(step, pack(piece, self.device.name))
                 size = None if counts else 0
                 found.append({name: values[:size] for name, values in outputs.items()})
         return found
