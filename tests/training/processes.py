@@ -133,6 +133,7 @@ def main(folders: Mapping[str, str], parallel: str) -> None:
             "norms": [event.gradient_norm for event in events],
             "max_tokens": loop.max_tokens,
             "sizes": [[event.num_rows, event.num_tokens, event.flop] for event in events],
+            "local_size": processes.local_size,
             "digests": processes.gather_json(digest.hexdigest()),
         }
     if processes.leads:

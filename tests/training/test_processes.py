@@ -48,6 +48,11 @@ def test_all_processes_hold_the_same_weights_to_the_bit(told, name, parallel):
     assert digests[0] == digests[1]
 
 
+def test_processes_of_one_machine_know_how_many_share_its_memory(told):
+    sizes = {how: {case["local_size"] for case in cases.values()} for how, cases in told.items()}
+    assert sizes == {"alone": {1}, "ddp": {2}, "fsdp": {2}}
+
+
 LEFT_ALONE = """
 from tunewright.devices.processes import join_processes
 processes = join_processes()
