@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +82,15 @@ def test_a_compiler_that_fails_is_no_reason_to_stop(own_cache, monkeypatch):
     assert native() is None
     assert why_not().startswith("cc could not compile it: ")
     assert list(own_cache.iterdir()) == []
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the target is an x86-64's")
+def test_what_was_compiled_for_another_processor_is_not_run(monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_MARCH", "x86-64-v4")
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+
+    told = "this processor cannot run what was compiled for x86-64-v4"
+    assert why_not() == (None if "avx512bw" in flags else told)
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(own_cache, monkeypatch, tmp_path):

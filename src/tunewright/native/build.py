@@ -72,6 +72,8 @@ def _made(wishes: tuple[str, ...]) -> Native | str:
         return "TUNEWRIGHT_NATIVE=0"
     try:
         library = _opened(_compiled(target, compiler))
+        if not library.runs_here():
+            return f"this processor cannot run what was compiled for {target}"
         return Native(library, target, bool(library.ask_for_tiles()))
     except _Unavailable as reason:
         return str(reason)
@@ -152,6 +154,7 @@ _FUNCTIONS = {
     "sum_of_squares": ("d", "ppnpi"),
     "newest": ("", "p"),
     "likeliest": ("", "p"),
+    "runs_here": ("i", ""),
     "ask_for_tiles": ("i", ""),
     "linear": ("", "p"),
     "linear_back": ("", "p"),

@@ -331,6 +331,27 @@ static void weigh(const struct linear *a) {
 
 #endif
 
+/* Says whether this processor has the instructions that the compiler was told of. It is called
+   before anything else, and has none of them itself. */
+int runs_here(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+#if defined(__AVX512F__)
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")) return 0;
+#endif
+#if defined(__AVX512BF16__)
+    if (!__builtin_cpu_supports("avx512bf16")) return 0;
+#endif
+#if defined(__AVX2__)
+    if (!__builtin_cpu_supports("avx2")) return 0;
+#endif
+#if defined(__FMA__)
+    if (!__builtin_cpu_supports("fma")) return 0;
+#endif
+#endif
+    return 1;
+}
+
 int tiles_allowed = 0;
 
 /* Asks the system for tiles; says whether there are any. */

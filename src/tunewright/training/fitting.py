@@ -57,9 +57,7 @@ class PassMemory:
 
 def measure_pass(loop: Loop) -> PassMemory | None:
     """Measures the passes of a loop; None where there is nothing, or no memory even for that."""
-    in_memory = not isinstance(loop.rows, OnDemandRows)
-    step = max(len(loop.rows) // MEASURED_ROWS, 1) if in_memory else 1
-    rows = loop.rows[: MEASURED_ROWS * step : step]
+    rows = _some_of(loop)
     together = loop.task.scope == "document"
     units = [row for row in rows if row] if together else [[item] for row in rows for item in row]
     if not units:
@@ -78,6 +76,17 @@ def measure_pass(loop: Loop) -> PassMemory | None:
     finally:
         loop.model.train(was_training)
     return PassMemory(always, per_token, max(map(_num_tokens, units)))
+
+
+def _some_of(loop: Loop) -> Sequence[Sequence[Features]]:
+    """Returns rows from all over; of those on the disk the one that is met first, and no other.
+
+    What is wrong with a row is told when it is met.
+    """
+    if not isinstance(loop.rows, OnDemandRows):
+        return loop.rows[:: max(len(loop.rows) // MEASURED_ROWS, 1)]
+    chunk = next(loop.rows.blocks.chunks(loop.seed, 0, loop.batch_size), ())
+    return [loop.rows[int(place)] for place in chunk[:1]]
 
 
 def _longest(units: Sequence[Sequence[Features]]) -> list[Sequence[Features]]:
