@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.losses import told
+
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PAGE = DOCS / "performance.md"
@@ -31,10 +33,10 @@ AXES = {
 
 
 def main() -> None:
-    speed, tasks, answering, scaling, written, chat = (
+    speed, tasks, answering, scaling, written, chat, losses = (
         _read(name)
         for name in (
-            "speed", "task_speed", "answering", "scaling", "seq2seq_speed", "chat_tuning",
+            "speed", "task_speed", "answering", "scaling", "seq2seq_speed", "chat_tuning", "losses",
         )
     )  # fmt: skip
     IMAGES.mkdir(exist_ok=True)
@@ -46,6 +48,7 @@ def main() -> None:
         "answering": _answering(answering),
         "scaling": _scaling(scaling),
         "generating": _generating(written, chat),
+        "losses": "\n".join(f"- {told(device, found)}" for device, found in losses.items()),
     }
     PAGE.write_text(TEXT.format(**parts), encoding="utf-8")
     print(f"wrote {PAGE}")
