@@ -288,6 +288,7 @@ def kept_for_backward(method: str, freeze_layers: int = 0) -> tuple[int, int]:
     from tunewright.models.folder import find_model
     from tunewright.models.heads import choose_route, classify
     from tunewright.models.loading import load_classifier
+    from tunewright.training.fitting import kept_bytes
     from tunewright.training.optimizer import freeze
 
     labels = tuple(map(str, range(77)))
@@ -296,21 +297,11 @@ def kept_for_backward(method: str, freeze_layers: int = 0) -> tuple[int, int]:
     if method != "full":
         attach(model, AdapterConfig(name=method), SEQUENCE_CLASSIFIER)  # type: ignore[arg-type]
     choose_route(model)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def take(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # one that the pass made would hold it, and itself, for ever
-
     ids_N = torch.arange(32 * 64) % 20_000 + 2_000
     stream = PackedStream(ids_N, torch.arange(64).repeat(32), tuple(range(0, 32 * 64 + 1, 64)))
-    with torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor):
-        outputs = classify(model.train(), stream)
-    assert outputs.requires_grad  # or nothing would be kept
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(kept.values())
+    kept = kept_bytes(model, lambda: classify(model.train(), stream))
+    assert kept  # or nothing would learn
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), kept
 
 
 def rates_table(data: Path) -> str:

@@ -7,8 +7,9 @@ would.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +106,13 @@ def _num_tokens(unit: Sequence[Features]) -> int:
 def _kept_per_token(loop: Loop, unit: Sequence[Features], always: int) -> float:
     times = max(min(MEASURED_TOKENS, loop.max_tokens) // max(_num_tokens(unit), 1), 1)
     copies = [replace(item, row_id=number) for number in range(times) for item in unit]
-    weights = {p.untyped_storage().data_ptr() for p in loop.model.parameters()}
+    kept = kept_bytes(loop.model, lambda: loop.rehearse(copies))
+    return max(kept - always, 0) / (times * max(_num_tokens(unit), 1))
+
+
+def kept_bytes(model: Any, run: Callable[[], object]) -> int:
+    """Returns the bytes that `run` keeps for its backward pass, the model's weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def take(tensor: Tensor) -> Tensor:
@@ -115,5 +122,5 @@ def _kept_per_token(loop: Loop, unit: Sequence[Features], always: int) -> float:
         return tensor.detach()  # one that the pass made would hold the pass, and itself, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor):
-        loop.rehearse(copies)
-    return max(sum(kept.values()) - always, 0) / (times * max(_num_tokens(unit), 1))
+        _made = run()  # held until all is counted, or memory would be used twice
+    return sum(kept.values())
