@@ -1,4 +1,4 @@
-"""Vectors, search and rerankers: `python -m benchmarks.quality.embedding`.
+"""Vectors and search: `python -m benchmarks.quality.embedding`.
 
 Names of comparisons may follow, such as `STS-B`; `--only ours` makes some of the runs, `--rows 300`
 takes the first rows of every split, to try it out. Each seed of ours runs beside the same seed of
@@ -8,7 +8,7 @@ Settings were chosen on validation rows, never on test.
 
 MedQuAD: a split's distinct positives are the documents, its distinct queries are asked, and all
 positives of a query are relevant. They are ranked by vectors, by words (BM25), and by an index of
-the same vectors and words together. The reranker orders the 20 documents nearest by vectors.
+the same vectors and words together.
 """
 
 from __future__ import annotations
@@ -43,24 +43,16 @@ from tunewright.metrics.ranking import (
     ranking_metrics,
 )
 from tunewright.metrics.regression import RegressionReducer
-from tunewright.mining import mine_negatives
 from tunewright.retrieval.encoder import Encoder, load_encoder
-from tunewright.retrieval.hit import Hit
 from tunewright.retrieval.judging import JudgedQueries
-from tunewright.retrieval.reranker import load_reranker
 from tunewright.retrieval.search_index import Question
 
 RESULTS = Path(__file__).with_suffix(".json")
-NUM_CANDIDATES = 20
-NUM_NEGATIVES = 3
-
 STSB = Settings(num_train_epochs=1, learning_rate=2e-4, max_length=128, batch_size=64)
 MEDQUAD = Settings(num_train_epochs=1, learning_rate=2e-4, max_length=128, batch_size=64)
 SAMPLE_ROWS = 640  # the first training rows, for a comparison that a laptop does in minutes
-RERANKER = Settings(num_train_epochs=1, learning_rate=1e-4, max_length=128, batch_size=64)
-RERANKER_ROWS = 3000  # the first training rows, of which both sides read the same pairs
 RANKINGS = ("mrr@10", "ndcg@10", "recall@1", "recall@5", "recall@10")
-RUNS = ("ours", "peer", "reranker", "peer reranker")
+RUNS = ("ours", "peer")
 
 
 def main() -> None:
@@ -123,28 +115,9 @@ def medquad(
     )
 
 
-def reranked(
-    name: str, root: Path, num_rows: int | None, seeds: Sequence[int], settings: Settings = RERANKER
-) -> Comparison:
-    search = Search(splits_of(root / "retrieval" / "medquad", num_rows), settings)
-    return Comparison(
-        name,
-        settings,
-        RANKINGS,
-        {"reranker": search.reranker, "peer reranker": search.peer_reranker},
-        (("reranked", "before"), ("reranked", "reranked by the peer")),
-        reducer_of_ranking,
-        num_rows=len(search.relevant),
-        before=lambda: {"before": search.before()["before"]},
-        seeds=seeds,
-        notes={"train_queries": RERANKER_ROWS},
-    )
-
-
 COMPARISONS: dict[str, Callable[..., Comparison]] = {
     "STS-B": stsb,
     "MedQuAD": medquad,
-    "MedQuAD, reranked": reranked,
     f"MedQuAD, {SAMPLE_ROWS} rows": partial(medquad, train_rows=SAMPLE_ROWS),
 }
 
@@ -207,7 +180,6 @@ class Search:
     """Queries that look for their answers among those of the test rows."""
 
     splits: Mapping[str, Rows]
-    reranking: Settings = RERANKER
 
     @cached_property
     def relevant(self) -> dict[str, set[str]]:
@@ -254,51 +226,13 @@ class Search:
         encode = train_on_pairs(MEDQUAD, self.splits["train"], seed)
         return {"peer": self.dense(encode, encode)}
 
-    def reranker(self, seed: int) -> dict[str, Statistics]:
-        task = {"name": "reranking", "objective": "pointwise"}
-        columns = {"query": "query", "text": "text", "label": "label"}
-        with run_of_ours(
-            task, self.reranking, {"train": self.labelled_pairs}, seed, columns
-        ) as run:
-            reranker = load_reranker(run.folder.model)
-
-            def order(query: str, texts: Sequence[str]) -> list[str]:
-                hits = [Hit(text, 0.0, text, 0, len(text)) for text in texts]
-                return [hit.text for hit in reranker.reranked(query, hits)]
-
-            return {"reranked": self.reranked(order)}
-
-    def peer_reranker(self, seed: int) -> dict[str, Statistics]:
-        from benchmarks.quality.sentence_transformers_peer import train_cross_encoder
-
-        score = train_cross_encoder(self.reranking, self.labelled_pairs, seed)
-
-        def order(query: str, texts: Sequence[str]) -> list[str]:
-            places = np.argsort(-np.asarray(score(query, texts)), kind="stable")
-            return [texts[place] for place in places]
-
-        return {"reranked by the peer": self.reranked(order)}
-
-    @cached_property
-    def labelled_pairs(self) -> Rows:
-        """Pairs of a query and a text with their label: positives, and mined negatives."""
-        rows = self.splits["train"]
-        pairs = [{"query": row["query"], "positive": row["positive"]} for row in rows]
-        mined = mine_negatives(tw.load("starter"), pairs, num_negatives=NUM_NEGATIVES)
-        return [
-            {"query": row["anchor"], "text": text, "label": label}
-            for row in mined[:RERANKER_ROWS]
-            for label, texts in ((1, row["positive"]), (0, row["negative"]))
-            for text in texts
-        ]
-
     def dense(self, encode_query: Any, encode_document: Any) -> Statistics:
         """Returns the figures of ranking all documents by the cosine of whole texts."""
         place_of = {text: place for place, text in enumerate(self.documents)}
         relevant_Q = [{place_of[t]: 1.0 for t in texts} for texts in self.relevant.values()]
         queries_QD = encode_query(list(self.relevant))
         relevance_QT = ranked_relevance(queries_QD, encode_document(self.documents), relevant_Q)
-        return self._figures(relevance_QT)
+        return self.figures(relevance_QT)
 
     def indexed(self, encoder: Remembered, modes: Mapping[str, Any]) -> dict[str, Statistics]:
         """Returns the figures of an index, as `tunewright search --judge` measures them."""
@@ -310,24 +244,8 @@ class Search:
             }
         return {side: {name: each[name] for name in RANKINGS} for side, each in found.items()}
 
-    def reranked(self, order: Any) -> Statistics:
-        """Returns the figures of the starter's nearest documents in another order."""
-        gains_QT = np.zeros((len(self.relevant), NUM_CANDIDATES))
-        nearest = zip(self.relevant.items(), self._nearest, strict=True)
-        for place, ((query, texts), candidates) in enumerate(nearest):
-            ordered = order(query, candidates)
-            gains_QT[place, : len(ordered)] = [float(text in texts) for text in ordered]
-        return self._figures(gains_QT)
-
-    @cached_property
-    def _nearest(self) -> list[list[str]]:
-        encoder = load_encoder(max_length=MEDQUAD.max_length)
-        queries_QD = encoder.encode_query(list(self.relevant))
-        similarity_QK = queries_QD @ encoder.encode_document(self.documents).T
-        places_QT = np.argsort(-similarity_QK, axis=1, kind="stable")[:, :NUM_CANDIDATES]
-        return [[self.documents[place] for place in places_T] for places_T in places_QT]
-
-    def _figures(self, gains_QT: np.ndarray) -> Statistics:
+    def figures(self, gains_QT: np.ndarray) -> Statistics:
+        """Returns each query's figures, of the gains of what it finds in order, (Q, T)."""
         widest = max(map(len, self.relevant.values()))
         ideal_QJ = [[1.0] * len(t) + [0.0] * (widest - len(t)) for t in self.relevant.values()]
         figures = ranking_figures(gains_QT, np.array(ideal_QJ))

@@ -6,6 +6,7 @@
 
 Every run is written down as soon as it is there, with the statistics of its test rows: what was
 stopped goes on with the runs that are missing, and intervals can be drawn again from the file.
+Several processes may measure into one file, each some of the cases, sides or seeds.
 
 Shape letters: S seeds, R rows.
 """
@@ -20,12 +21,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from tunewright.devices import find_device
 from tunewright.run.config import compose
@@ -85,28 +87,29 @@ class Results:
     found: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path and self.path.exists():
-            self.found = json.loads(self.path.read_text(encoding="utf-8"))
+        self._read()
 
     def measure(self, comparison: Comparison, only: Sequence[str] = ()) -> None:
         """Runs what is missing, seed after seed, and the sides of a seed one after the other."""
-        entry = self._entry(comparison)
-        for name, statistics in comparison.before().items() if not entry["before"] else ():
-            entry["before"][name] = _plain(statistics)
-            self._tell(comparison, name, "before", statistics)
+        if not self._entry(comparison)["before"]:
+            before = comparison.before()
+            with self._shared(comparison) as entry:
+                for name, statistics in before.items():
+                    entry["before"][name] = _plain(statistics)
+                    self._tell(comparison, name, "before", statistics)
         for seed in comparison.seeds:
             for name, run in comparison.runs.items():
-                done = entry["seconds"].setdefault(name, {})
+                done = self._entry(comparison)["seconds"].get(name, {})
                 if str(seed) in done or (only and name not in only):
                     continue
                 started = time.perf_counter()
                 sides = run(seed)
-                done[str(seed)] = round(time.perf_counter() - started, 1)
-                for side, statistics in sides.items():
-                    entry["sides"].setdefault(side, {})[str(seed)] = _plain(statistics)
-                    self._tell(comparison, side, f"seed {seed}", statistics)
-                self._write(comparison)
-        self._write(comparison)
+                taken = round(time.perf_counter() - started, 1)
+                with self._shared(comparison) as entry:
+                    entry["seconds"].setdefault(name, {})[str(seed)] = taken
+                    for side, statistics in sides.items():
+                        entry["sides"].setdefault(side, {})[str(seed)] = _plain(statistics)
+                        self._tell(comparison, side, f"seed {seed}", statistics)
 
     def _entry(self, comparison: Comparison) -> dict[str, Any]:
         """Returns the entry of a comparison; one of other settings is begun anew."""
@@ -119,16 +122,25 @@ class Results:
         }
         old = self.found.get(comparison.name, {})
         if {name: old.get(name) for name in begun} != begun:
-            old = {**begun, "before": {}, "sides": {}, "seconds": {}}
+            old = {**begun, "before": {}, "sides": {}, "seconds": {}, "metrics": {}, "gaps": []}
         self.found[comparison.name] = old
         return old
 
-    def _write(self, comparison: Comparison) -> None:
-        entry = self.found[comparison.name]
-        entry["metrics"] = summary(comparison, entry)
-        entry["gaps"] = gaps(comparison, entry)
-        if self.path:
-            self.path.write_text(json.dumps(self.found) + "\n", encoding="utf-8")
+    @contextmanager
+    def _shared(self, comparison: Comparison) -> Iterator[dict[str, Any]]:
+        """Gives the entry as other processes have left it, sums up and writes what is added."""
+        with FileLock(f"{self.path}.lock") if self.path else nullcontext():
+            self._read()
+            entry = self._entry(comparison)
+            yield entry
+            entry["metrics"] = summary(comparison, entry)
+            entry["gaps"] = gaps(comparison, entry)
+            if self.path:
+                self.path.write_text(json.dumps(self.found) + "\n", encoding="utf-8")
+
+    def _read(self) -> None:
+        if self.path and self.path.exists():
+            self.found = json.loads(self.path.read_text(encoding="utf-8"))
 
     def _tell(self, comparison: Comparison, side: str, when: str, statistics: Statistics) -> None:
         found = comparison.reducer(statistics)(None)
@@ -216,6 +228,7 @@ def run_of_ours(
     seed: int,
     columns: Mapping[str, str] | None = None,
     model: str = "starter",
+    precision: str = "auto",
 ) -> Iterator[Any]:
     """Gives one finished run of ours, whose folder is there for the time of a block.
 
@@ -233,6 +246,7 @@ def run_of_ours(
                     **settings.training,
                     "load_best_model_at_end": False,
                     "save_total_limit": 0,
+                    "precision": precision,
                     "seed": seed,
                     "track": [],
                 },

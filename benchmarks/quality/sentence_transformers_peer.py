@@ -25,10 +25,11 @@ from sentence_transformers.sentence_transformer.losses import (
 from transformers import set_seed
 
 from benchmarks.quality.harness import Rows, Settings
+from tunewright.devices import find_device
 from tunewright.models.folder import find_model
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-Score = Callable[[str, Sequence[str]], np.ndarray]
+Score = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 
 
 def train_on_scores(settings: Settings, rows: Rows, seed: int) -> Encode:
@@ -80,9 +81,7 @@ def train_cross_encoder(settings: Settings, rows: Rows, seed: int) -> Score:
             train_dataset=Dataset.from_dict(values),
             loss=BinaryCrossEntropyLoss(model),
         ).train()
-    return lambda query, texts: model.predict(
-        [(query, text) for text in texts], show_progress_bar=False
-    )
+    return lambda pairs: model.predict(list(pairs), show_progress_bar=False)
 
 
 def _arguments(settings: Settings, seed: int, output: str) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def _arguments(settings: Settings, seed: int, output: str) -> dict[str, Any]:
         "learning_rate": settings.learning_rate,
         "warmup_steps": settings.warmup_ratio,
         "weight_decay": settings.weight_decay,
-        "bf16": torch.backends.mkldnn.is_available(),
+        "bf16": find_device().precision == "bf16",
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "logging_strategy": "no",

@@ -6,6 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from benchmarks.quality.harness import Settings
+from tunewright.devices import find_device
 
 
 def trainer_arguments(settings: Settings, output: str, seed: int) -> TrainingArguments:
@@ -18,7 +19,7 @@ def trainer_arguments(settings: Settings, output: str, seed: int) -> TrainingArg
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
-        bf16=torch.backends.mkldnn.is_available(),
+        bf16=find_device().precision == "bf16",
         train_sampling_strategy="group_by_length",
         save_strategy="no",
         report_to=[],
