@@ -96,8 +96,10 @@ class Graphs:
     def num_recorded(self) -> int:
         return len(self._recordings)
 
-    def begin(self) -> None:
+    def begin(self, failure: str | None = None) -> None:
+        """`failure` is that of another backbone: where one cannot be recorded, none is."""
         self._waiting = False
+        self.failure = self.failure or failure
 
     def _done(self) -> None:
         self._waiting = False
@@ -160,13 +162,14 @@ class Graphs:
         self._met[key] += 1
         if self._met[key] <= MET_BEFORE or self.num_recorded == MAX_GRAPHS:
             return None
-        device = tensors[0].device
+        device, stream = tensors[0].device, torch.cuda.current_stream()
         state = torch.cuda.get_rng_state(device)
         try:
             with torch.enable_grad(), torch.autocast("cuda", enabled=False):
                 self._recordings[key] = self._record(key, [x.clone() for x in tensors])
         except RuntimeError as error:
             self.failure = str(error).splitlines()[0]
+            _leave(device, stream)
             return None
         finally:
             torch.cuda.set_rng_state(state, device)
@@ -206,6 +209,17 @@ class Graphs:
             every = [found for found in differentiated(hidden, gradient) if found is not None]
             torch._foreach_add_(self._sums, every)
         return _Recording(tensors, hidden.detach(), gradient, forward, backward)
+
+
+def _leave(device: torch.device, stream: torch.cuda.Stream) -> None:
+    """Goes back to where a recording began that could not be ended.
+
+    A capture that breaks, as where the memory runs out, leaves its stream behind as the current one
+    and the generator waiting for its end, which then refuses to draw. A copy of it does not wait.
+    """
+    torch.cuda.set_stream(stream)
+    generator = torch.cuda.default_generators[device.index or 0]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def record_passes(backbone: nn.Module, autocast: Autocast) -> Graphs:

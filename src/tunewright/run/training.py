@@ -102,6 +102,7 @@ class Training:
             self.processes.led(lambda: self.describe(found))
             finished = self.follow(course, found)
             self.note_dropped(loop)
+            self.note_unrecorded(loop)
             self.tell(Phase("saving the model", finished.step))
             self.calibrate()
             self.task = self.task.settle(self.model)
@@ -131,6 +132,15 @@ class Training:
             self.processes.led(lambda: self.files.compare(where, self.ground.note))
         now.files = self.files.to_json()
         return now
+
+    def note_unrecorded(self, loop: Loop) -> None:
+        """Says why a GPU's passes went without recordings, where it could not make them."""
+        failure = next((graphs.failure for graphs in loop.graphs if graphs.failure), None)
+        if failure:
+            self.ground.note(
+                f"The GPU could not record its passes ({failure}); training went on without, with "
+                "the same numbers, and slower. Smaller passes (max_tokens) may fit."
+            )
 
     def note_dropped(self, loop: Loop) -> None:
         """Says how many rows that were read on the way had to be dropped."""

@@ -324,8 +324,9 @@ class Loop:
         return sorted(features, key=lambda item: item.num_tokens)
 
     def _forward(self, step: int, batch: Batch) -> Outputs:
+        failure = next((graphs.failure for graphs in self.graphs if graphs.failure), None)
         for graphs in self.graphs:
-            graphs.begin()
+            graphs.begin(failure)
         if self.dropout is not None:
             self.dropout.begin((STEP, self.seed, step), batch)
         with self.device.autocast():
