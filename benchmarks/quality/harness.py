@@ -6,7 +6,8 @@
 
 Every run is written down as soon as it is there, with the statistics of its test rows: what was
 stopped goes on with the runs that are missing, and intervals can be drawn again from the file.
-Several processes may measure into one file, each some of the cases, sides or seeds.
+Several processes may measure into one file, each some of the cases, sides or seeds, and machines of
+several kinds one after another: two sides are compared by the seeds that both had on one kind.
 
 Shape letters: S seeds, R rows.
 """
@@ -32,6 +33,7 @@ from filelock import FileLock
 from tunewright.devices import find_device
 from tunewright.run.config import compose
 from tunewright.run.train import train
+from tunewright.tasks import find_task
 
 NUM_RESAMPLES = 2000
 ONCE = ["0"]  # the seed of what is measured before any training
@@ -40,6 +42,8 @@ DIGITS = 5  # of a row's statistics, which keeps the files small
 Rows = list[dict[str, Any]]
 Statistics = Mapping[str, np.ndarray]
 Reduce = Callable[[np.ndarray | None], Mapping[str, float]]
+
+CHOSEN = ("true", "predicted")  # of a classifier's statistics, what accuracy is made of
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ class Comparison:
     """Runs whose test rows are compared; `runs` maps a name to a function of the seed.
 
     A run returns the statistics of one side or of several: one training may be measured in several
-    ways. `gaps` are the pairs of sides whose difference is asked for, and `reduce` makes metrics of
-    a side's statistics. A side named in `before` has no seed: it is what training begins with.
+    ways. Those named in `kept` are written down, off: all. `gaps` are the pairs of sides whose
+    difference is asked for, and `reducer` makes metrics of a side's statistics. A side named in
+    `before` has no seed: it is what training begins with.
     """
 
     name: str
@@ -72,11 +77,20 @@ class Comparison:
     metrics: Sequence[str]
     runs: Mapping[str, Callable[[int], Mapping[str, Statistics]]]
     gaps: Sequence[tuple[str, str]]
-    reducer: Callable[[Statistics], Reduce]
     num_rows: int
+    reducer: Callable[[Statistics], Reduce]
     before: Callable[[], Mapping[str, Statistics]] = dict
     seeds: Sequence[int] = (1, 2, 3)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    kept: Sequence[str] = ()
+
+    def plain(self, statistics: Statistics) -> dict[str, list[float]]:
+        """Returns what is written down of a run."""
+        return {
+            name: (np.round(values, DIGITS) if values.dtype.kind == "f" else values).tolist()
+            for name, values in statistics.items()
+            if not self.kept or name in self.kept
+        }
 
 
 @dataclass
@@ -95,7 +109,7 @@ class Results:
             before = comparison.before()
             with self._shared(comparison) as entry:
                 for name, statistics in before.items():
-                    entry["before"][name] = _plain(statistics)
+                    entry["before"][name] = comparison.plain(statistics)
                     self._tell(comparison, name, "before", statistics)
         for seed in comparison.seeds:
             for name, run in comparison.runs.items():
@@ -108,21 +122,23 @@ class Results:
                 with self._shared(comparison) as entry:
                     entry["seconds"].setdefault(name, {})[str(seed)] = taken
                     for side, statistics in sides.items():
-                        entry["sides"].setdefault(side, {})[str(seed)] = _plain(statistics)
+                        entry["sides"].setdefault(side, {})[str(seed)] = comparison.plain(
+                            statistics
+                        )
+                        entry["places"].setdefault(side, {})[str(seed)] = place()
                         self._tell(comparison, side, f"seed {seed}", statistics)
+        with self._shared(comparison):
+            pass  # sums up what other processes have added
 
     def _entry(self, comparison: Comparison) -> dict[str, Any]:
         """Returns the entry of a comparison; one of other settings is begun anew."""
-        device = find_device()
         begun = {
             "settings": asdict(comparison.settings) | dict(comparison.notes),
             "rows": comparison.num_rows,
-            "device": device.description,
-            "precision": device.precision,
         }
         old = self.found.get(comparison.name, {})
         if {name: old.get(name) for name in begun} != begun:
-            old = {**begun, "before": {}, "sides": {}, "seconds": {}, "metrics": {}, "gaps": []}
+            old = {**begun, "before": {}, "sides": {}, "places": {}, "seconds": {}}
         self.found[comparison.name] = old
         return old
 
@@ -148,11 +164,10 @@ class Results:
         print(f"{comparison.name}, {when}: {side} {told}", flush=True)
 
 
-def _plain(statistics: Statistics) -> dict[str, list[float]]:
-    return {
-        name: (np.round(values, DIGITS) if values.dtype.kind == "f" else values).tolist()
-        for name, values in statistics.items()
-    }
+def place() -> str:
+    """Returns the kind of machine that runs here, and its precision."""
+    device = find_device()
+    return f"{device.description}, {device.precision}"
 
 
 def _runs_of(entry: Mapping[str, Any], side: str, seeds: Sequence[str]) -> list[Statistics]:
@@ -163,9 +178,10 @@ def _runs_of(entry: Mapping[str, Any], side: str, seeds: Sequence[str]) -> list[
 
 
 def _seeds_of(entry: Mapping[str, Any], *sides: str) -> list[str]:
-    """Returns the seeds that all of these sides have been run with."""
-    found = [set(entry["sides"].get(side, ())) for side in sides if side not in entry["before"]]
-    return sorted(set.intersection(*found), key=int) if found else ONCE
+    """Returns the seeds that all of these sides have been run with, on one kind of machine."""
+    runs = [entry["places"].get(side, {}) for side in sides if side not in entry["before"]]
+    found = [set(places.items()) for places in runs]
+    return sorted((seed for seed, _ in set.intersection(*found)), key=int) if found else ONCE
 
 
 def summary(comparison: Comparison, entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -260,6 +276,19 @@ def run_of_ours(
 def read_rows(path: Path) -> Rows:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def accuracy(statistics: Statistics) -> Reduce:
+    """Returns the share of right answers as a function of how often each row counts."""
+    right_R = statistics["predicted"] == statistics["true"]
+    return lambda counts_R: {"accuracy": float(np.average(right_R, weights=counts_R))}
+
+
+def figures_of(task: str, metrics: Sequence[str]) -> dict[str, Any]:
+    """Returns what makes a task's metrics, and which statistics are kept for it."""
+    if tuple(metrics) == ("accuracy",):  # without the probabilities of each of many classes
+        return {"reducer": accuracy, "kept": CHOSEN}
+    return {"reducer": find_task(task)().prepare}
 
 
 def data_root() -> Path:

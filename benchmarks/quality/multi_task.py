@@ -23,10 +23,10 @@ from benchmarks.quality.harness import (
     Statistics,
     arguments,
     data_root,
+    figures_of,
     run_of_ours,
     table,
 )
-from tunewright.tasks import find_task
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIDES = ("together", "alone")
@@ -83,9 +83,9 @@ def comparison(
             "alone": lambda seed: {"alone": run_alone(part, splits, seed)},
         },
         (("together", "alone"),),
-        find_task(part.task)().prepare,
         num_rows=len(splits["test"]),
         seeds=seeds,
+        **figures_of(part.task, (part.metric,)),
     )
 
 

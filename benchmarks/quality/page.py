@@ -243,9 +243,23 @@ def compared(name: str, head: str, results: dict[str, Any]) -> str:
 def _told_settings(results: dict[str, Any]) -> str:
     return "\n".join(
         f"- {name}: " + ", ".join(f"{key} {value:g}" for key, value in found["settings"].items())
-        + f"; on one {found['device']}, in {found['precision']}."
+        + f"; on {_told_places(found)}."
         for name, found in results.items()
     )  # fmt: skip
+
+
+def _told_places(found: dict[str, Any]) -> str:
+    """Returns the kinds of machine that ran, the seeds of each where there are several."""
+    seeds: dict[str, set[int]] = {}
+    for runs in found["places"].values():
+        for seed, place in runs.items():
+            seeds.setdefault(place, set()).add(int(seed))
+    if len(seeds) == 1:
+        return f"one {next(iter(seeds))}"
+    return ", ".join(
+        f"one {place} (seeds {', '.join(map(str, sorted(numbers)))})"
+        for place, numbers in seeds.items()
+    )
 
 
 def scorers(results: dict[str, Any]) -> str:

@@ -20,11 +20,11 @@ from benchmarks.quality.harness import (
     Statistics,
     arguments,
     data_root,
+    figures_of,
     read_rows,
     run_of_ours,
     table,
 )
-from tunewright.tasks import find_task
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIDES = {"fast": "auto", "fp32": "fp32"}
@@ -56,9 +56,9 @@ def compared(case: Case, splits: Mapping[str, Rows], seeds: Sequence[int]) -> Co
             for side in SIDES
         },
         (("fast", "fp32"),),
-        find_task(TASK)().prepare,
         num_rows=len(splits["test"]),
         seeds=seeds,
+        **figures_of(TASK, ("accuracy",)),
     )
 
 

@@ -23,6 +23,7 @@ from benchmarks.quality.harness import (
     Settings,
     Statistics,
     data_root,
+    figures_of,
     parser_of,
     read_rows,
     run_of_ours,
@@ -30,7 +31,6 @@ from benchmarks.quality.harness import (
 )
 from tunewright.models.folder import find_model
 from tunewright.run.finished import FinishedRun
-from tunewright.tasks import find_task
 
 RESULTS = Path(__file__).with_suffix(".json")
 
@@ -122,9 +122,9 @@ def compared(
         (case.metric,),
         {side: trained(side) for side in models},
         (("pretrained", "random"),),
-        find_task(case.task["name"])().prepare,
         num_rows=len(splits["test"]),
         seeds=seeds,
+        **figures_of(case.task["name"], (case.metric,)),
     )
 
 

@@ -97,7 +97,7 @@ def compared(
             "peer": lambda seed: {"peer": theirs(case, splits, model, seed)},
         },
         (("ours", "peer"),),
-        find_task(TASK)().prepare,
+        reducer=find_task(TASK)().prepare,
         num_rows=len(splits["test"]),
         seeds=seeds,
     )

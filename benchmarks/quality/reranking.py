@@ -84,7 +84,7 @@ def compared(split: str, search: Search, run: Any, seeds: Sequence[int]) -> Comp
             for side in ("vectors", *WAYS, PEER)
         },
         (*((way, "vectors") for way in WAYS), ("pointwise", PEER)),
-        reducer_of_ranking,
+        reducer=reducer_of_ranking,
         num_rows=len(search.relevant),
         seeds=seeds,
         notes={"candidates": NUM_CANDIDATES, "negatives": NUM_NEGATIVES},

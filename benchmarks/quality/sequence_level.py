@@ -21,10 +21,10 @@ from benchmarks.quality.harness import (
     Statistics,
     arguments,
     data_root,
+    figures_of,
     run_of_ours,
     table,
 )
-from tunewright.tasks import find_task
 
 RESULTS = Path(__file__).with_suffix(".json")
 
@@ -80,9 +80,9 @@ def compared(case: Case, splits: data.Splits, seeds: Sequence[int]) -> Compariso
             "peer": lambda seed: {"peer": theirs(case, splits, seed)},
         },
         (("ours", "peer"),),
-        find_task(case.task)().prepare,
         num_rows=len(splits["test"]),
         seeds=seeds,
+        **figures_of(case.task, case.metrics),
     )
 
 

@@ -91,7 +91,7 @@ def compared(
         ("f1",),
         {"ours": counted("ours", ours), "peer": counted("peer", peer)},
         (("ours", "peer"),),
-        reducer_of_counts,
+        reducer=reducer_of_counts,
         num_rows=len(splits["test"]),
         seeds=seeds,
     )
