@@ -73,7 +73,7 @@ def test_a_machine_without_a_compiler_does_without(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
 
     assert native() is None
-    assert why_not() == "there is no C compiler (no-such-compiler)"
+    assert why_not() == "there is no compiler (no-such-compiler)"
 
 
 def test_a_compiler_that_fails_is_no_reason_to_stop(own_cache, monkeypatch):

@@ -20,6 +20,13 @@ EXTRAS = {
 }
 
 
+ALLOCATORS = {
+    "own": "blocks of tensors are kept",
+    "glibc": "the C library's, large blocks are kept",
+    "system": "the C library's",
+}
+
+
 def examine(as_json: bool) -> None:
     """Measures the machine and prints what was found."""
     import torch
@@ -38,7 +45,7 @@ def examine(as_json: bool) -> None:
         "roof_tflops": round(measure_roof(device) / 1e12, 3),
         "native_code": f"none: {why_not()}" if made is None else "compiled",
         "matrix_tiles": "used" if made is not None and made.has_tiles else "none",
-        "allocator": "large blocks are kept" if allocator else "the C library's own",
+        "allocator": ALLOCATORS[allocator],
         **versions(),
         "extras": {name: "missing" if gone else "installed" for name, gone in missing.items()},
     }

@@ -5,8 +5,6 @@ Everything is found by itself; `TUNEWRIGHT_DEVICE` (cpu, cuda, cuda:1, mps) over
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import platform
 import time
@@ -21,9 +19,6 @@ import torch
 from tunewright.errors import SettingsError
 
 Precision = Literal["auto", "bf16", "fp32"]
-
-# mallopt parameters of glibc (malloc.h) and the largest threshold that it accepts.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGEST_THRESHOLD = -1, -3, 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -112,21 +107,6 @@ def _describe(device: torch.device) -> str:
     return f"{platform.machine()} CPU" + (f" with {units[0]}" if units else "")
 
 
-def settle_allocator() -> bool:
-    """Lets glibc keep freed memory instead of handing each large tensor back to the system.
-
-    With the defaults every large tensor is a fresh mapping whose pages fault in one by one, which
-    took up to all of a core's time. Returns False where the C library is another.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    return bool(
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
-        and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    )
-
-
 def settle_kernels(kind: str) -> None:
     """Chooses kernels that give the same bits each time, where a device has others too.
 
@@ -148,19 +128,6 @@ def seed_kernels(device: Device, seed: int) -> None:
         torch.cuda.default_generators[place].manual_seed(seed)
     elif device.kind == "mps":
         torch.mps.manual_seed(seed)
-
-
-def release_memory(kind: str) -> None:
-    """Hands memory that is freed but kept back to the system, so that others can have it.
-
-    After an allocation was refused, what the allocator keeps is of no use to oneDNN, which maps
-    pages of its own.
-    """
-    gc.collect()
-    if kind == "cuda":
-        torch.cuda.empty_cache()
-    elif platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @cache

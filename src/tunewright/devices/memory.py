@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -15,10 +13,6 @@ _GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-
-
-# Parameters of glibc's mallopt (malloc.h).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def free_bytes(kind: str) -> int | None:
@@ -54,18 +48,6 @@ def held_bytes(kind: str) -> int:
     if kind == "cuda":
         return int(torch.cuda.memory_allocated())
     return _field(Path("/proc/self/status"), "VmRSS") or 0
-
-
-def return_large_blocks() -> None:
-    """Lets glibc hand every freed block of a mebibyte or more back to the system at once.
-
-    The opposite of `settle_allocator`: for a process whose large tensors come and go, and which is
-    to hold little. Kept for later use, they took more than twice what was held at any time.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
-        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
 
 def _available() -> int | None:

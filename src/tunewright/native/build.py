@@ -1,11 +1,12 @@
-"""Compiles the C files beside it once for a machine, and loads it.
+"""Compiles the files beside it once for a machine, and loads them: kernels in C, memory in C++.
 
-The library lies in the user's cache, under a hash of the sources, the compiler, its flags and the
-processor, so that another of any of them makes another library. It is put there whole, by a
+Each library lies in the user's cache, under a hash of the sources, the compiler, its flags, torch
+and the processor, so that another of any of them makes another library. It is put there whole, by a
 rename: processes that start together may each compile it, and all take the same file.
 
-`TUNEWRIGHT_NATIVE=0` turns native code off. `TUNEWRIGHT_MARCH` is the processor to compile for
-(`native`; `x86-64-v3` is one with AVX2 only), and `CC` the compiler.
+`TUNEWRIGHT_NATIVE=0` turns native code off, and `TUNEWRIGHT_ALLOCATOR=torch` that of memory alone.
+`TUNEWRIGHT_MARCH` is the processor to compile the kernels for (`native`; `x86-64-v3` is one with
+AVX2 only), `CC` and `CXX` are the compilers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,8 +26,49 @@ from pathlib import Path
 import torch  # which also loads the OpenMP library whose threads are shared
 
 HERE = Path(__file__).parent
-SOURCES = tuple(sorted(HERE.glob("*.c")))
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-w")
+TORCH = Path(torch.__file__).parent
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a library is made."""
+
+    sources: tuple[Path, ...]
+    compile: tuple[str, ...]
+    link: tuple[str, ...]
+
+    @classmethod
+    def of_kernels(cls, compiler: str, target: str) -> _Recipe:
+        """No OpenMP library is named: torch has loaded the right one."""
+        flags = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-w")
+        sources = tuple(sorted(HERE.glob("*.c")))
+        return cls(sources, (compiler, *flags, f"-march={target}"), ("-lm",))
+
+    @classmethod
+    def of_memory(cls, compiler: str) -> _Recipe:
+        strings = int(torch.compiled_with_cxx11_abi())
+        flags = ("-O2", "-std=c++20", "-fPIC", "-w", f"-I{TORCH / 'include'}",
+                 f"-D_GLIBCXX_USE_CXX11_ABI={strings}")  # fmt: skip
+        return cls((HERE / "memory.cpp",), (compiler, *flags), (f"-L{TORCH / 'lib'}", "-lc10"))
+
+    def key(self) -> str:
+        told = (*self.compile, *self.link, _call(self.compile[0], "--version"),
+                torch.__version__, platform.machine(), _processor())  # fmt: skip
+        digest = hashlib.sha256()
+        for source in sorted([*self.sources, *HERE.glob("*.h")]):
+            digest.update(source.read_bytes())
+        digest.update("\0".join(told).encode())
+        return digest.hexdigest()[:32]
+
+    def made(self, folder: Path) -> Path:
+        """Compiles into a folder; returns the library."""
+        compiled = [folder / f"{source.stem}.o" for source in self.sources]
+        linked = folder / "native.so"
+        for source, target in zip(self.sources, compiled, strict=True):
+            _call(*self.compile, "-c", str(source), "-o", str(target))
+        shared = (self.compile[0], "-shared", *map(str, compiled), "-o", str(linked))
+        _call(*shared, *self.link)
+        return linked
 
 
 class _Unavailable(Exception):
@@ -59,6 +102,28 @@ def why_not() -> str | None:
     return None if isinstance(found, Native) else found
 
 
+def keeper() -> ctypes.CDLL | str:
+    """Returns what keeps the memory of tensors (Linux), or why there is none."""
+    wished = {name: os.environ.get(name) or "" for name in ("TUNEWRIGHT_ALLOCATOR", "CXX")}
+    if os.environ.get("TUNEWRIGHT_NATIVE") == "0":
+        return "TUNEWRIGHT_NATIVE=0"
+    if wished["TUNEWRIGHT_ALLOCATOR"] == "torch":
+        return "TUNEWRIGHT_ALLOCATOR=torch"
+    return _kept(wished["CXX"] or "c++")
+
+
+@cache
+def _kept(compiler: str) -> ctypes.CDLL | str:
+    if platform.system() != "Linux":
+        return f"it is for Linux, and this is {platform.system()}"
+    try:
+        return _opened(_compiled(_Recipe.of_memory(compiler)), _MEMORY)
+    except _Unavailable as reason:
+        return str(reason)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def _wishes() -> tuple[str, ...]:
     usual = {"TUNEWRIGHT_NATIVE": "1", "TUNEWRIGHT_MARCH": "native", "CC": "cc"}
     return tuple(os.environ.get(name) or value for name, value in usual.items())
@@ -71,7 +136,7 @@ def _made(wishes: tuple[str, ...]) -> Native | str:
     if wanted == "0":
         return "TUNEWRIGHT_NATIVE=0"
     try:
-        library = _opened(_compiled(target, compiler))
+        library = _opened(_compiled(_Recipe.of_kernels(compiler, target)), _KERNELS)
         if not library.runs_here():
             return f"this processor cannot run what was compiled for {target}"
         return Native(library, target, bool(library.ask_for_tiles()))
@@ -81,18 +146,17 @@ def _made(wishes: tuple[str, ...]) -> Native | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _compiled(target: str, compiler: str) -> Path:
+def _compiled(recipe: _Recipe) -> Path:
     """Returns the library, from the cache or newly made."""
-    if shutil.which(compiler) is None:
-        raise _Unavailable(f"there is no C compiler ({compiler})")
-    command = (compiler, *FLAGS, f"-march={target}")
+    if shutil.which(recipe.compile[0]) is None:
+        raise _Unavailable(f"there is no compiler ({recipe.compile[0]})")
     folder = _folder()
-    path = folder / f"{_key(command)}.so"
+    path = folder / f"{recipe.key()}.so"
     if path.exists() and _is_whole(path):
         return path
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        made = _compile(command, Path(own))
+        made = recipe.made(Path(own))
         with made.open("ab") as file:  # what stands after a library's end is not read
             file.write(hashlib.sha256(made.read_bytes()).digest())
         made.replace(path)
@@ -105,30 +169,12 @@ def _is_whole(path: Path) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-def _compile(command: tuple[str, ...], folder: Path) -> Path:
-    """Compiles, and links without naming an OpenMP library: torch has loaded the right one."""
-    compiled, linked = [folder / f"{source.stem}.o" for source in SOURCES], folder / "native.so"
-    for source, target in zip(SOURCES, compiled, strict=True):
-        _call(*command, "-c", str(source), "-o", str(target))
-    _call(command[0], "-shared", *map(str, compiled), "-o", str(linked), "-lm")
-    return linked
-
-
 def _call(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
         raise _Unavailable(f"{command[0]} could not compile it: {last[0].strip()}")
     return done.stdout
-
-
-def _key(command: tuple[str, ...]) -> str:
-    told = (*command, _call(command[0], "--version"), platform.machine(), _processor())
-    digest = hashlib.sha256()
-    for source in sorted([*SOURCES, *HERE.glob("*.h")]):
-        digest.update(source.read_bytes())
-    digest.update("\0".join(told).encode())
-    return digest.hexdigest()[:32]
 
 
 def _processor() -> str:
@@ -145,7 +191,7 @@ def _folder() -> Path:
 
 
 # What the functions take: n a count, i an int, f a float, d a double, p an address.
-_FUNCTIONS = {
+_KERNELS = {
     "attention_scratch": ("n", "nnn"),
     "attention": ("", "pi"),
     "drop": ("", "pppnifii"),
@@ -160,6 +206,12 @@ _FUNCTIONS = {
     "linear_back": ("", "p"),
     "threads": ("i", ""),
 }
+_MEMORY = {
+    "keep_memory": ("", ""),
+    "give_back": ("", ""),
+    "limit_kept": ("", "n"),
+    "memory_now": ("", "p"),
+}
 _TYPES = {
     "n": ctypes.c_int64,
     "i": ctypes.c_int,
@@ -169,10 +221,10 @@ _TYPES = {
 }
 
 
-def _opened(path: Path) -> ctypes.CDLL:
-    """Loads the library and says what its functions take and return."""
+def _opened(path: Path, functions: Mapping[str, tuple[str, str]]) -> ctypes.CDLL:
+    """Loads a library and says what its functions take and return."""
     library = ctypes.CDLL(str(path))
-    for name, (returned, taken) in _FUNCTIONS.items():
+    for name, (returned, taken) in functions.items():
         function = getattr(library, name)
         function.restype = _TYPES.get(returned)
         function.argtypes = [_TYPES[letter] for letter in taken]

@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from tunewright.devices.memory import return_large_blocks
+from tunewright.devices.allocator import return_large_blocks
 from tunewright.devices.processes import Processes
 from tunewright.errors import SettingsError
 from tunewright.models.adapter_config import PROMPTS, AdapterConfig
