@@ -113,6 +113,7 @@ class Results:
                     self._tell(comparison, name, "before", statistics)
         for seed in comparison.seeds:
             for name, run in comparison.runs.items():
+                self._read()
                 done = self._entry(comparison)["seconds"].get(name, {})
                 if str(seed) in done or (only and name not in only):
                     continue
@@ -152,7 +153,9 @@ class Results:
             entry["metrics"] = summary(comparison, entry)
             entry["gaps"] = gaps(comparison, entry)
             if self.path:
-                self.path.write_text(json.dumps(self.found) + "\n", encoding="utf-8")
+                whole = self.path.with_suffix(".new")
+                whole.write_text(json.dumps(self.found) + "\n", encoding="utf-8")
+                whole.replace(self.path)
 
     def _read(self) -> None:
         if self.path and self.path.exists():

@@ -242,10 +242,14 @@ def compared(name: str, head: str, results: dict[str, Any]) -> str:
 
 def _told_settings(results: dict[str, Any]) -> str:
     return "\n".join(
-        f"- {name}: " + ", ".join(f"{key} {value:g}" for key, value in found["settings"].items())
+        f"- {name}: " + ", ".join(f"{key} {_told(each)}" for key, each in found["settings"].items())
         + f"; on {_told_places(found)}."
         for name, found in results.items()
     )  # fmt: skip
+
+
+def _told(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _told_places(found: dict[str, Any]) -> str:

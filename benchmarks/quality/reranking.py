@@ -51,6 +51,10 @@ class Way:
     objective: str
     settings: Settings
 
+    def told(self) -> str:
+        passes, rate = self.settings.num_train_epochs, self.settings.learning_rate
+        return f"{passes} passes at {rate:g}, {self.settings.batch_size} rows"
+
 
 WAYS = {
     "pointwise": Way("pointwise", Settings(2, 2e-4, batch_size=64)),
@@ -87,7 +91,11 @@ def compared(split: str, search: Search, run: Any, seeds: Sequence[int]) -> Comp
         reducer=reducer_of_ranking,
         num_rows=len(search.relevant),
         seeds=seeds,
-        notes={"candidates": NUM_CANDIDATES, "negatives": NUM_NEGATIVES},
+        notes={
+            "candidates": NUM_CANDIDATES,
+            "negatives": NUM_NEGATIVES,
+            "ways": "; ".join(f"{name}: {way.told()}" for name, way in WAYS.items()),
+        },
     )
 
 

@@ -32,7 +32,7 @@ def examine(as_json: bool) -> None:
     import torch
 
     from tunewright.devices import find_device, measure_roof, settle_allocator
-    from tunewright.native import native, why_not
+    from tunewright.native import keeper, native, why_not
     from tunewright.run.record import versions
 
     allocator = settle_allocator()
@@ -45,7 +45,8 @@ def examine(as_json: bool) -> None:
         "roof_tflops": round(measure_roof(device) / 1e12, 3),
         "native_code": f"none: {why_not()}" if made is None else "compiled",
         "matrix_tiles": "used" if made is not None and made.has_tiles else "none",
-        "allocator": ALLOCATORS[allocator],
+        "allocator": ALLOCATORS[allocator]
+        + ("" if allocator == "own" else f" (no own: {keeper()})"),
         **versions(),
         "extras": {name: "missing" if gone else "installed" for name, gone in missing.items()},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
-from functools import cache
+import threading
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,10 +16,11 @@ Allocator = Literal["own", "glibc", "system"]
 
 # Parameters of glibc's mallopt (malloc.h), and the largest threshold that it accepts.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGEST_THRESHOLD = -1, -3, 32 << 20
-# Of what is freed, what a process keeps that is to hold little.
-_LITTLE = 64 << 20
+# Of what is freed, what a process keeps that is to hold little, and any other.
+_LITTLE, _ALL = 64 << 20, 2**63 - 1
 
 _IN_USE: list[ctypes.CDLL] = []  # our own allocator, once it is torch's
+_SETTLING = threading.Lock()
 
 
 class Kept(NamedTuple):
@@ -37,24 +38,20 @@ def settle_allocator() -> Allocator:
     took up to all of a core's time. Blocks of tensors are kept by our own allocator where that can
     be compiled (`own`); everything else, and all of it elsewhere, by glibc, if this is glibc.
     """
-    glibc = _glibc_keeps()
-    if _own_keeps():
+    glibc = _tell_glibc(_LARGEST_THRESHOLD, 2**31 - 1)
+    _use_own()
+    for library in _IN_USE:
+        library.limit_kept(_ALL)
         return "own"
     return "glibc" if glibc else "system"
 
 
-@cache
-def _own_keeps() -> bool:
+def _use_own() -> None:
     library = keeper()
-    if isinstance(library, str):
-        return False
-    library.keep_memory()
-    _IN_USE.append(library)
-    return True
-
-
-def _glibc_keeps() -> bool:
-    return _tell_glibc(_LARGEST_THRESHOLD, 2**31 - 1)
+    with _SETTLING:
+        if not _IN_USE and not isinstance(library, str):
+            library.keep_memory()
+            _IN_USE.append(library)
 
 
 def _tell_glibc(mapped_from: int, trimmed_from: int) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -99,7 +99,9 @@ class Graphs:
     def begin(self, failure: str | None = None) -> None:
         """`failure` is that of another backbone: where one cannot be recorded, none is."""
         self._waiting = False
-        self.failure = self.failure or failure
+        if failure and not self.failure:
+            self.failure = failure
+            self._recordings.clear()
 
     def _done(self) -> None:
         self._waiting = False
@@ -169,7 +171,8 @@ class Graphs:
                 self._recordings[key] = self._record(key, [x.clone() for x in tensors])
         except RuntimeError as error:
             self.failure = str(error).splitlines()[0]
-            _leave(device, stream)
+            self._recordings.clear()
+            _leave(device, stream, self._pool)
             return None
         finally:
             torch.cuda.set_rng_state(state, device)
@@ -211,14 +214,18 @@ class Graphs:
         return _Recording(tensors, hidden.detach(), gradient, forward, backward)
 
 
-def _leave(device: torch.device, stream: torch.cuda.Stream) -> None:
+def _leave(device: torch.device, stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
     """Goes back to where a recording began that could not be ended.
 
-    A capture that breaks, as where the memory runs out, leaves its stream behind as the current one
-    and the generator waiting for its end, which then refuses to draw. A copy of it does not wait.
+    A capture that breaks, as where the memory runs out, leaves its stream as the current one, the
+    allocator in the capture's pool, which can give nothing back then, and the generator waiting for
+    an end, which refuses to draw then. A copy of the generator does not wait.
     """
+    place = device.index or 0
     torch.cuda.set_stream(stream)
-    generator = torch.cuda.default_generators[device.index or 0]
+    with suppress(RuntimeError, AttributeError):  # where the capture could be ended after all
+        torch._C._cuda_endAllocateToPool(place, pool)
+    generator = torch.cuda.default_generators[place]
     generator.graphsafe_set_state(generator.clone_state())
 
 

@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -34,7 +35,8 @@ class _Recipe:
     """How a library is made."""
 
     sources: tuple[Path, ...]
-    compile: tuple[str, ...]
+    compiler: tuple[str, ...]
+    flags: tuple[str, ...]
     link: tuple[str, ...]
 
     @classmethod
@@ -42,17 +44,18 @@ class _Recipe:
         """No OpenMP library is named: torch has loaded the right one."""
         flags = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-w")
         sources = tuple(sorted(HERE.glob("*.c")))
-        return cls(sources, (compiler, *flags, f"-march={target}"), ("-lm",))
+        return cls(sources, _words(compiler), (*flags, f"-march={target}"), ("-lm",))
 
     @classmethod
     def of_memory(cls, compiler: str) -> _Recipe:
         strings = int(torch.compiled_with_cxx11_abi())
         flags = ("-O2", "-std=c++20", "-fPIC", "-w", f"-I{TORCH / 'include'}",
                  f"-D_GLIBCXX_USE_CXX11_ABI={strings}")  # fmt: skip
-        return cls((HERE / "memory.cpp",), (compiler, *flags), (f"-L{TORCH / 'lib'}", "-lc10"))
+        links = (f"-L{TORCH / 'lib'}", "-lc10")
+        return cls((HERE / "memory.cpp",), _words(compiler), flags, links)
 
     def key(self) -> str:
-        told = (*self.compile, *self.link, _call(self.compile[0], "--version"),
+        told = (*self.compiler, *self.flags, *self.link, _call(*self.compiler, "--version"),
                 torch.__version__, platform.machine(), _processor())  # fmt: skip
         digest = hashlib.sha256()
         for source in sorted([*self.sources, *HERE.glob("*.h")]):
@@ -65,9 +68,8 @@ class _Recipe:
         compiled = [folder / f"{source.stem}.o" for source in self.sources]
         linked = folder / "native.so"
         for source, target in zip(self.sources, compiled, strict=True):
-            _call(*self.compile, "-c", str(source), "-o", str(target))
-        shared = (self.compile[0], "-shared", *map(str, compiled), "-o", str(linked))
-        _call(*shared, *self.link)
+            _call(*self.compiler, *self.flags, "-c", str(source), "-o", str(target))
+        _call(*self.compiler, "-shared", *map(str, compiled), "-o", str(linked), *self.link)
         return linked
 
 
@@ -148,8 +150,8 @@ def _made(wishes: tuple[str, ...]) -> Native | str:
 
 def _compiled(recipe: _Recipe) -> Path:
     """Returns the library, from the cache or newly made."""
-    if shutil.which(recipe.compile[0]) is None:
-        raise _Unavailable(f"there is no compiler ({recipe.compile[0]})")
+    if shutil.which(recipe.compiler[0]) is None:
+        raise _Unavailable(f"there is no compiler ({recipe.compiler[0]})")
     folder = _folder()
     path = folder / f"{recipe.key()}.so"
     if path.exists() and _is_whole(path):
@@ -161,6 +163,11 @@ def _compiled(recipe: _Recipe) -> Path:
             file.write(hashlib.sha256(made.read_bytes()).digest())
         made.replace(path)
     return path
+
+
+def _words(compiler: str) -> tuple[str, ...]:
+    """Returns the words of a compiler's name, such as `ccache cc`."""
+    return tuple(shlex.split(compiler)) or (compiler,)
 
 
 def _is_whole(path: Path) -> bool:

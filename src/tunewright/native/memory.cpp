@@ -146,6 +146,10 @@ void give(void *data) {
     Keeper &keeper = ::keeper();
     const std::lock_guard<std::mutex> held(keeper.lock);
     keeper.used -= block->size;
+    if (block->size > keeper.limit) {
+        munmap(block->start, block->size);
+        return;
+    }
     put_in(keeper, block);
     keep_at_most(keeper, keeper.limit);
 }
@@ -175,8 +179,10 @@ extern "C" {
 // Makes this torch's allocator from now on; what others have given out goes back to them.
 void keep_memory() {
     static Keeping *one = new Keeping;
-    pthread_atfork([] { keeper().lock.lock(); }, [] { keeper().lock.unlock(); },
-                   [] { keeper().lock.unlock(); });
+    static const int at_fork = pthread_atfork(  // once: the lock cannot be taken twice
+        [] { keeper().lock.lock(); }, [] { keeper().lock.unlock(); },
+        [] { keeper().lock.unlock(); });
+    (void)at_fork;
     c10::SetCPUAllocator(one, 1);
 }
 
