@@ -4,8 +4,8 @@
 // process is holes in the end; blocks that it maps one by one fault in page by page, each time.
 // Here every large block is a mapping of its own, of a size that others share, and a freed one is
 // taken whole. What is kept and what is used together never exceed the most that was used at one
-// time by more than an eighth: before new memory is mapped, the blocks freed longest ago are given
-// back. Without that eighth, passes of slightly other sizes would give back and map all the time.
+// time by more than an eighth, or 64 MiB: before new memory is mapped, the blocks freed longest ago
+// are given back. Without that, passes of slightly other sizes would give back and map all the time.
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -26,7 +26,7 @@ constexpr size_t HUGE_PAGE = size_t(1) << 21;
 constexpr int STEPS = 8;                    // sizes a doubling
 constexpr int REACH = 6;                    // a block serves those that are so many steps smaller
 constexpr int KINDS = 64 * STEPS;
-constexpr size_t SLACK = 8;                 // an eighth
+constexpr size_t SLACK = 8, LEAST_SLACK = size_t(64) << 20;  // an eighth, or so many bytes
 constexpr size_t OFFSETS = 16, OFFSET = 256;  // data at the same place of every page collides
 
 struct Block {  // stands in front of the data
@@ -122,7 +122,8 @@ char *large(size_t num_bytes) {
     if (block) {
         take_out(keeper, block);
     } else {
-        const size_t need = keeper.used + size, all = keeper.most + keeper.most / SLACK;
+        const size_t need = keeper.used + size;
+        const size_t all = keeper.most + std::max(keeper.most / SLACK, LEAST_SLACK);
         keep_at_most(keeper, all > need ? all - need : 0);
         block = map(keeper, size, kind);
         if (!block) {
