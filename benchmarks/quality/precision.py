@@ -8,7 +8,6 @@ split. Results go to `benchmarks/quality/precision.json`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ NAMES = ("SST-2", "BANKING77")
 
 
 def main() -> None:
-    given: argparse.Namespace = arguments(__doc__ or "", NAMES, tuple(SIDES))
+    given = arguments(__doc__ or "", NAMES, tuple(SIDES))
     results = Results(None if given.rows else given.results or RESULTS)
     for case in CASES:
         if case.name in given.names:

@@ -135,11 +135,10 @@ class Training:
 
     def note_unrecorded(self, loop: Loop) -> None:
         """Says why a GPU's passes went without recordings, where it could not make them."""
-        failure = next((graphs.failure for graphs in loop.graphs if graphs.failure), None)
-        if failure:
+        if loop.unrecorded:
             self.ground.note(
-                f"The GPU could not record its passes ({failure}); training went on without, with "
-                "the same numbers, and slower. Smaller passes (max_tokens) may fit."
+                f"The GPU could not record its passes ({loop.unrecorded}); training went on "
+                "without, with the same numbers, and slower. Smaller passes (max_tokens) may fit."
             )
 
     def note_dropped(self, loop: Loop) -> None:

@@ -323,8 +323,13 @@ class Loop:
             return features
         return sorted(features, key=lambda item: item.num_tokens)
 
+    @property
+    def unrecorded(self) -> str | None:
+        """Why passes could not be recorded; None where they can be, or nobody tried."""
+        return next((graphs.failure for graphs in self.graphs if graphs.failure), None)
+
     def _forward(self, step: int, batch: Batch) -> Outputs:
-        failure = next((graphs.failure for graphs in self.graphs if graphs.failure), None)
+        failure = self.unrecorded
         for graphs in self.graphs:
             graphs.begin(failure)
         if self.dropout is not None:
