@@ -222,6 +222,7 @@ EXAMPLES = {
         "tunewright evaluate runs/reviews test.csv --slice product",
     ],
     "chat": ['tunewright chat smollm2 --system "You are brief." < questions.txt'],
+    "serve": ["tunewright serve runs/reviews"],
     "compare": [
         "tunewright compare runs/reviews runs/second",
         "tunewright compare runs/reviews runs/second test.csv",

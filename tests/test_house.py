@@ -35,6 +35,7 @@ FLOORS = {
     "estimator": 8,
     "label_errors": 8,
     "mining": 8,
+    "server": 10,
     "cli": 11,
     "__main__": 12,
 }
@@ -95,6 +96,7 @@ def test_public_names_are_these():
         "load_index",
         "pretrain",
         "resume",
+        "serve",
         "train",
     ]
     for name in tunewright.__all__:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tunewright.run.export import export
     from tunewright.run.finished import FinishedRun
     from tunewright.run.loaded import load, load_adapters
+    from tunewright.server.run import serve
     from tunewright.types import Estimate
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ _HOMES = {
     "load_index": "tunewright.retrieval.search_index",
     "pretrain": "tunewright.api",
     "resume": "tunewright.api",
+    "serve": "tunewright.server.run",
     "train": "tunewright.api",
 }
 
@@ -73,6 +75,7 @@ __all__ = [
     "load_index",
     "pretrain",
     "resume",
+    "serve",
     "train",
 ]
 

@@ -8,6 +8,7 @@
     ├── GateError                   exit status 3: a gate the user set, or parity, refused
     │   ├── AuditRefused
     │   └── ParityRefused
+    ├── Overloaded                  more is asked at once than can wait for an answer
     └── RunError                    exit status 1: the run itself failed
         ├── NonFiniteLoss
         ├── OutOfMemory
@@ -73,6 +74,10 @@ class AuditRefused(GateError):
 
 class ParityRefused(GateError):
     """An artefact does not answer as the one that it was made from."""
+
+
+class Overloaded(TunewrightError):
+    """More is asked of a model at once than can wait for an answer."""
 
 
 class RunError(TunewrightError):

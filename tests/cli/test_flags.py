@@ -30,6 +30,7 @@ FLAGS = {
     "resume": ["json"],
     "search": ["json", "judge", "mode", "output", "precision", "queries", "rerank", "top", "weight",
                "where"],
+    "serve": ["api-key", "exact", "host", "json", "name", "port", "precision"],
     "train": ["json", "label", "model", "name", "task", "test", "text", "text-pair", "validation"],
     "verify": ["json"],
     "verify-resume": ["json", "kills", "nproc"],

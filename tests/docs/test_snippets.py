@@ -31,6 +31,8 @@ NOT_RUN = {
     "make check": "runs this test",
     "tunewright demo": "trains for minutes; continuous integration runs it",
     "tunewright verify-resume runs/reviews/run.toml --kills 20": "starts 40 processes",
+    "tunewright serve runs/reviews": "answers until it is stopped; tests/server does that",
+    "tunewright serve runs/second": "answers until it is stopped; tests/server does that",
     "tunewright train user/reviews": "fetches a data set from the Hub",
     "tunewright train reviews.csv --text review --label stars "
     "--model answerdotai/ModernBERT-base": "fetches a model from the Hub",
@@ -42,6 +44,7 @@ BEGIN_WITH_RUNS = (
     "docs/tasks/text-classification.md",
     "docs/run-folder.md",
     "docs/how-it-works.md",
+    "docs/serve.md",
 )
 NUM_COMMANDS, NUM_SNIPPETS = 167, 72
 

@@ -451,6 +451,51 @@ def chat(
     chat_and_show(model, words or [], system, as_json)
 
 
+@app.command(rich_help_panel=USE)
+def serve(
+    model: Annotated[
+        str, typer.Argument(help="A run or model folder, starter, or smollm2.", metavar="MODEL")
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Settings of [generation], such as max_new_tokens=256.", metavar="[KEY=VALUE]..."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; other machines reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Its port; 0 takes a free one.", min=0)] = 8080,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            help="What clients have to send as a bearer token.",
+            envvar="TUNEWRIGHT_API_KEY",
+            metavar="KEY",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model; else as its run.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Same bits whatever is asked beside; takes longer.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the address as a line of JSON.")
+    ] = False,
+) -> None:
+    """Answer over HTTP, with the routes of text-embeddings-inference and OpenAI.
+
+    SIGTERM and Ctrl-C end it when the requests in flight are answered.
+    """
+    from tunewright.cli.serving import serve_and_show
+
+    listen = {"host": host, "port": port, "api_key": api_key, "name": name}
+    serve_and_show(model, words or [], listen, precision, exact, as_json)
+
+
 for verb in (embed, index, search):
     app.command(rich_help_panel=USE)(verb)
 

@@ -110,14 +110,6 @@ def content_digest(value: Any, where: str, beside: Path | None = None) -> bytes:
     return hashlib.sha256(_bytes_of(_source(value, where, beside), where)).digest()
 
 
-def picture_from_base64(text: str, where: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Returns the picture that a base64 text holds, with or without `data:image/...;base64,`.
-
-    For requests: no path is ever followed. Raises DataError as `picture_of` does.
-    """
-    return picture_of(_from_base64(text, where), where, None, max_pixels)
-
-
 def is_picture(value: Any) -> bool:
     """Says whether a value can be nothing but a picture: bytes, a path object, one of Pillow."""
     return isinstance(value, bytes | PathLike | Image.Image)
@@ -131,7 +123,7 @@ def _source(value: Any, where: str, beside: Path | None) -> Path | bytes:
     if isinstance(value, Image.Image):
         return file_bytes(value)
     if isinstance(value, str) and value.startswith("data:"):
-        return _from_base64(value, where)
+        return bytes_from_base64(value, where)
     if not isinstance(value, str | PathLike) or not str(value).strip():
         raise DataError(
             where,
@@ -168,7 +160,11 @@ def file_bytes(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _from_base64(text: str, where: str) -> bytes:
+def bytes_from_base64(text: str, where: str) -> bytes:
+    """Returns the bytes that a base64 text holds, with or without `data:image/...;base64,`.
+
+    Raises DataError for a text that is no base64.
+    """
     head, comma, body = text.partition(",")
     if text.startswith("data:") and (not comma or not head.endswith(";base64")):
         raise DataError(where, f"its data: URL begins {text!r:.40}", "It has to be in base64.")

@@ -59,36 +59,64 @@ class Chat:
         self.messages = [*asked, Message("assistant", answer.text)]
         return answer
 
-    def _answer(self, asked: Sequence[Message], hear: Callable[[str], None]) -> Generated:
-        predictor = self.predictor
-        values: dict[str, Any] = {"messages": [message.to_json() for message in asked]}
-        if self.system:
-            values["system"] = self.system
-        features = predictor.task.encode(Row(len(asked), values, "the conversation"),
-                                         predictor.tokenizer)  # fmt: skip
-        last = features[-1]
-        self.num_cut = sum(item.num_cut for item in features)
-        stream = pack([last]).streams["text"]
-        assert stream.type_ids_N is not None
-        length = prompt_length(stream.type_ids_N.numpy())
-        heard = _Heard(predictor.tokenizer, predictor.generation.stop, hear)
-        limit = getattr(predictor.task, "position_limit", None) or NO_LIMIT
-        one = replace_generation(predictor, num_return_sequences=1)
-        with predictor.device.autocast(), kept_panels(predictor.model):
-            ((writing,),) = write(
-                predictor.model,
-                [stream.token_ids_N[:length].tolist()],
-                [len(asked)],
-                one.generation,
-                predictor.tokenizer,
-                limit,
-                heard if one.generation.num_beams == 1 else None,
-            )
-        text = heard.finish(writing.ids)
-        stopped = writing.stopped or heard.at_stop
-        return Generated(
-            text, writing.score, "stop" if stopped else "length", len(writing.ids) + writing.stopped
+    def _answer(self, messages: Sequence[Message], hear: Callable[[str], None]) -> Generated:
+        asked = ask(self.predictor, messages, self.system)
+        self.num_cut = asked.num_cut
+        return reply(self.predictor, asked, hear)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A conversation as a model reads it before it answers; `row_id` seeds what is drawn."""
+
+    token_ids: Sequence[int]
+    num_cut: int = 0
+    row_id: int = 0
+
+
+def ask(predictor: Predictor, messages: Sequence[Message], system: str | None = None) -> Asked:
+    """Returns a conversation that waits for an answer, through the model's chat template.
+
+    The oldest exchanges of one that is longer than the model reads are cut. Raises DataError for
+    turns that the template refuses.
+    """
+    values: dict[str, Any] = {"messages": [message.to_json() for message in messages]}
+    if system:
+        values["system"] = system
+    row = Row(len(messages), values, "the conversation")
+    features = predictor.task.encode(row, predictor.tokenizer)
+    stream = pack([features[-1]]).streams["text"]
+    assert stream.type_ids_N is not None
+    length = prompt_length(stream.type_ids_N.numpy())
+    num_cut = sum(item.num_cut for item in features)
+    return Asked(stream.token_ids_N[:length].tolist(), num_cut, row.id)
+
+
+def reply(
+    predictor: Predictor, asked: Asked, hear: Callable[[str], None] = lambda _: None
+) -> Generated:
+    """Returns the answer to a conversation; `hear` gets its text piece by piece.
+
+    Beams are heard when they have ended. What `hear` raises ends the writing, and is raised.
+    """
+    heard = _Heard(predictor.tokenizer, predictor.generation.stop, hear)
+    limit = getattr(predictor.task, "position_limit", None) or NO_LIMIT
+    one = replace_generation(predictor, num_return_sequences=1)
+    with torch.no_grad(), predictor.device.autocast(), kept_panels(predictor.model):
+        ((writing,),) = write(
+            predictor.model,
+            [list(asked.token_ids)],
+            [asked.row_id],
+            one.generation,
+            predictor.tokenizer,
+            limit,
+            heard if one.generation.num_beams == 1 else None,
         )
+    text = heard.finish(writing.ids)
+    stopped = writing.stopped or heard.at_stop
+    return Generated(
+        text, writing.score, "stop" if stopped else "length", len(writing.ids) + writing.stopped
+    )
 
 
 class _Heard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -114,7 +114,8 @@ def read_tagged(row: Row) -> TaggedText:
 
 def _from_tokens(row: Row) -> TaggedText:
     tokens = row.values["tokens"]
-    if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+    is_list = isinstance(tokens, Iterable) and not isinstance(tokens, str | Mapping)
+    if not is_list or not all(isinstance(token, str) for token in tokens):
         raise DataError(row.where, f"its tokens are {tokens!r:.60}", "A list of words is needed.")
     text, words = joined(tokens)
     tags = row.values.get("tags")

@@ -1,0 +1,173 @@
+"""The queue that batches requests: those who wait at the same moment share a forward pass.
+
+    queue = RequestQueue(predictor)
+    queue.submit(rows, encoded).result()     # the answers of these rows, in order
+    queue.close()                            # answers those who wait, then ends
+
+One thread has the model, so callers may come from any number of threads. A request that cannot be
+answered fails alone: those that shared its pass are asked again without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from tunewright.errors import Overloaded
+from tunewright.prediction.predictor import Predictor
+from tunewright.types import Features, Row
+
+Result = TypeVar("Result")
+
+MAX_WAITING = 512  # rows that wait for an answer; text-embeddings-inference has the same bound
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Rows that are asked together, or a job that has the model for itself."""
+
+    future: Future[Any]
+    num_rows: int = 1
+    num_tokens: int = 0
+    rows: Sequence[Row] = ()
+    encoded: Sequence[Sequence[Features]] = ()
+    predictor: Predictor | None = None
+    key: Any = None
+    job: Callable[[], Any] | None = None
+
+
+@dataclass
+class RequestQueue:
+    """The requests that wait for one model, answered in the order in which they came.
+
+    `max_waiting` bounds the rows that wait.
+    """
+
+    predictor: Predictor
+    max_waiting: int = MAX_WAITING
+    _waiting: deque[_Request] = field(default_factory=deque, init=False)
+    _num_rows: int = field(default=0, init=False)
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    _closed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._num_threads = torch.get_num_threads()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """The rows that wait."""
+        return self._num_rows
+
+    def submit(
+        self,
+        rows: Sequence[Row],
+        encoded: Sequence[Sequence[Features]],
+        predictor: Predictor | None = None,
+    ) -> Future[list[Any]]:
+        """Asks rows that `task.encode` has been through; the future holds one answer for each.
+
+        `predictor` is one of the same model with other settings, such as those of writing; requests
+        share a pass where their settings are equal. A future that is cancelled in time costs
+        nothing.
+
+        Raises Overloaded when too many wait.
+        """
+        predictor = predictor or self.predictor
+        size = sum(item.num_tokens for items in encoded for item in items)
+        key = (predictor.task, predictor.generation)
+        return self._put(
+            _Request(Future(), len(rows), size, rows, encoded, predictor, key)
+        )  # fmt: skip
+
+    def run(self, job: Callable[[], Result]) -> Future[Result]:
+        """Lets a job have the model for itself when its turn comes. Raises Overloaded."""
+        return self._put(_Request(Future(), job=job))
+
+    def close(self) -> None:
+        """Takes no more requests, answers those that wait, and returns when that is done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _put(self, request: _Request) -> Future[Any]:
+        with self._changed:
+            if self._closed:
+                raise Overloaded("the model", "it is about to stop")
+            if self._num_rows + request.num_rows > self.max_waiting:
+                raise Overloaded(
+                    "the model",
+                    f"{self._num_rows:,} rows wait for an answer",
+                    f"At most {self.max_waiting:,} may.",
+                    "Ask again in a moment.",
+                )
+            self._waiting.append(request)
+            self._num_rows += request.num_rows
+            self._changed.notify()
+        return request.future
+
+    def _work(self) -> None:
+        torch.set_num_threads(self._num_threads)  # each thread has a number of its own
+        while requests := self._next():
+            running = [each for each in requests if each.future.set_running_or_notify_cancel()]
+            if running:
+                _answer(running)
+
+    def _next(self) -> list[_Request]:
+        """Waits for requests and takes those of one pass: as many as fit of one kind, in order.
+
+        Returns none when the queue is closed and empty.
+        """
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            taken: list[_Request] = []
+            num_tokens = 0
+            while self._waiting:
+                first = self._waiting[0]
+                num_tokens += first.num_tokens
+                fits = num_tokens <= self.predictor.pass_tokens
+                alike = taken and taken[0].job is None and first.key == taken[0].key
+                if taken and not (fits and alike):
+                    break
+                taken.append(self._waiting.popleft())
+                self._num_rows -= first.num_rows
+            return taken
+
+
+def _answer(requests: Sequence[_Request]) -> None:
+    """Answers requests in one go; where that fails, each by itself."""
+    try:
+        answers = _answers(requests)
+    except BaseException as error:
+        if len(requests) == 1:
+            requests[0].future.set_exception(error)
+            return
+        for request in requests:
+            _answer([request])
+        return
+    for request, own in zip(requests, answers, strict=True):
+        request.future.set_result(own)
+
+
+def _answers(requests: Sequence[_Request]) -> list[Any]:
+    first = requests[0]
+    if first.job is not None:
+        return [first.job()]
+    assert first.predictor is not None
+    rows = [row for request in requests for row in request.rows]
+    encoded = [items for request in requests for items in request.encoded]
+    answers = list(first.predictor.answer_encoded(rows, encoded))
+    found, done = [], 0
+    for request in requests:
+        found.append(answers[done : done + request.num_rows])
+        done += request.num_rows
+    return found

@@ -1,0 +1,134 @@
+"""What stands before every route: the key, and bounds on headers, bodies and time.
+
+It is plain ASGI: a body is read whole before a route sees the request, so that one which is too
+large, too slow or not allowed costs no more than its bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunewright.server.refusals import RETRY_AFTER, Refused, body_of
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_HEADERS = 100
+OPEN_PATHS = ("/health",)  # asked by those who have no key
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of a request: bytes of its body, and seconds in which it has to be here."""
+
+    max_bytes: int = 2_000_000
+    seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An application behind a key and bounds.
+
+    `heard` hears path, status and seconds of each request. `stop` tells the application that its
+    server is about to end.
+    """
+
+    app: App
+    api_key: str | None
+    bounds: Bounds
+    heard: Callable[[str, int, float], None]
+    stop: Callable[[], None] = lambda: None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            self._check_headers(scope)
+            async with asyncio.timeout(self.bounds.seconds):
+                body = await self._body(scope, receive)
+        except Refused as refused:
+            await _refuse(noted, refused)
+        except TimeoutError:
+            late = f"The body was not here after {self.bounds.seconds:g} seconds."
+            await _refuse(noted, Refused(408, late))
+        else:
+            if body is not None:
+                await self.app(scope, _received(body, receive), noted)
+        self.heard(scope["path"], status, time.perf_counter() - start)
+
+    def _check_headers(self, scope: Scope) -> None:
+        if len(scope["headers"]) > MAX_HEADERS:
+            found = f"The request has {len(scope['headers']):,} headers."
+            raise Refused(431, f"{found} At most {MAX_HEADERS} are read.")
+        headers = dict(scope["headers"])
+        if self.api_key is not None and scope["path"] not in OPEN_PATHS:
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
+                raise Refused(401, "The header Authorization: Bearer KEY is missing or wrong.")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise Refused(415, "The body is compressed. It has to come as it is.")
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.bounds.max_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"The body has more than {self.bounds.max_bytes:,} bytes.")
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """Returns the whole body; None where the client has gone."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self.bounds.max_bytes:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+def _received(body: bytes, receive: Receive) -> Receive:
+    """Returns a `receive` that gives the body once, and then what comes from the client."""
+    is_given = False
+
+    async def received() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return received
+
+
+async def _refuse(send: Send, refused: Refused) -> None:
+    """Answers without having read all that was sent, and closes the connection."""
+    body = body_of(refused)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **({"www-authenticate": "Bearer"} if refused.status == 401 else {}),
+        **(RETRY_AFTER if refused.status == 429 else {}),
+    }
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})

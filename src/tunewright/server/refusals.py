@@ -1,0 +1,82 @@
+"""What a server says when it cannot answer: a status, and `{"error", "error_type"}`.
+
+The types are those of text-embeddings-inference.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tunewright.errors import Overloaded, UserError
+
+TYPES = {400: "Empty", 413: "Validation", 422: "Validation", 429: "Overloaded", 503: "Unhealthy"}
+RETRY_AFTER = {"retry-after": "1"}  # seconds
+
+
+class Refused(Exception):
+    """A request that is not answered, with the HTTP status that says why."""
+
+    def __init__(self, status: int, message: str, error_type: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_type = error_type or TYPES.get(status, "Validation")
+
+    def to_json(self) -> dict[str, str]:
+        return {"error": str(self), "error_type": self.error_type}
+
+
+def body_of(refused: Refused) -> bytes:
+    """Returns a refusal as the body of an answer."""
+    return json.dumps(refused.to_json(), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def refusal_of(error: Exception, model: str) -> Refused:
+    """Returns what is said for an error; of a fault of ours only that there was one."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Overloaded):
+        return Refused(429, str(error))
+    if isinstance(error, UserError):
+        return Refused(422, str(error))
+    if isinstance(error, RecursionError):
+        return Refused(422, "The body is nested too deep.")
+    return Refused(500, f"{model}: it failed to answer. The server's log says why.", "Backend")
+
+
+def add_refusals(app: FastAPI, model: str) -> None:
+    """Lets every error of a route be said in one shape."""
+
+    def said(_: Request, error: Any) -> JSONResponse:
+        refused = refusal_of(error, model)
+        headers = RETRY_AFTER if refused.status in (429, 503) else None
+        return JSONResponse(refused.to_json(), refused.status, headers)
+
+    def invalid(request: Request, error: Any) -> JSONResponse:
+        return said(request, _invalid(error))
+
+    def failed(request: Request, error: Any) -> JSONResponse:
+        words = f"{request.method} {request.url.path}: {error.detail}."
+        return said(request, Refused(error.status_code, words, "Validation"))
+
+    for kind in (Refused, Overloaded, UserError, RecursionError, Exception):
+        app.add_exception_handler(kind, said)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, failed)
+
+
+def _invalid(error: RequestValidationError) -> Refused:
+    """Returns the first of the mistakes in a body, with its place."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return Refused(400, f"The body is no JSON: {first['ctx']['error']}.", "Validation")
+    place = ".".join(str(part) for part in first["loc"][1:]) or "The body"
+    if len(first["loc"]) == 1 and first["input"] is None:
+        return Refused(400, "The body is empty. A JSON object is needed.")
+    found = f"{first['input']!r:.60}"
+    return Refused(422, f"{place}: it is {found}. {first['msg']}.")

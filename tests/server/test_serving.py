@@ -1,0 +1,106 @@
+"""`tunewright serve` as a process of its own: sockets, signals, and the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx2
+import pytest
+
+from tests.server.conftest import copy_of
+from tunewright.cli import run
+
+SECONDS = 60  # within which a slow machine has started the process
+
+
+@pytest.fixture
+def started(model_of, tmp_path):
+    """Starts a server of a tiny classifier; returns (process, address)."""
+    processes = []
+
+    def start(*words):
+        folder = copy_of(model_of("text-classification"), tmp_path / "model")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tunewright", "serve", str(folder), "--port", "0", "--json",
+             *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        processes.append(process)
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        return process, json.loads(line)["address"]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def healthy(address):
+    for _ in range(10 * SECONDS):
+        try:
+            if httpx2.get(f"{address}/health").status_code == 200:
+                return True
+        except httpx2.TransportError:
+            time.sleep(0.1)
+    return False
+
+
+def test_a_stop_under_load_breaks_no_request(started):
+    process, address = started("--exact")
+    assert healthy(address)
+    answered, broken, begun = [], [], threading.Event()
+
+    def ask():
+        with httpx2.Client(timeout=SECONDS) as client:
+            while True:
+                try:
+                    response = client.post(f"{address}/predict", json={"inputs": "a film"})
+                except httpx2.ConnectError:  # it takes no more connections
+                    return
+                except httpx2.TransportError as error:
+                    broken.append(error)
+                    return
+                if response.status_code != 200:
+                    broken.append(response.text)
+                answered.append(response.json())
+                if len(answered) > 20:
+                    begun.set()
+                if response.headers.get("connection") == "close":
+                    return
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    assert begun.wait(SECONDS)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(SECONDS) == 0
+    for asker in askers:
+        asker.join(SECONDS)
+    # a kept connection may be closed between two requests, never within one
+    closed = httpx2.RemoteProtocolError | httpx2.ReadError
+    assert [each for each in broken if not isinstance(each, closed)] == []
+    assert len(answered) > 20
+    assert all(each == answered[0] for each in answered)
+
+
+def test_messages_of_what_cannot_be_served(model_of, tmp_path, capsys):
+    folder = str(copy_of(model_of("text-classification"), tmp_path / "model"))
+    assert run(["serve", folder, "--host", "0.0.0.0"]) == 2
+    assert "A key is needed there" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run(["serve", folder, "--port", port]) == 2
+    assert "cannot be had" in capsys.readouterr().err
+    assert run(["serve", folder, "nothing=1"]) == 2
+    assert run(["serve", str(tmp_path / "none")]) == 2
