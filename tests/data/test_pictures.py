@@ -15,9 +15,10 @@ from PIL import Image
 
 from tunewright.data.pictures import (
     MAX_BYTES,
+    bytes_from_base64,
     content_digest,
     is_picture,
-    picture_from_base64,
+    num_pixels,
     picture_of,
 )
 from tunewright.errors import DataError
@@ -67,8 +68,8 @@ def test_bytes_objects_of_datasets_urls_base64_and_pictures_of_pillow_are_the_sa
         picture_of(content, ROW),
         picture_of({"bytes": content, "path": "a.png"}, ROW),
         picture_of(f"data:image/png;base64,{text}", ROW),
-        picture_from_base64(text, ROW),
-        picture_from_base64(f"data:image/png;base64,{text}", ROW),
+        picture_of(bytes_from_base64(text, ROW), ROW),
+        picture_of(bytes_from_base64(f"data:image/png;base64,{text}", ROW), ROW),
         picture_of(two_colours(), ROW),
     ]
     expected = np.asarray(two_colours())
@@ -90,9 +91,18 @@ def test_base64_never_follows_a_path(tmp_path, monkeypatch):
     (tmp_path / "abcd").write_bytes(saved(two_colours()))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="is no picture that is known here"):
-        picture_from_base64("abcd", ROW)
+        picture_of(bytes_from_base64("abcd", ROW), ROW)
     with pytest.raises(DataError, match=r"its image is no base64 \('/etc/"):
-        picture_from_base64("/etc/passwd.png", ROW)
+        bytes_from_base64("/etc/passwd.png", ROW)
+
+
+def test_the_pixels_of_a_picture_are_known_from_its_head():
+    content = saved(two_colours(size=(16, 12)))
+    assert num_pixels(content, ROW) == 16 * 12
+    assert num_pixels(content[:50], ROW) == 16 * 12
+    for broken in (b"", b"no picture", content[:20]):
+        with pytest.raises(DataError, match=r"(image|picture) is"):
+            num_pixels(broken, ROW)
 
 
 # What is done to one -----------------------------------------------------------------------------

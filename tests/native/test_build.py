@@ -12,10 +12,18 @@ import torch
 
 from tunewright.native import build, native, why_not
 
+HASTY = """#!/bin/sh
+exec cc "$@" -O0
+"""
+
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """A cache of this test's own, and no memory of what was found before it."""
+    """A cache of this test's own, no memory of what was found before it, and a hasty compiler."""
+    compiler = tmp_path / "hasty-cc"
+    compiler.write_text(HASTY)
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     build._made.cache_clear()
     yield tmp_path / "tunewright" / "native"
@@ -78,6 +86,7 @@ def test_a_machine_without_a_compiler_does_without(monkeypatch):
 
 def test_a_compiler_that_fails_is_no_reason_to_stop(own_cache, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_MARCH", "no-such-processor")
+    monkeypatch.setenv("CC", "cc")
 
     assert native() is None
     assert why_not().startswith("cc could not compile it: ")

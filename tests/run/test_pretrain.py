@@ -104,8 +104,8 @@ def test_a_new_model_begins_with_a_tokenizer_of_its_own(begun):
     start = run.path.parent / "corpus-start" / "model"
     tokenizer = AutoTokenizer.from_pretrained(start)
     assert said[0] == (
-        f"{start} holds the new model (layers: 1, width: 64) with random weights, and its "
-        f"tokenizer of {len(tokenizer)} tokens."
+        f"{start} holds the new model (layers: 1, width: 64), which begins with what counting "
+        f"says of the texts, and its tokenizer of {len(tokenizer)} tokens."
     )
     assert run.config.model.name == str(start)
     assert len(tokenizer) <= 300

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
 
+from tunewright.prediction.predictor import Predictor
 from tunewright.server.app import build_app
 from tunewright.server.guard import Bounds
 
@@ -87,7 +89,7 @@ def test_compressed_bodies_and_floods_of_headers_are_refused(client):
     refused(client.get("/health", headers=many), 431, "headers")
 
 
-async def asked(app, receive, path="/predict", headers=()):
+async def asked(app, receive, path="/predict", headers=(), method="POST"):
     """Puts one request through an application by hand; returns what it sent."""
     sent = []
 
@@ -95,7 +97,7 @@ async def asked(app, receive, path="/predict", headers=()):
         sent.append(message)
 
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
         "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
         "scheme": "http", "server": ("test", 80), "client": ("test", 1),
         "headers": [(b"content-type", b"application/json"), *headers],
@@ -134,4 +136,83 @@ def test_the_figures_count_requests_tokens_and_nothing_of_the_clients_own(client
     assert 'tunewright_requests_total{path="other",status="404"} 1.0' in text
     assert "secret-of-mine" not in text
     assert "tunewright_tokens_total 12.0" in text  # [CLS] a film [SEP], three times
-    assert "tunewright_waiting_rows 0.0" in text
+    assert "tunewright_rows 0.0" in text
+
+
+def test_a_fault_is_counted_as_one_and_says_nothing_of_itself(client, monkeypatch):
+    def fails(self, rows, encoded):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(Predictor, "answer_encoded", fails)
+    response = client.post("/predict", json={"inputs": "a film"})
+    refused(response, 500, "log", "Backend")
+    assert "secret" not in response.text
+    monkeypatch.undo()
+    assert client.post("/predict", json={"inputs": "a film"}).status_code == 200
+    text = client.get("/metrics").text
+    assert 'tunewright_requests_total{path="/predict",status="500"} 1.0' in text
+    assert "tunewright_rows 0.0" in text
+
+
+def test_where_there_is_no_room_it_says_so_at_once(client, monkeypatch):
+    entered, go = threading.Event(), threading.Event()
+    original = Predictor.answer_encoded
+
+    def held(self, rows, encoded):
+        entered.set()
+        assert go.wait(20)
+        return original(self, rows, encoded)
+
+    monkeypatch.setattr(Predictor, "answer_encoded", held)
+    found = []
+    many = {"inputs": [["a film"]] * 256}
+    askers = [
+        threading.Thread(target=lambda: found.append(client.post("/predict", json=many)))
+        for _ in range(2)
+    ]
+    for asker in askers:
+        asker.start()
+    assert entered.wait(20)
+    for _ in range(200):  # until the second has its room, too
+        if "tunewright_rows 512.0" in client.get("/metrics").text:
+            break
+    response = client.post("/predict", json={"inputs": "a film"})
+    refused(response, 429, "512 rows", "Overloaded")
+    assert response.headers["retry-after"] == "1"
+    go.set()
+    for asker in askers:
+        asker.join(20)
+    assert [each.status_code for each in found] == [200, 200]
+    assert client.post("/predict", json={"inputs": "a film"}).status_code == 200
+
+
+def test_a_client_that_leaves_gives_its_room_back(model_of, monkeypatch):
+    app = build_app(model_of("text-classification"))
+    entered, go = threading.Event(), threading.Event()
+
+    def held(self, rows, encoded):
+        entered.set()
+        assert go.wait(20)
+        return []
+
+    monkeypatch.setattr(Predictor, "answer_encoded", held)
+    messages = [{"type": "http.request", "body": b'{"inputs": "a film"}', "more_body": False}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await asyncio.to_thread(entered.wait, 20)
+        return {"type": "http.disconnect"}
+
+    async def both():
+        await asked(app, receive)
+        return await asked(app, health, "/metrics", method="GET")
+
+    async def health():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    sent = asyncio.run(both())
+    go.set()
+    text = sent[1]["body"].decode()
+    assert 'path="/predict",status="499"} 1.0' in text
+    assert "tunewright_rows 0.0" in text

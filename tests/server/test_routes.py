@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tasks.examples import picture
 from tunewright.types import Row
@@ -69,7 +71,8 @@ def test_a_text_that_would_be_cut_is_refused_unless_told_otherwise(serve):
     long = "film " * 500
     status, words = refusal(client, "/predict", inputs=long)
     assert status == 413
-    assert "374 tokens are more" in words
+    assert "374 tokens more than the model reads. It reads 128 of each" in words
+    assert "truncate" in words
     response = client.post("/predict", json={"inputs": long, "truncate": True})
     assert response.status_code == 200
     assert response.headers["x-truncated-tokens"] == "374"
@@ -114,6 +117,17 @@ def test_broken_and_huge_pictures_are_refused(serve):
     status, words = refusal(client, "/predict", inputs=base64.b64encode(bytes(huge)).decode())
     assert status == 422
     assert "pixels" in words
+
+
+def test_pictures_are_too_many_by_what_their_heads_say(serve):
+    file = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(file, "PNG")
+    small = base64.b64encode(file.getvalue()).decode()
+    assert len(small) < 10_000
+    client = serve("image-captioning")
+    status, words = refusal(client, "/predict", inputs=[small] * 3)
+    assert status == 413
+    assert "75,000,000 pixels" in words
 
 
 # Vectors ------------------------------------------------------------------------------------------
@@ -167,9 +181,35 @@ def test_similarity_is_the_cosine(serve, model_of):
     np.testing.assert_allclose(found, vectors[1:] @ vectors[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("inputs", [[], "", ["a", " "], ["a"] * 257, 5, [1], None, [["a"]]])
-def test_odd_texts_have_no_vector(serve, inputs):
-    assert refusal(serve("sentence-embedding"), "/embed", inputs=inputs)[0] in (400, 413, 422)
+@pytest.mark.parametrize(
+    ("inputs", "status"),
+    [([], 400), ("", 400), (["a", " "], 400), (["a"] * 257, 413), (5, 422), ([1], 422),
+     (None, 422), ([["a"]], 422)],
+)  # fmt: skip
+@pytest.mark.parametrize("route", ["/embed", "/v1/embeddings"])
+def test_odd_texts_have_no_vector(serve, route, inputs, status):
+    key = "inputs" if route == "/embed" else "input"
+    assert refusal(serve("sentence-embedding"), route, **{key: inputs})[0] == status
+
+
+def test_predict_gives_the_vectors_that_predict_gives(serve, model_of):
+    settings = {"dimensions": 8}
+    client = serve("sentence-embedding", settings)
+    model = model_of("sentence-embedding", **settings)
+    found = posted(client, "/predict", inputs=[["a fine film"], ["the bank card"]])
+    vectors = [each["vector"] for each in found]
+    np.testing.assert_allclose(vectors, vectors_of(model, ["a fine film", "the bank card"]))
+    assert np.shape(vectors) == (2, 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    embedded = posted(client, "/embed", inputs=["a fine film", "the bank card"])
+    np.testing.assert_allclose(embedded, vectors, atol=1e-6)
+    assert np.shape(posted(client, "/embed", inputs="a film", dimensions=16)) == (1, 16)
+
+
+def test_a_route_without_truncate_does_not_speak_of_it(serve):
+    status, words = refusal(serve("sentence-embedding"), "/v1/embeddings", input="film " * 500)
+    assert status == 413
+    assert "truncate" not in words
 
 
 # Order --------------------------------------------------------------------------------------------
@@ -207,6 +247,12 @@ def test_tokens_have_their_places(serve):
         serve("text-classification"), "/tokenize", inputs="a film", add_special_tokens=False
     )
     assert len(bare) == 2
+
+
+def test_the_tokens_of_long_texts_are_not_shown(serve):
+    client = serve("text-classification")
+    assert refusal(client, "/tokenize", inputs="!" * 200_001)[0] == 413
+    assert refusal(client, "/tokenize", inputs=["a"] * 257)[0] == 413
 
 
 def test_info_says_what_the_model_is(serve):

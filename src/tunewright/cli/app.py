@@ -492,8 +492,10 @@ def serve(
     """
     from tunewright.cli.serving import serve_and_show
 
-    listen = {"host": host, "port": port, "api_key": api_key, "name": name}
-    serve_and_show(model, words or [], listen, precision, exact, as_json)
+    serve_and_show(
+        model, words or [], host=host, port=port, api_key=api_key, name=name,
+        precision=precision, exact=exact, as_json=as_json,
+    )  # fmt: skip
 
 
 for verb in (embed, index, search):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
 
 from tunewright.cli import show
 from tunewright.cli.words import writing_of
@@ -18,7 +17,11 @@ EXTRA = ("fastapi", "uvicorn", "prometheus_client")
 def serve_and_show(
     folder: str,
     pairs: Sequence[str],
-    listen: Mapping[str, Any],
+    *,
+    host: str,
+    port: int,
+    api_key: str | None,
+    name: str | None,
     precision: str,
     exact: bool,
     as_json: bool,
@@ -31,12 +34,7 @@ def serve_and_show(
         )
     from tunewright.prediction.predictor import replace_generation
     from tunewright.run.loaded import load
-    from tunewright.server.run import serve
-
-    model = load(folder, precision, exact=exact)  # type: ignore[arg-type]
-    written = writing_of(pairs)
-    if written:
-        model = replace(model, predictor=replace_generation(model.predictor, **written))
+    from tunewright.server.run import listening, serve_at
 
     def say(address: str) -> None:
         if as_json:
@@ -45,4 +43,9 @@ def serve_and_show(
         else:
             show.say(f"{folder} answers at {address} (routes: /openapi.json). Ctrl-C ends it.")
 
-    serve(model, **listen, say=say)
+    with listening(host, port, api_key) as place:
+        written = writing_of(pairs)
+        model = load(folder, precision, exact=exact)  # type: ignore[arg-type]
+        if written:
+            model = replace(model, predictor=replace_generation(model.predictor, **written))
+        serve_at(place, model, name, api_key=api_key, say=say)

@@ -110,6 +110,26 @@ def content_digest(value: Any, where: str, beside: Path | None = None) -> bytes:
     return hashlib.sha256(_bytes_of(_source(value, where, beside), where)).digest()
 
 
+def num_pixels(content: bytes, where: str) -> int:
+    """Returns the pixels of a picture as its head says, without decoding it.
+
+    Raises DataError for what is no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
+    except Image.DecompressionBombError:
+        raise _too_large(
+            where, "its picture has far more pixels than its file", MAX_PIXELS
+        ) from None
+    except UnidentifiedImageError:
+        raise _unknown(content, where) from None
+    except Exception as error:  # each decoder fails in its own way
+        raise _broken(error, where) from None
+    return width * height
+
+
 def is_picture(value: Any) -> bool:
     """Says whether a value can be nothing but a picture: bytes, a path object, one of Pillow."""
     return isinstance(value, bytes | PathLike | Image.Image)
@@ -213,20 +233,9 @@ def _decoded(
             where, "its picture has far more pixels than its file", max_pixels
         ) from None
     except UnidentifiedImageError:
-        raise DataError(
-            where,
-            "its image is no picture that is known here" if content else "its image is empty",
-            f"Pictures are {', '.join(FORMATS[:-1])} or {FORMATS[-1]} files.",
-            "Convert it, or remove the row.",
-        ) from None
+        raise _unknown(content, where) from None
     except Exception as error:  # each decoder fails in its own way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            where,
-            f"its picture is broken ({reason:.200})",
-            "It cannot be read to its end.",
-            "Replace it, or remove the row.",
-        ) from None
+        raise _broken(error, where) from None
 
 
 def _plain(image: Image.Image, where: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
@@ -254,6 +263,25 @@ def _plain(image: Image.Image, where: str, max_pixels: int) -> tuple[Image.Image
         if np.asarray(clear)[..., 3].min() < 255:
             remarks.append("transparent")
     return image.convert("RGB"), tuple(remarks)
+
+
+def _unknown(content: bytes, where: str) -> DataError:
+    return DataError(
+        where,
+        "its image is no picture that is known here" if content else "its image is empty",
+        f"Pictures are {', '.join(FORMATS[:-1])} or {FORMATS[-1]} files.",
+        "Convert it, or remove the row.",
+    )
+
+
+def _broken(error: Exception, where: str) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(
+        where,
+        f"its picture is broken ({reason:.200})",
+        "It cannot be read to its end.",
+        "Replace it, or remove the row.",
+    )
 
 
 def _too_large(where: str, found: str, max_pixels: int) -> DataError:

@@ -169,6 +169,14 @@ def prompt_length(marks_N: np.ndarray) -> int:
     return int(given[-1]) + 1 if len(given) else 0
 
 
+def whole_length(tokenizer: Any, messages: Sequence[Message], where: str) -> int:
+    """Returns about how many tokens a conversation takes before its next answer, at little cost.
+
+    They are those of the whole text; cut at the borders of answers it has some more at times.
+    """
+    return len(bare_ids(tokenizer, rendered(tokenizer, messages, where, True)))
+
+
 def fitted_prompt(
     tokenizer: Any, messages: Sequence[Message], room: int, where: str
 ) -> tuple[tuple[Message, ...], int]:
@@ -180,9 +188,8 @@ def fitted_prompt(
     each = [_sensible(tokenizer, turn, room) for turn in messages]
     turns, num_gone = [turn for turn, _ in each], sum(gone for _, gone in each)
     length = needed = _num_tokens(tokenizer, turns, where)
-    while length > room and (exchange := _oldest(turns)) is not None:
-        del turns[exchange]
-        length = _num_tokens(tokenizer, turns, where)
+    if length > room:
+        turns, length = _without_oldest(tokenizer, turns, room, where)
     while length > room:
         longest = max(range(len(turns)), key=lambda index: len(turns[index].content))
         content = turns[longest].content
@@ -223,8 +230,26 @@ def _prompt(tokenizer: Any, turns: Sequence[Message], where: str) -> list[Marked
     return chat_sequences(tokenizer, turns, where)[-1:]
 
 
-def _oldest(turns: Sequence[Message]) -> slice | None:
-    """Returns the first exchange: from the first turn that is no system's to the user's next."""
+def _without_oldest(
+    tokenizer: Any, turns: Sequence[Message], room: int, where: str
+) -> tuple[list[Message], int]:
+    """Returns the turns without the fewest oldest exchanges that make room, and their tokens.
+
+    An exchange goes from the first turn that is no system's to the user's next; the last one stays.
+    The number is found by halving, since each try renders the whole conversation.
+    """
     first = next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
-    later = [i for i, turn in enumerate(turns) if i > first and turn.role == "user"]
-    return slice(first, later[0]) if later else None
+    starts = [i for i, turn in enumerate(turns) if i > first and turn.role == "user"]
+
+    def kept(number: int) -> list[Message]:
+        return [*turns[:first], *turns[starts[number] :]]
+
+    few, many = 0, len(starts)
+    while few < many:
+        middle = (few + many) // 2
+        if _num_tokens(tokenizer, kept(middle), where) <= room:
+            many = middle
+        else:
+            few = middle + 1
+    left = kept(min(few, len(starts) - 1)) if starts else list(turns)
+    return left, _num_tokens(tokenizer, left, where)

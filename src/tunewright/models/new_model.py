@@ -11,7 +11,7 @@ other size is `new:LAYERSxWIDTH`, such as `new:6x384`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from tunewright.errors import SettingsError, listed, nearest
+from tunewright.models.first_weights import begin_with_counts
 from tunewright.models.folder import save_model
 from tunewright.models.picture_form import PREPROCESSOR, PictureForm
 from tunewright.models.transformer import (
@@ -86,11 +87,14 @@ def sizes_of(name: str) -> Sizes:
     return sizes
 
 
-def save_new_model(folder: Path, sizes: Sizes, tokenizer: Any, *, seed: int) -> None:
+def save_new_model(
+    folder: Path, sizes: Sizes, tokenizer: Any, *, seed: int, texts: Sequence[str] = ()
+) -> None:
     """Writes a folder with a masked language model (BertForMaskedLM) of random weights.
 
-    It reads as many tokens as the tokenizer says. The same seed gives the same weights; torch's
-    global random state is left as found.
+    It reads as many tokens as the tokenizer says. With `texts` it begins with what counting says
+    of them (`first_weights`). The same seed gives the same weights; torch's global random state is
+    left as found.
 
     Raises ModelError when `folder` exists, RunError when it cannot be written.
     """
@@ -103,7 +107,12 @@ def save_new_model(folder: Path, sizes: Sizes, tokenizer: Any, *, seed: int) -> 
         max_position_embeddings=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
     )
-    _save(BertForMaskedLM, config, tokenizer, folder, seed)
+
+    def settle(model: Any) -> None:
+        if texts:
+            begin_with_counts(model, tokenizer, texts, seed)
+
+    _save(BertForMaskedLM, config, tokenizer, folder, seed, settle=settle)
 
 
 def save_new_transformer(
@@ -176,9 +185,11 @@ def _save(
     folder: Path,
     seed: int,
     files: Mapping[str, str] | None = None,
+    settle: Callable[[Any], None] = lambda _: None,
 ) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
+    settle(model)
     length = tokenizer.model_max_length
     save_model(model, tokenizer, folder, max_length=length, extra_files=files)

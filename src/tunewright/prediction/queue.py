@@ -1,8 +1,9 @@
 """The queue that batches requests: those who wait at the same moment share a forward pass.
 
     queue = RequestQueue(predictor)
-    queue.submit(rows, encoded).result()     # the answers of these rows, in order
-    queue.close()                            # answers those who wait, then ends
+    with queue.room(len(rows)):                  # or Overloaded, at once
+        queue.submit(rows, encoded).result()     # the answers of these rows, in order
+    queue.close()                                # answers those who wait, then ends
 
 One thread has the model, so callers may come from any number of threads. A request that cannot be
 answered fails alone: those that shared its pass are asked again without it.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ from tunewright.types import Features, Row
 
 Result = TypeVar("Result")
 
-MAX_WAITING = 512  # rows that wait for an answer; text-embeddings-inference has the same bound
+MAX_ROWS = 512  # text-embeddings-inference has as many requests at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,11 @@ class _Request:
 class RequestQueue:
     """The requests that wait for one model, answered in the order in which they came.
 
-    `max_waiting` bounds the rows that wait.
+    `max_rows` bounds the rows that have room: those that are read, wait, or are answered.
     """
 
     predictor: Predictor
-    max_waiting: int = MAX_WAITING
+    max_rows: int = MAX_ROWS
     _waiting: deque[_Request] = field(default_factory=deque, init=False)
     _num_rows: int = field(default=0, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
@@ -62,9 +64,32 @@ class RequestQueue:
         self._thread.start()
 
     @property
-    def num_waiting(self) -> int:
-        """The rows that wait."""
+    def num_rows(self) -> int:
+        """The rows that have room now."""
         return self._num_rows
+
+    @contextmanager
+    def room(self, num_rows: int) -> Iterator[None]:
+        """Keeps room for rows during a block, from before they are read until they are answered.
+
+        Raises Overloaded where there is none, and where the queue is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Overloaded("the model", "it is about to stop")
+            if self._num_rows + num_rows > self.max_rows:
+                raise Overloaded(
+                    "the model",
+                    f"{self._num_rows:,} rows are being answered",
+                    f"At most {self.max_rows:,} may.",
+                    "Ask again in a moment.",
+                )
+            self._num_rows += num_rows
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_rows -= num_rows
 
     def submit(
         self,
@@ -76,9 +101,7 @@ class RequestQueue:
 
         `predictor` is one of the same model with other settings, such as those of writing; requests
         share a pass where their settings are equal. A future that is cancelled in time costs
-        nothing.
-
-        Raises Overloaded when too many wait.
+        nothing. Raises Overloaded where the queue is closed.
         """
         predictor = predictor or self.predictor
         size = sum(item.num_tokens for items in encoded for item in items)
@@ -91,26 +114,22 @@ class RequestQueue:
         """Lets a job have the model for itself when its turn comes. Raises Overloaded."""
         return self._put(_Request(Future(), job=job))
 
-    def close(self) -> None:
-        """Takes no more requests, answers those that wait, and returns when that is done."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Takes no more requests, answers those that wait, and returns when that is done.
+
+        Returns whether it was done in so many seconds; what is left ends with the process.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _put(self, request: _Request) -> Future[Any]:
         with self._changed:
             if self._closed:
                 raise Overloaded("the model", "it is about to stop")
-            if self._num_rows + request.num_rows > self.max_waiting:
-                raise Overloaded(
-                    "the model",
-                    f"{self._num_rows:,} rows wait for an answer",
-                    f"At most {self.max_waiting:,} may.",
-                    "Ask again in a moment.",
-                )
             self._waiting.append(request)
-            self._num_rows += request.num_rows
             self._changed.notify()
         return request.future
 
@@ -139,7 +158,6 @@ class RequestQueue:
                 if taken and not (fits and alike):
                     break
                 taken.append(self._waiting.popleft())
-                self._num_rows -= first.num_rows
             return taken
 
 

@@ -103,8 +103,9 @@ def pretrain(
     if processes.leads:
         tell(
             Notice(
-                f"{folder} holds the new model (layers: {sizes.layers}, width: {sizes.width}) with "
-                f"random weights, and its tokenizer of {num_tokens:,} tokens."
+                f"{folder} holds the new model (layers: {sizes.layers}, width: {sizes.width}), "
+                "which begins with what counting says of the texts, and its tokenizer of "
+                f"{num_tokens:,} tokens."
             )
         )
     begun = config.model_copy(update={"model": ModelConfig(name=folder)})
@@ -138,13 +139,14 @@ def _begin(
     """
     roles = find_task(TASK).roles
     prepared = prepare(sources, roles, None, config.data)
+    texts = [row.values["text"] or "" for row in _rows_of(prepared.splits["train"])]
     trained = train_tokenizer(
-        [row.values["text"] or "" for row in _rows_of(prepared.splits["train"])],
+        texts,
         tokenizer.kind,
         tokenizer.vocab_size,
         lowercase=tokenizer.lowercase,
         max_length=MAX_LENGTH,
     )
     folder = start_folder(config, prepared)
-    save_new_model(folder, sizes, trained, seed=config.training.seed)
+    save_new_model(folder, sizes, trained, seed=config.training.seed, texts=texts)
     return str(folder), len(trained)

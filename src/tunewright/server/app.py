@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -41,12 +42,12 @@ def build_app(
     if bounds is None:
         bounds = Bounds(max_bytes=PICTURE_BYTES) if task.picture_roles else Bounds()
     served = ServedModel(model, name or _name_of(model))
-    figures = Figures(lambda: served.queue.num_waiting)
+    figures = Figures(lambda: served.queue.num_rows)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        served.close()
+        await asyncio.to_thread(served.close)
 
     app = FastAPI(
         title=f"Tunewright: {served.name}",

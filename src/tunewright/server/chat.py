@@ -4,76 +4,102 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from tunewright.answers import Generated
 from tunewright.data.chats import read_messages
-from tunewright.models.chat_tokens import prompt_length
+from tunewright.models.chat_tokens import prompt_length, whole_length
 from tunewright.models.generation import Generation
 from tunewright.prediction.chat import Asked, ask, reply
 from tunewright.prediction.predictor import Predictor, replace_generation
 from tunewright.server.common import Body, note
 from tunewright.server.figures import Figures
 from tunewright.server.refusals import Refused, body_of, refusal_of
-from tunewright.server.served import ServedModel, awaited, log
+from tunewright.server.served import Encoded, ServedModel, awaited, log
 from tunewright.types import Message, Row
 
 MAX_TOKENS = 4096  # of one answer
 MAX_CHOICES = 8
-Zero = Annotated[float, Field(ge=0, le=0)]
-Piece = str | Generated | Exception
+MAX_TURNS = 1000
+MAX_SEED = 2**32
+Nothing = Annotated[float, Field(ge=0, le=0)] | None
+Turns = Annotated[list[dict[str, Any]], Field(max_length=MAX_TURNS, fail_fast=True)]
+Stops = Annotated[list[str], Field(max_length=16)]
+Piece = str | Generated | BaseException
 
 
 class StreamOptions(Body):
     include_usage: bool = False
 
 
+class PlainText(Body):
+    type: Literal["text"]
+
+
 class Completed(Body):
     """OpenAI's names; what this model cannot do is refused by its name, not ignored.
 
-    What is left out is as the model's own `generation_config.json` says.
+    What is left out, or null, is as the model's own `generation_config.json` says. The fields after
+    `user` are known by what they are when they ask for nothing.
     """
 
-    messages: list[dict[str, Any]]
+    messages: Turns
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    stream: bool = False
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: str | Stops | None = None
+    seed: Annotated[int, Field(ge=0, lt=MAX_SEED)] | None = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    presence_penalty: Zero = 0.0
-    frequency_penalty: Zero = 0.0
+    presence_penalty: Nothing = None
+    frequency_penalty: Nothing = None
+    logprobs: Literal[False] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    response_format: PlainText | None = None
+    store: Literal[False] | None = None
+    metadata: dict[str, str] | None = None
 
     def settings(self, own: Generation) -> dict[str, Any]:
-        """Returns the settings of `[generation]` that the request asks for."""
+        """Returns the settings of `[generation]` that the request asks for.
+
+        Where an answer is drawn and no seed is given, each request gets one of its own.
+        """
         most = self.max_completion_tokens or self.max_tokens
-        found: dict[str, Any] = {"num_return_sequences": self.n}
+        count = self.n or 1
+        found: dict[str, Any] = {"num_return_sequences": count}
         if most is not None:
             found["max_new_tokens"] = most
         if self.temperature is not None:
             found["do_sample"] = self.temperature > 0
             found |= {"temperature": self.temperature} if self.temperature else {}
-        for name in ("top_p", "seed"):
-            value = getattr(self, name)
-            found |= {} if value is None else {name: value}
+        if self.top_p is not None:
+            found["top_p"] = self.top_p
+        is_drawn = found.get("do_sample", own.do_sample)
+        if self.seed is not None or is_drawn:
+            found["seed"] = secrets.randbelow(MAX_SEED) if self.seed is None else self.seed
         if self.stop is not None:
             found["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if self.n > 1 and not found.get("do_sample", own.do_sample) and self.n > own.num_beams:
-            raise Refused(422, f"n: it is {self.n}. Several answers need a temperature above 0.")
+        if count > 1 and self.stream:
+            raise Refused(422, f"n: it is {count}. A stream has one answer.")
+        if count > own.num_beams and count > 1 and not is_drawn:
+            raise Refused(422, f"n: it is {count}. Several answers need a temperature above 0.")
         return found
 
 
@@ -87,37 +113,53 @@ def chat_routes(served: ServedModel, figures: Figures) -> APIRouter:
         """Answers a conversation."""
         if not body.messages:
             raise Refused(400, "messages: it is empty. A conversation is needed.")
-        messages = read_messages(body.messages, "messages")
-        settings = body.settings(served.predictor.generation)
-        predictor = replace_generation(served.predictor, **settings)
-        answered = _Completion(served.name, body.stream)
-        if not body.stream:
-            row = Row(0, {"messages": [message.to_json() for message in messages]}, "messages")
-            encoded = await served.encode([row], truncate=False)
-            num_asked = _num_asked(encoded.features[0][-1].streams["text"].type_ids)
-            (answer,) = await served.answers(request, encoded, predictor)
-            note(encoded, figures, response)
-            return answered.whole(answer, num_asked)
-        asked = await served.read(lambda: _asked(served, predictor, messages))
-        figures.read(len(asked.token_ids))
-        stream = _Stream(served, predictor, asked)
-        first = await stream.first(request)
+        predictor = replace_generation(
+            served.predictor, **body.settings(served.predictor.generation)
+        )
+        completion = _Completion(served.name, bool(body.stream))
+        with ExitStack() as room:
+            room.enter_context(served.room(request))
+            messages = await served.read(request, lambda: _messages(served, body.messages))
+            if not body.stream:
+                row = Row(0, {"messages": [each.to_json() for each in messages]}, "messages")
+                encoded = await served.encode(request, [row], truncate=None)
+                (answer,) = await served.answers(request, encoded, predictor)
+                note(encoded, figures, response)
+                return completion.whole(answer, _num_asked(encoded))
+            asked = await served.read(request, lambda: _asked(served, predictor, messages))
+            figures.read(len(asked.token_ids))
+            stream = _Stream(served, predictor, asked, room.pop_all())
+        piece = await stream.first(request)
         with_usage = body.stream_options is not None and body.stream_options.include_usage
-        lines = _lines(stream, first, answered, len(asked.token_ids), with_usage)
+        lines = _lines(stream, piece, completion, len(asked.token_ids), with_usage)
         return StreamingResponse(lines, media_type="text/event-stream")
 
     return router
 
 
-def _num_asked(marks_N: Any) -> int:
-    return int(prompt_length(marks_N))
+def _messages(served: ServedModel, messages: list[dict[str, Any]]) -> tuple[Message, ...]:
+    """Returns the turns of a conversation. Raises Refused for one that the model cannot read."""
+    found = read_messages(messages, "messages")
+    task: Any = served.task
+    length = whole_length(served.tokenizer, found, "messages")
+    if length > task.max_length:  # before it is cut, which takes longer
+        raise Refused(
+            413, f"messages: it has {length:,} tokens. The model reads {task.max_length:,}."
+        )
+    return found
 
 
-def _asked(served: ServedModel, predictor: Predictor, messages: tuple[Message, ...]) -> Asked:
+def _asked(served: ServedModel, predictor: Predictor, messages: Sequence[Message]) -> Asked:
     asked = ask(replace(predictor, tokenizer=served.tokenizer), messages)
     if asked.num_cut:
-        raise Refused(413, f"messages: {asked.num_cut:,} tokens are more than the model reads.")
+        found = f"messages: it has {asked.num_cut:,} tokens more than the model reads"
+        raise Refused(413, f"{found} before its answer.")
     return replace(asked, row_id=0)  # as where the answer comes whole
+
+
+def _num_asked(encoded: Encoded) -> int:
+    marks_N = encoded.features[0][-1].streams["text"].type_ids
+    return prompt_length(np.asarray(marks_N))
 
 
 class _Completion:
@@ -166,20 +208,25 @@ class _Gone(Exception):
 
 
 class _Stream:
-    """An answer that is read while it is written in the model's thread."""
+    """An answer that is read while it is written in the model's thread; it gives its room back."""
 
-    def __init__(self, served: ServedModel, predictor: Predictor, asked: Asked) -> None:
+    def __init__(
+        self, served: ServedModel, predictor: Predictor, asked: Asked, room: ExitStack
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         self._gone = threading.Event()
-        self._future = served.queue.run(lambda: self._write(predictor, asked))
+        with room as kept:  # given back where the queue is closed
+            self._future = served.queue.run(lambda: self._write(predictor, asked))
+            kept = room.pop_all()
+        self._future.add_done_callback(lambda _: kept.close())
 
     def _write(self, predictor: Predictor, asked: Asked) -> None:
         try:
             self._put(reply(predictor, asked, self._hear))
         except _Gone:
             pass
-        except Exception as error:
+        except BaseException as error:  # a tokenizer's panic is no Exception
             self._put(error)
 
     def _hear(self, piece: str) -> None:
@@ -190,14 +237,14 @@ class _Stream:
     def _put(self, piece: Piece) -> None:
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
-    async def first(self, request: Request) -> Piece:
+    async def first(self, request: Request) -> str | Generated:
         """Returns the first piece. Raises what kept the model from writing any."""
         try:
             piece = await awaited(request, asyncio.ensure_future(self._pieces.get()))
-        except Refused:
+        except BaseException:
             self.leave()
             raise
-        if isinstance(piece, Exception):
+        if isinstance(piece, BaseException):
             raise piece
         return piece
 
@@ -211,15 +258,20 @@ class _Stream:
 
 
 async def _lines(
-    stream: _Stream, piece: Piece, completion: _Completion, num_asked: int, with_usage: bool
+    stream: _Stream,
+    first: str | Generated,
+    completion: _Completion,
+    num_asked: int,
+    with_usage: bool,
 ) -> AsyncIterator[bytes]:
     """Yields an answer as server-sent events."""
+    piece: Piece = first
     try:
         yield _event(completion.piece({"role": "assistant", "content": ""}))
         while isinstance(piece, str):
             yield _event(completion.piece({"content": piece}))
             piece = await stream.next()
-        if isinstance(piece, Exception):
+        if isinstance(piece, BaseException):
             log.error("an answer ended in the middle", exc_info=piece)
             yield b"data: " + body_of(refusal_of(piece, "the model")) + b"\n\n"
             return

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright import __version__
-from tunewright.data.arrays import without_lone_surrogates
 from tunewright.models.pooling import Pooling
 from tunewright.server.figures import Figures
-from tunewright.server.inputs import MAX_ROWS, rows_of
+from tunewright.server.inputs import MAX_ROWS, num_asked, rows_of
 from tunewright.server.refusals import Refused
 from tunewright.server.served import Encoded, ServedModel
 from tunewright.server.shapes import shape_of
 from tunewright.tasks.reranking import Reranking
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
 
+MAX_CHARACTERS = 200_000  # of the texts of one request whose tokens are shown
 CUT = "x-truncated-tokens"
 
 Texts = Annotated[list[str], Field(max_length=MAX_ROWS)]
@@ -27,14 +28,6 @@ class Body(BaseModel):
     """A request's body: what it does not know is a mistake, and a number is no text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_whole(cls, value: Any) -> Any:
-        """Refuses half a character, which JSON can hold and no tokenizer reads."""
-        if without_lone_surrogates(value) != value:
-            raise ValueError("It holds half a character (a lone surrogate)")
-        return value
 
 
 class Asked(Body):
@@ -54,20 +47,31 @@ def common_routes(served: ServedModel, figures: Figures) -> APIRouter:
     @router.post("/predict")
     async def predict(body: Asked, request: Request, response: Response) -> Any:
         """Answers rows: a text, a pair, an object with columns, or a batch of these."""
-        rows, is_batch = rows_of(served.model, body.inputs)
-        encoded = await served.encode(rows, body.truncate)
-        answers = await served.answers(request, encoded)
+        with served.room(request, num_asked(body.inputs)):
+            rows, is_batch = await served.read(request, lambda: rows_of(served.model, body.inputs))
+            encoded = await served.encode(request, rows, body.truncate)
+            answers = await served.answers(request, encoded)
         note(encoded, figures, response)
         shapes = [shape_of(answer, body.raw_scores) for answer in answers]
         return shapes if is_batch else shapes[0]
 
     @router.post("/tokenize")
-    async def tokenize(body: Tokenized) -> list[list[dict[str, Any]]]:
+    async def tokenize(body: Tokenized, request: Request) -> Response:
         """Returns the tokens of texts, with their places in characters."""
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-        return await served.read(
-            lambda: [tokens_of(served.tokenizer, text, body.add_special_tokens) for text in texts]
-        )
+        size = sum(map(len, texts))
+        if size > MAX_CHARACTERS:
+            needed = f"At most {MAX_CHARACTERS:,} are read."
+            raise Refused(413, f"inputs: it has {size:,} characters. {needed}")
+
+        def found() -> bytes:
+            tokenizer, special = served.tokenizer, body.add_special_tokens
+            tokens = [tokens_of(tokenizer, text, special) for text in texts]
+            return json.dumps(tokens, ensure_ascii=False).encode()
+
+        with served.room(request, len(texts)):
+            content = await served.read(request, found)
+        return Response(content, media_type="application/json")
 
     @router.get("/info")
     async def info() -> dict[str, Any]:
@@ -121,7 +125,7 @@ def info_of(served: ServedModel) -> dict[str, Any]:
         "model_dtype": {"bf16": "bfloat16", "fp32": "float32"}[device.precision],
         "max_input_length": getattr(task, "max_length", None),
         "max_client_batch_size": MAX_ROWS,
-        "max_concurrent_requests": served.queue.max_waiting,
+        "max_concurrent_requests": served.queue.max_rows,
         "version": __version__,
         "task": task.name,
         "columns": {role.name: role.help for role in task.roles if not role.only_training},
@@ -129,7 +133,7 @@ def info_of(served: ServedModel) -> dict[str, Any]:
 
 
 def _kind(served: ServedModel) -> dict[str, Any]:
-    task = served.model.predictor.task
+    task = served.task
     if isinstance(task, SentenceEmbedding):
         pooling: Pooling = task.pooling or "mean"
         return {"embedding": {"pooling": pooling}}

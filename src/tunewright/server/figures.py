@@ -12,11 +12,11 @@ OTHER = "other"  # every path that is no route: a client cannot make the figures
 
 
 class Figures:
-    """The figures of one server; `num_waiting` says how many rows wait."""
+    """The figures of one server; `num_rows` says how many rows are being answered."""
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, num_waiting: Callable[[], int]) -> None:
+    def __init__(self, num_rows: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         self.paths: Iterable[str] = ()
         self._requests = Counter(
@@ -30,10 +30,8 @@ class Figures:
         self._tokens = Counter(
             "tunewright_tokens", "Tokens that the model has read.", registry=self._registry
         )
-        waiting = Gauge(
-            "tunewright_waiting_rows", "Rows that wait for the model.", registry=self._registry
-        )
-        waiting.set_function(num_waiting)
+        rows = Gauge("tunewright_rows", "Rows that are being answered.", registry=self._registry)
+        rows.set_function(num_rows)
 
     def heard(self, path: str, status: int, seconds: float) -> None:
         """Counts a request."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tunewright.server.refusals import RETRY_AFTER, Refused, body_of
+from tunewright.data.arrays import without_lone_surrogates
+from tunewright.server.refusals import CLIENT_GONE, RETRY_AFTER, Refused, body_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,6 +27,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_HEADERS = 100
 OPEN_PATHS = ("/health",)  # asked by those who have no key
+NUM_BYTES = "tunewright.num_bytes"  # of the body, in the scope of a request
+# What of a refused body is still taken in, so that the client hears the refusal and no reset.
+LAST_SECONDS, LAST_BYTES = 1.0, 64_000_000
+# Half a character, as JSON writes it; whether its other half is beside it, a parser says.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500
+        start, status = time.perf_counter(), CLIENT_GONE
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -60,18 +69,26 @@ class Guard:
             await send(message)
 
         try:
+            await self._guarded(scope, receive, noted)
+        finally:
+            self.heard(scope["path"], status, time.perf_counter() - start)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             self._check_headers(scope)
             async with asyncio.timeout(self.bounds.seconds):
-                body = await self._body(scope, receive)
+                body = await self._body(receive)
+            if body is not None:
+                await _check_text(body)
         except Refused as refused:
-            await _refuse(noted, refused)
+            await _refuse(send, refused, receive)
         except TimeoutError:
             late = f"The body was not here after {self.bounds.seconds:g} seconds."
-            await _refuse(noted, Refused(408, late))
+            await _refuse(send, Refused(408, late), receive)
         else:
             if body is not None:
-                await self.app(scope, _received(body, receive), noted)
-        self.heard(scope["path"], status, time.perf_counter() - start)
+                scope[NUM_BYTES] = len(body)
+                await self.app(scope, _received(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
         if len(scope["headers"]) > MAX_HEADERS:
@@ -91,7 +108,7 @@ class Guard:
     def _too_large(self) -> Refused:
         return Refused(413, f"The body has more than {self.bounds.max_bytes:,} bytes.")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _body(self, receive: Receive) -> bytes | None:
         """Returns the whole body; None where the client has gone."""
         body = bytearray()
         while True:
@@ -103,6 +120,20 @@ class Guard:
                 raise self._too_large()
             if not message.get("more_body", False):
                 return bytes(body)
+
+
+async def _check_text(body: bytes) -> None:
+    """Refuses half a character, which JSON can hold and no tokenizer reads."""
+    if _HALF.search(body) and not await asyncio.to_thread(_is_whole, body):
+        raise Refused(422, "The body holds half a character (a lone surrogate).")
+
+
+def _is_whole(body: bytes) -> bool:
+    try:
+        value = json.loads(body)
+        return bool(without_lone_surrogates(value) == value)
+    except (ValueError, RecursionError):  # the route says what is wrong with it
+        return True
 
 
 def _received(body: bytes, receive: Receive) -> Receive:
@@ -119,7 +150,7 @@ def _received(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-async def _refuse(send: Send, refused: Refused) -> None:
+async def _refuse(send: Send, refused: Refused, receive: Receive) -> None:
     """Answers without having read all that was sent, and closes the connection."""
     body = body_of(refused)
     headers = {
@@ -131,4 +162,16 @@ async def _refuse(send: Send, refused: Refused) -> None:
     }
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_SECONDS):
+            await _drain(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _drain(receive: Receive) -> None:
+    num_bytes, more = 0, True
+    while more and num_bytes < LAST_BYTES:
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)

@@ -18,7 +18,7 @@ from typing import Any
 
 from tunewright.data import resolve_columns
 from tunewright.data.checks import is_blank
-from tunewright.data.pictures import bytes_from_base64
+from tunewright.data.pictures import MAX_PIXELS, bytes_from_base64, num_pixels
 from tunewright.run.loaded import TrainedModel
 from tunewright.server.refusals import Refused
 from tunewright.tasks.base import Task
@@ -32,13 +32,11 @@ def rows_of(model: TrainedModel, inputs: Any) -> tuple[list[Row], bool]:
     """Returns the rows that a request asks, and whether it asks for a batch.
 
     Raises: Refused for what is empty (400), too much (413), or of another kind (422); DataError for
-    columns that are missing and pictures that are not in base64.
+    columns that are missing, and for what is no picture in base64.
     """
     roles = _bare_roles(model)
     is_batch = _is_batch(inputs, roles)
     found = inputs if is_batch else [inputs]
-    if len(found) > MAX_ROWS:
-        raise Refused(413, f"inputs: it has {len(found):,} rows. At most {MAX_ROWS} are read.")
     if is_blank(inputs) or inputs == {}:
         raise Refused(400, f"inputs: it is empty. {NEEDED}")
     names = [f"inputs[{place}]" if is_batch else "inputs" for place in range(len(found))]
@@ -46,7 +44,29 @@ def rows_of(model: TrainedModel, inputs: Any) -> tuple[list[Row], bool]:
         _row(model, roles, place, item, name)
         for place, (item, name) in enumerate(zip(found, names, strict=True))
     ]
+    _check_pictures(model.predictor.task, rows)
     return rows, is_batch
+
+
+def num_asked(inputs: Any) -> int:
+    """Returns how many rows a request may ask. Raises Refused (413) where these are too many."""
+    count = len(inputs) if isinstance(inputs, list) else 1
+    if count > MAX_ROWS:
+        raise Refused(413, f"inputs: it has {count:,} rows. At most {MAX_ROWS} are read.")
+    return count
+
+
+def _check_pictures(task: Task, rows: Sequence[Row]) -> None:
+    """Refuses pictures that are too much together, by what their heads say: small files can be."""
+    sizes = [
+        num_pixels(row.values[role], f"{row.source}.{role}")
+        for row in rows
+        for role in task.picture_roles
+        if role in row.values
+    ]
+    if sum(sizes) > MAX_PIXELS:
+        found = f"inputs: its pictures have {sum(sizes):,} pixels."
+        raise Refused(413, f"{found} At most {MAX_PIXELS:,} are read at once.")
 
 
 def _is_batch(inputs: Any, roles: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from tunewright.answers import Ranking
 from tunewright.data.checks import is_blank
 from tunewright.server.common import Body, Texts, note
 from tunewright.server.figures import Figures
+from tunewright.server.inputs import MAX_ROWS
 from tunewright.server.refusals import Refused
 from tunewright.server.served import Encoded, ServedModel
 from tunewright.types import Row
@@ -27,7 +28,7 @@ class Reranked(Body):
 
 class CohereReranked(Body):
     query: str
-    documents: Annotated[list[str | dict[str, Any]], Field(max_length=1_000)]
+    documents: Annotated[list[str | dict[str, Any]], Field(max_length=MAX_ROWS)]
     model: str | None = None
     top_n: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     return_documents: bool = False
@@ -37,13 +38,18 @@ def ranking_routes(served: ServedModel, figures: Figures) -> APIRouter:
     router = APIRouter()
 
     async def ranked(
-        request: Request, response: Response, query: str, texts: Sequence[str], truncate: bool
+        request: Request,
+        response: Response,
+        query: str,
+        texts: Sequence[str],
+        truncate: bool | None,
     ) -> tuple[Ranking, Encoded]:
         if not texts or is_blank(query):
             raise Refused(400, "query, texts: a query and at least one text are needed.")
         row = Row(0, {"query": query, "text": list(texts)}, "inputs")
-        encoded = await served.encode([row], truncate)
-        (answer,) = await served.answers(request, encoded)
+        with served.room(request, len(texts)):
+            encoded = await served.encode(request, [row], truncate)
+            (answer,) = await served.answers(request, encoded)
         note(encoded, figures, response)
         return answer, encoded
 
@@ -62,7 +68,7 @@ def ranking_routes(served: ServedModel, figures: Figures) -> APIRouter:
     async def cohere(body: CohereReranked, request: Request, response: Response) -> dict[str, Any]:
         """Returns the answer of Cohere's and Jina's routes."""
         texts = [_text_of(document, place) for place, document in enumerate(body.documents)]
-        ranking, encoded = await ranked(request, response, body.query, texts, False)
+        ranking, encoded = await ranked(request, response, body.query, texts, None)
         results = [
             {"index": place, "relevance_score": ranking.scores[place]}
             | ({"document": {"text": texts[place]}} if body.return_documents else {})

@@ -6,6 +6,7 @@ The types are those of text-embeddings-inference.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +17,7 @@ from starlette.exceptions import HTTPException
 from tunewright.errors import Overloaded, UserError
 
 TYPES = {400: "Empty", 413: "Validation", 422: "Validation", 429: "Overloaded", 503: "Unhealthy"}
+CLIENT_GONE = 499  # nobody hears it; it stands in the figures, as nginx counts it
 RETRY_AFTER = {"retry-after": "1"}  # seconds
 
 
@@ -36,7 +38,7 @@ def body_of(refused: Refused) -> bytes:
     return json.dumps(refused.to_json(), ensure_ascii=False).encode("utf-8", "replace")
 
 
-def refusal_of(error: Exception, model: str) -> Refused:
+def refusal_of(error: BaseException, model: str) -> Refused:
     """Returns what is said for an error; of a fault of ours only that there was one."""
     if isinstance(error, Refused):
         return error
@@ -71,12 +73,20 @@ def add_refusals(app: FastAPI, model: str) -> None:
 
 
 def _invalid(error: RequestValidationError) -> Refused:
-    """Returns the first of the mistakes in a body, with its place."""
-    first = error.errors()[0]
+    """Returns the first of the mistakes in a body, with its place; too much goes before others."""
+    mistakes = error.errors()
+    first = next((each for each in mistakes if each["type"] == "too_long"), mistakes[0])
+    if first["type"] == "too_long" and first["ctx"]["max_length"]:
+        context = first["ctx"]
+        found = f"it has {context['actual_length'] or 'more'} items"
+        return Refused(413, f"{_place(first)}: {found}. At most {context['max_length']} are read.")
     if first["type"] == "json_invalid":
         return Refused(400, f"The body is no JSON: {first['ctx']['error']}.", "Validation")
-    place = ".".join(str(part) for part in first["loc"][1:]) or "The body"
     if len(first["loc"]) == 1 and first["input"] is None:
         return Refused(400, "The body is empty. A JSON object is needed.")
     found = f"{first['input']!r:.60}"
-    return Refused(422, f"{place}: it is {found}. {first['msg']}.")
+    return Refused(422, f"{_place(first)}: it is {found}. {first['msg']}.")
+
+
+def _place(mistake: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in mistake["loc"][1:]) or "The body"

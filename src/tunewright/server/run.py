@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from os import PathLike
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tunewright.errors import SettingsError
 from tunewright.run.loaded import TrainedModel, load
 from tunewright.server.app import build_app
 
 HEADER_BYTES = 1 << 18  # what a parser holds; the guard counts the headers themselves
+HEADER_SECONDS = 30.0
 IDLE_SECONDS = 30
 LAST_SECONDS = 60  # in which those who wait are answered before the end
+BACKLOG = 2048
+
+
+class _Protocol(H11Protocol):
+    """One that closes a connection on which no request has come after some seconds."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_SECONDS, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if getattr(self, "cycle", None) is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
-    """One that says it is about to stop before it takes no more connections.
+    """One that tells when it takes requests, and when it is about to stop.
 
     A signal is what ends it, and no failure: it is not raised again at the end. A second Ctrl-C
     does not wait for those who are still answered.
     """
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], stop: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._stop = stop
+        self._started, self._stop = started, stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._stop()
@@ -50,32 +74,75 @@ def serve(
     """Serves a model, or its folder, until SIGTERM or SIGINT; to be called in the main thread.
 
     Requests in flight are answered before it ends. Port 0 takes a free one; `say` hears the
-    address. Raises SettingsError for an address that cannot be had, and for one that other machines
-    reach where there is no `api_key`.
+    address as soon as requests are taken. Raises SettingsError for an address that cannot be had,
+    and for one that other machines reach where there is no `api_key`.
+    """
+    with listening(host, port, api_key) as place:
+        loaded = model if isinstance(model, TrainedModel) else load(model)
+        serve_at(place, loaded, name, api_key=api_key, say=say)
+
+
+def serve_at(
+    place: socket.socket,
+    model: TrainedModel,
+    name: str | None = None,
+    *,
+    api_key: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serves a model at a socket that listens; see `serve`."""
+    app = build_app(model, name, api_key=api_key)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        http=_Protocol,
+        ws="none",
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+        server_header=False,
+    )
+    with suppress(ImportError, ValueError, OSError):  # each connection is an open file
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.run(_Server(config, lambda: say(_address(place)), app.stop).serve(sockets=[place]))
+
+
+def listening(host: str, port: int, api_key: str | None) -> socket.socket:
+    """Returns a socket that listens, so that a port which is taken is found before the model.
+
+    Raises SettingsError as `serve` does.
     """
     if api_key is None and not _is_loopback(host):
         raise SettingsError(
             "--host", f"{host} can be reached from other machines", "A key is needed there.",
             "Give --api-key, or set TUNEWRIGHT_API_KEY.",
         )  # fmt: skip
-    listening = _listening(host, port)
-    loaded = model if isinstance(model, TrainedModel) else load(model)
-    app = build_app(loaded, name, api_key=api_key)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        http="h11",
-        ws="none",
-        h11_max_incomplete_event_size=HEADER_BYTES,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=LAST_SECONDS,
-        server_header=False,
-    )
-    place = listening.getsockname()
-    say(f"http://{f'[{place[0]}]' if ':' in place[0] else place[0]}:{place[1]}")
-    with listening:
-        _Server(config, app.stop).run(sockets=[listening])
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with ExitStack() as closing:
+            place = closing.enter_context(socket.socket(family, kind, protocol))
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(address)
+            place.listen(BACKLOG)
+            closing.pop_all()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(
+            "--host, --port", f"{host}:{port} cannot be had ({error})", "",
+            "Name another, or 0 for a free port.",
+        ) from None  # fmt: skip
+    return place
+
+
+def _address(place: socket.socket) -> str:
+    host, port = place.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -85,22 +152,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens, so that a port which is taken is found before the model."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with ExitStack() as closing:
-            listening = closing.enter_context(socket.socket(family, kind, protocol))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            closing.pop_all()
-    except (OSError, OverflowError) as error:
-        raise SettingsError(
-            "--host, --port", f"{host}:{port} cannot be had ({error})", "",
-            "Name another, or 0 for a free port.",
-        ) from None  # fmt: skip
-    return listening

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,13 +16,14 @@ from fastapi import Request
 from tunewright.prediction.predictor import Predictor
 from tunewright.prediction.queue import RequestQueue
 from tunewright.run.loaded import TrainedModel
-from tunewright.server.refusals import Refused
+from tunewright.server.guard import NUM_BYTES
+from tunewright.server.refusals import CLIENT_GONE, Refused
 from tunewright.tasks.base import Task
-from tunewright.tasks.sentence_embedding import SentenceEmbedding
 from tunewright.types import Features, Row
 
 Result = TypeVar("Result")
-CLIENT_GONE = 499  # nobody hears it; it stands in the figures, as nginx counts it
+BYTES_OF_A_ROW = 8192  # a longer body takes the room of several rows
+CLOSING_SECONDS = 10.0
 log = logging.getLogger("tunewright.server")
 
 
@@ -45,56 +47,59 @@ class Encoded:
 class ServedModel:
     """A model behind a queue; `name` is what clients call it.
 
-    Of a model of sentence vectors `predictor` gives them as they come, without length 1: whether
-    they get it is a request's to say.
+    `tokenizer` belongs to the reader's thread: the model's has another. `stopping` is true from the
+    moment on when the server is about to end.
     """
 
     model: TrainedModel
     name: str
     queue: RequestQueue = field(init=False)
-    predictor: Predictor = field(init=False)
+    tokenizer: Any = field(init=False)
     stopping: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        predictor = self.model.predictor
-        if isinstance(predictor.task, SentenceEmbedding):
-            raw = replace(predictor.task, normalize=False, dimensions=None)
-            predictor = replace(predictor, task=raw)
-        self.predictor = predictor
-        self.queue = RequestQueue(predictor)
+        self.queue = RequestQueue(self.predictor)
+        self.tokenizer = copy.deepcopy(self.predictor.tokenizer)
         self._reader = ThreadPoolExecutor(1, "reader")
-        self._tokenizer = copy.deepcopy(predictor.tokenizer)  # the model's thread has the other
+
+    @property
+    def predictor(self) -> Predictor:
+        return self.model.predictor
 
     @property
     def task(self) -> Task:
         return self.predictor.task
 
-    async def encode(self, rows: Sequence[Row], truncate: bool) -> Encoded:
+    @contextmanager
+    def room(self, request: Request, num_rows: int = 1) -> Iterator[None]:
+        """Keeps room for a request until it is answered; a large body counts as several rows.
+
+        Raises Overloaded, before anything of it is read.
+        """
+        size = max(num_rows, request.scope.get(NUM_BYTES, 0) // BYTES_OF_A_ROW)
+        with self.queue.room(min(size, self.queue.max_rows)):
+            yield
+
+    async def read(self, request: Request, job: Callable[[], Result]) -> Result:
+        """Runs a job of reading in the reader's thread."""
+        return await awaited(request, asyncio.get_running_loop().run_in_executor(self._reader, job))
+
+    async def encode(self, request: Request, rows: Sequence[Row], truncate: bool | None) -> Encoded:
         """Returns rows as the model reads them.
 
         Raises DataError for rows that cannot be read, Refused for texts that would be cut where
-        `truncate` does not allow it.
+        `truncate` does not allow it; None is for requests that have no such word.
         """
         encoded = await self.read(
-            lambda: Encoded(rows, [self.task.encode(row, self._tokenizer) for row in rows])
+            request, lambda: Encoded(rows, [self.task.encode(row, self.tokenizer) for row in rows])
         )
         if encoded.num_cut and not truncate:
-            raise Refused(
-                413,
-                f"inputs: {encoded.num_cut:,} tokens are more than the model reads. At most "
-                f"{getattr(self.task, 'max_length', None)} of a text are read. "
-                'Send less, or "truncate": true.',
-            )
+            limit = getattr(self.task, "max_length", None)
+            found = f"The texts have {encoded.num_cut:,} tokens more than the model reads."
+            needed = "" if limit is None else f" It reads {limit:,} of each."
+            remedy = "" if truncate is None else ', or "truncate": true'
+            raise Refused(413, f"{found}{needed} Send less{remedy}.", "Validation")
         return encoded
-
-    async def read(self, job: Callable[[], Result]) -> Result:
-        """Runs a job of reading in the reader's thread, which `tokenizer` belongs to."""
-        return await asyncio.get_running_loop().run_in_executor(self._reader, job)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the reader's thread."""
-        return self._tokenizer
 
     async def answers(
         self, request: Request, encoded: Encoded, predictor: Predictor | None = None
@@ -108,23 +113,33 @@ class ServedModel:
         self.stopping = True
 
     def close(self) -> None:
-        """Answers those who wait, and takes no more."""
-        self.queue.close()
-        self._reader.shutdown()
+        """Answers those who wait, for some seconds, and takes no more."""
+        if not self.queue.close(CLOSING_SECONDS):
+            log.warning("the model still answered %d rows at the end", self.queue.num_rows)
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+
+def raw_vectors(predictor: Predictor) -> Predictor:
+    """Returns a model of sentence vectors that gives them whole, as they come, of any length."""
+    task: Any = predictor.task
+    return replace(predictor, task=replace(task, normalize=False, dimensions=None))
 
 
 async def awaited(request: Request, result: asyncio.Future[Result]) -> Result:
-    """Returns a result when it is there. Raises Refused where the client has gone before."""
+    """Returns a result when it is there; it is cancelled where nobody waits for it any more.
+
+    Raises Refused where the client has gone before.
+    """
     gone = asyncio.ensure_future(_gone(request))
     either: set[asyncio.Future[Any]] = {result, gone}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not result.done():
-            result.cancel()  # and with it what waits in the queue
             raise Refused(CLIENT_GONE, "The client has gone.")
         return result.result()
     finally:
         gone.cancel()
+        result.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -17,13 +17,12 @@ from tunewright.server.common import Body, Texts, note
 from tunewright.server.figures import Figures
 from tunewright.server.inputs import MAX_ROWS
 from tunewright.server.refusals import Refused
-from tunewright.server.served import Encoded, ServedModel
+from tunewright.server.served import Encoded, ServedModel, raw_vectors
 from tunewright.types import Row
 
 Floats = npt.NDArray[np.float32]
 Purpose = Literal["query", "document"]
 Dimensions = Annotated[int, Field(ge=1, le=1_000_000)]
-TokenIds = Annotated[list[int], Field(max_length=100_000)]
 
 
 class Embedded(Body):
@@ -59,17 +58,19 @@ class SimilarityAsked(Body):
 
 def vector_routes(served: ServedModel, figures: Figures) -> APIRouter:
     router = APIRouter()
+    raw = raw_vectors(served.predictor)
 
     async def vectors(
         request: Request,
         response: Response,
         texts: Sequence[str],
         purpose: Purpose = "document",
-        truncate: bool = False,
+        truncate: bool | None = None,
     ) -> tuple[Floats, Encoded]:
         rows = _rows(texts, purpose)
-        encoded = await served.encode(rows, truncate)
-        answers = await served.answers(request, encoded)
+        with served.room(request, len(rows)):
+            encoded = await served.encode(request, rows, truncate)
+            answers = await served.answers(request, encoded, raw)
         note(encoded, figures, response)
         return np.stack([answer.values for answer in answers]), encoded
 
@@ -132,8 +133,8 @@ def _rows(texts: Sequence[str], purpose: Purpose) -> list[Row]:
 def _finished(
     served: ServedModel, vectors_BD: Floats, dimensions: int | None, normalize: bool
 ) -> Floats:
-    """Returns vectors cut to their first numbers, then of length 1 if so wished."""
-    size = dimensions or getattr(served.model.predictor.task, "dimensions", None)
+    """Returns whole vectors cut to their first numbers, then of length 1 if so wished."""
+    size = dimensions or getattr(served.task, "dimensions", None)
     full = vectors_BD.shape[1]
     if size is not None and size > full:
         raise Refused(422, f"dimensions: it is {size:,}. The model's vectors have {full} numbers.")
