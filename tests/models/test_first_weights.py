@@ -28,11 +28,16 @@ def tokenizer(texts):
 
 
 @pytest.fixture(scope="module")
-def folder(texts, tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("first") / "model"
+def all_texts(texts):
     rng = np.random.default_rng(1)
     noise = [" ".join(f"w{number}" for number in rng.integers(0, 200, 12)) for _ in range(600)]
-    save_new_model(path, SIZES, tokenizer, seed=7, texts=[*texts, *noise])
+    return [*texts, *noise]
+
+
+@pytest.fixture(scope="module")
+def folder(all_texts, tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("first") / "model"
+    save_new_model(path, SIZES, tokenizer, seed=7, texts=all_texts)
     return path
 
 
@@ -72,21 +77,44 @@ def test_each_head_of_the_first_layers_looks_at_one_neighbour(folder, tokenizer)
     assert found[2].max() < 0.2  # no more layers are touched
 
 
+def weights(folder):
+    return AutoModelForMaskedLM.from_pretrained(folder).state_dict()
+
+
+KEY = "bert.embeddings.word_embeddings.weight"
+
+
 def test_the_same_texts_give_the_same_weights_and_stray_tokens_stay_random(
-    folder, texts, tokenizer, tmp_path
+    folder, all_texts, tokenizer, tmp_path
 ):
-    save_new_model(tmp_path / "a", SIZES, tokenizer, seed=7, texts=texts)
-    save_new_model(tmp_path / "b", SIZES, tokenizer, seed=7, texts=texts)
+    save_new_model(tmp_path / "again", SIZES, tokenizer, seed=7, texts=all_texts)
     save_new_model(tmp_path / "random", SIZES, tokenizer, seed=7)
-    read = {
-        name: AutoModelForMaskedLM.from_pretrained(tmp_path / name).state_dict()
-        for name in ("a", "b", "random")
-    }
-    for name, values in read["a"].items():
-        assert torch.equal(values, read["b"][name]), name
-    stray = tokenizer.convert_tokens_to_ids("[MASK]")
-    key = "bert.embeddings.word_embeddings.weight"
-    assert torch.equal(read["a"][key][stray], read["random"][key][stray])
+    first, again, random = (weights(f) for f in (folder, tmp_path / "again", tmp_path / "random"))
+    for name, values in first.items():
+        assert torch.equal(values, again[name]), name
+    stray, seen = words(tokenizer, ["[MASK]", "cat"])
+    assert torch.equal(first[KEY][stray], random[KEY][stray])
+    assert not torch.equal(first[KEY][seen], random[KEY][seen])
+
+
+def test_a_vocabulary_smaller_than_the_width_will_do(texts, tmp_path):
+    tokenizer = train_tokenizer(texts, "wordpiece", 300, lowercase=False, max_length=64)
+    sizes = Sizes(1, 320)
+    save_new_model(tmp_path / "model", sizes, tokenizer, seed=7, texts=texts)
+    assert len(tokenizer) < sizes.width
+    vectors = torch.nn.functional.normalize(weights(tmp_path / "model")[KEY], dim=1)
+    near, far = words(tokenizer, ("dog", "paw")), words(tokenizer, ("sun", "pen"))
+    cat = vectors[tokenizer.convert_tokens_to_ids("cat")]
+    assert (vectors[near] @ cat).min() > (vectors[far] @ cat).max() + 0.3
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_every_kind_of_tokenizer_will_do(kind, all_texts, tmp_path):
+    tokenizer = train_tokenizer(all_texts, kind, 400, lowercase=False, max_length=64)
+    save_new_model(tmp_path / "model", Sizes(1, 64), tokenizer, seed=7, texts=all_texts)
+    found = weights(tmp_path / "model")
+    assert all(bool(values.isfinite().all()) for values in found.values())
+    assert found[KEY][:, 48:].abs().sum(1).eq(0).sum() > 20  # the numbers of positions
 
 
 @pytest.mark.parametrize("few", [[""], ["cat"], ["cat dog"]])

@@ -47,7 +47,7 @@ def begin_with_counts(model: Any, tokenizer: Any, texts: Sequence[str], seed: in
     """Writes into a new BertForMaskedLM what counting says of texts; the rest stays random.
 
     The same texts and seed give the same weights. A token that the texts do not have keeps its
-    random weights.
+    random weights, and of texts in which nothing goes together all is left as it is.
     """
     bert = model.bert
     heads, width = model.config.num_attention_heads, model.config.hidden_size
@@ -56,14 +56,17 @@ def begin_with_counts(model: Any, tokenizer: Any, texts: Sequence[str], seed: in
     ids_N = _tokens(tokenizer, texts)
     count_V = np.bincount(ids_N[ids_N >= 0], minlength=model.config.vocab_size)
     factors_VD = _factors(ids_N, len(count_V), words, seed)
+    if factors_VD is None:  # and heads that look at words which mean nothing are no help
+        return
+    order = sorted(range(words), key=lambda place: (place % heads, place))  # a mix for each head
+    seen_V = torch.from_numpy((np.abs(factors_VD).sum(1) > 0) & (count_V > 1))
+    if not seen_V.any():
+        return
+    found_VD = torch.from_numpy(factors_VD[:, order]).float()
+    found_VD *= WORD_SCALE / found_VD[seen_V].square().mean().sqrt()
     embeddings_VD = bert.embeddings.word_embeddings.weight
-    if factors_VD is not None:
-        order = sorted(range(words), key=lambda place: (place % heads, place))  # a mix a head
-        seen_V = torch.from_numpy((np.abs(factors_VD).sum(1) > 0) & (count_V > 1))
-        found_VD = torch.from_numpy(factors_VD[:, order]).float()
-        found_VD *= WORD_SCALE / found_VD[seen_V].square().mean().sqrt()
-        embeddings_VD[seen_V, :words] = found_VD[seen_V]
-        embeddings_VD[seen_V, words:] = 0
+    embeddings_VD[seen_V, :words] = found_VD[seen_V]
+    embeddings_VD[seen_V, words:] = 0
     share_V = (count_V + 0.5) / (count_V + 0.5).sum()
     bias_V = torch.from_numpy(np.log(share_V)).float()
     model.cls.predictions.bias.copy_(bias_V - bias_V.mean())
@@ -102,14 +105,18 @@ def _factors(ids_N: npt.NDArray[np.int64], num_tokens: int, size: int, seed: int
     context_V = often_V**SMOOTHING / max((often_V**SMOOTHING).sum(), 1e-9)
     pair = together_VV.tocoo()
     information = np.log(pair.data / (often_V[pair.row] * context_V[pair.col]))
-    kept = information > 0
-    if kept.sum() <= size or num_tokens <= size:
+    kept = information > 1e-9
+    if not kept.any():
         return None
     positive_VV = sparse.csr_matrix(
         (information[kept], (pair.row[kept], pair.col[kept])), shape=shape
     )
-    left_VD, strength_D, _ = randomized_svd(positive_VV, size, n_iter=4, random_state=seed)
-    return np.asarray(left_VD * np.sqrt(strength_D), np.float64)
+    most = min(size, num_tokens - 1)
+    left_VD, strength_D, _ = randomized_svd(positive_VV, most, n_iter=4, random_state=seed)
+    factors_VD = np.zeros((num_tokens, size))
+    factors_VD[:, :most] = left_VD * np.sqrt(strength_D)
+    factors_VD[np.asarray(positive_VV.sum(1)).ravel() == 0] = 0  # else as small as rounding
+    return factors_VD
 
 
 def _place(positions_PD: Tensor, first: int, step_F: Tensor) -> None:

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 MAX_ROWS = 512  # text-embeddings-inference has as many requests at once
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Request:
     """Rows that are asked together, or a job that has the model for itself."""
 
@@ -131,7 +131,14 @@ class RequestQueue:
                 raise Overloaded("the model", "it is about to stop")
             self._waiting.append(request)
             self._changed.notify()
+        request.future.add_done_callback(lambda future: self._forget(future, request))
         return request.future
+
+    def _forget(self, future: Future[Any], request: _Request) -> None:
+        """Drops what nobody waits for any more, with all that it holds."""
+        if future.cancelled():
+            with self._changed, suppress(ValueError):
+                self._waiting.remove(request)
 
     def _work(self) -> None:
         torch.set_num_threads(self._num_threads)  # each thread has a number of its own

@@ -27,7 +27,7 @@ from tunewright.prediction.predictor import Predictor, replace_generation
 from tunewright.server.common import Body, note
 from tunewright.server.figures import Figures
 from tunewright.server.refusals import Refused, body_of, refusal_of
-from tunewright.server.served import Encoded, ServedModel, awaited, log
+from tunewright.server.served import Encoded, ServedModel, awaited, given_back_after, log
 from tunewright.types import Message, Row
 
 MAX_TOKENS = 4096  # of one answer
@@ -117,13 +117,12 @@ def chat_routes(served: ServedModel, figures: Figures) -> APIRouter:
             served.predictor, **body.settings(served.predictor.generation)
         )
         completion = _Completion(served.name, bool(body.stream))
-        with ExitStack() as room:
-            room.enter_context(served.room(request))
+        with served.room(request) as room:
             messages = await served.read(request, lambda: _messages(served, body.messages))
             if not body.stream:
                 row = Row(0, {"messages": [each.to_json() for each in messages]}, "messages")
                 encoded = await served.encode(request, [row], truncate=None)
-                (answer,) = await served.answers(request, encoded, predictor)
+                (answer,) = await served.answers(request, encoded, room, predictor)
                 note(encoded, figures, response)
                 return completion.whole(answer, _num_asked(encoded))
             asked = await served.read(request, lambda: _asked(served, predictor, messages))
@@ -141,11 +140,15 @@ def _messages(served: ServedModel, messages: list[dict[str, Any]]) -> tuple[Mess
     """Returns the turns of a conversation. Raises Refused for one that the model cannot read."""
     found = read_messages(messages, "messages")
     task: Any = served.task
-    length = whole_length(served.tokenizer, found, "messages")
-    if length > task.max_length:  # before it is cut, which takes longer
-        raise Refused(
-            413, f"messages: it has {length:,} tokens. The model reads {task.max_length:,}."
-        )
+    told = (
+        found
+        if found[0].role == "system" or not task.system
+        else (Message("system", task.system), *found)
+    )
+    length = whole_length(served.tokenizer, told, "messages")
+    if length > task.prompt_room:  # before it is cut, which takes longer
+        needed = f"The model reads {task.prompt_room:,} before its answer."
+        raise Refused(413, f"messages: it has {length:,} tokens. {needed}")
     return found
 
 
@@ -216,10 +219,9 @@ class _Stream:
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         self._gone = threading.Event()
-        with room as kept:  # given back where the queue is closed
+        with room:  # given back at once where the queue is closed
             self._future = served.queue.run(lambda: self._write(predictor, asked))
-            kept = room.pop_all()
-        self._future.add_done_callback(lambda _: kept.close())
+            given_back_after(self._future, room.pop_all())
 
     def _write(self, predictor: Predictor, asked: Asked) -> None:
         try:

@@ -47,10 +47,10 @@ def common_routes(served: ServedModel, figures: Figures) -> APIRouter:
     @router.post("/predict")
     async def predict(body: Asked, request: Request, response: Response) -> Any:
         """Answers rows: a text, a pair, an object with columns, or a batch of these."""
-        with served.room(request, num_asked(body.inputs)):
+        with served.room(request, num_asked(body.inputs)) as room:
             rows, is_batch = await served.read(request, lambda: rows_of(served.model, body.inputs))
             encoded = await served.encode(request, rows, body.truncate)
-            answers = await served.answers(request, encoded)
+            answers = await served.answers(request, encoded, room)
         note(encoded, figures, response)
         shapes = [shape_of(answer, body.raw_scores) for answer in answers]
         return shapes if is_batch else shapes[0]

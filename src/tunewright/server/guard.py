@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tunewright.data.arrays import without_lone_surrogates
@@ -30,6 +30,7 @@ OPEN_PATHS = ("/health",)  # asked by those who have no key
 NUM_BYTES = "tunewright.num_bytes"  # of the body, in the scope of a request
 # What of a refused body is still taken in, so that the client hears the refusal and no reset.
 LAST_SECONDS, LAST_BYTES = 1.0, 64_000_000
+MAX_HELD = 256_000_000  # bytes of the bodies of all requests at one moment
 # Half a character, as JSON writes it; whether its other half is beside it, a parser says.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -47,7 +48,7 @@ class Guard:
     """An application behind a key and bounds.
 
     `heard` hears path, status and seconds of each request. `stop` tells the application that its
-    server is about to end.
+    server is about to end. `in_flight` are the bytes of all bodies that are held.
     """
 
     app: App
@@ -55,12 +56,13 @@ class Guard:
     bounds: Bounds
     heard: Callable[[str, int, float], None]
     stop: Callable[[], None] = lambda: None
+    in_flight: list[int] = field(default_factory=lambda: [0])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), CLIENT_GONE
+        start, status, held = time.perf_counter(), CLIENT_GONE, _Held(self.in_flight)
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -69,26 +71,32 @@ class Guard:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, noted)
+            await self._guarded(scope, receive, noted, held)
         finally:
+            held.release()
             self.heard(scope["path"], status, time.perf_counter() - start)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, held: _Held) -> None:
         try:
             self._check_headers(scope)
             async with asyncio.timeout(self.bounds.seconds):
-                body = await self._body(receive)
-            if body is not None:
-                await _check_text(body)
+                body = await self._body(receive, held)
         except Refused as refused:
             await _refuse(send, refused, receive)
+            return
         except TimeoutError:
             late = f"The body was not here after {self.bounds.seconds:g} seconds."
             await _refuse(send, Refused(408, late), receive)
-        else:
-            if body is not None:
-                scope[NUM_BYTES] = len(body)
-                await self.app(scope, _received(body, receive), send)
+            return
+        if body is None:
+            return
+        try:
+            await _check_text(body)
+        except Refused as refused:
+            await _refuse(send, refused)
+            return
+        scope[NUM_BYTES] = len(body)
+        await self.app(scope, _received(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
         if len(scope["headers"]) > MAX_HEADERS:
@@ -108,22 +116,45 @@ class Guard:
     def _too_large(self) -> Refused:
         return Refused(413, f"The body has more than {self.bounds.max_bytes:,} bytes.")
 
-    async def _body(self, receive: Receive) -> bytes | None:
+    async def _body(self, receive: Receive, held: _Held) -> bytes | None:
         """Returns the whole body; None where the client has gone."""
         body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            body += message.get("body", b"")
+            part = message.get("body", b"")
+            held.take(len(part))
+            body += part
             if len(body) > self.bounds.max_bytes:
                 raise self._too_large()
             if not message.get("more_body", False):
                 return bytes(body)
 
 
+class _Held:
+    """The bytes of one body among those of all."""
+
+    def __init__(self, in_flight: list[int]) -> None:
+        self._in_flight, self._own = in_flight, 0
+
+    def take(self, num_bytes: int) -> None:
+        """Counts more bytes. Raises Refused where all are too many."""
+        self._own += num_bytes
+        self._in_flight[0] += num_bytes
+        if self._in_flight[0] > MAX_HELD:
+            raise Refused(429, "The bodies of all requests are too large. Ask again in a moment.")
+
+    def release(self) -> None:
+        self._in_flight[0] -= self._own
+
+
 async def _check_text(body: bytes) -> None:
     """Refuses half a character, which JSON can hold and no tokenizer reads."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"The body is no UTF-8 (byte {error.start:,}).", "Validation") from None
     if _HALF.search(body) and not await asyncio.to_thread(_is_whole, body):
         raise Refused(422, "The body holds half a character (a lone surrogate).")
 
@@ -150,8 +181,8 @@ def _received(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-async def _refuse(send: Send, refused: Refused, receive: Receive) -> None:
-    """Answers without having read all that was sent, and closes the connection."""
+async def _refuse(send: Send, refused: Refused, receive: Receive | None = None) -> None:
+    """Refuses a request and closes the connection; what is still sent is taken from `receive`."""
     body = body_of(refused)
     headers = {
         "content-type": "application/json",
@@ -165,7 +196,8 @@ async def _refuse(send: Send, refused: Refused, receive: Receive) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
     with suppress(TimeoutError):
         async with asyncio.timeout(LAST_SECONDS):
-            await _drain(receive)
+            if receive is not None:
+                await _drain(receive)
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -47,9 +47,9 @@ def ranking_routes(served: ServedModel, figures: Figures) -> APIRouter:
         if not texts or is_blank(query):
             raise Refused(400, "query, texts: a query and at least one text are needed.")
         row = Row(0, {"query": query, "text": list(texts)}, "inputs")
-        with served.room(request, len(texts)):
+        with served.room(request, len(texts)) as room:
             encoded = await served.encode(request, [row], truncate)
-            (answer,) = await served.answers(request, encoded)
+            (answer,) = await served.answers(request, encoded, room)
         note(encoded, figures, response)
         return answer, encoded
 

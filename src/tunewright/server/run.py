@@ -22,20 +22,43 @@ from tunewright.server.app import build_app
 HEADER_BYTES = 1 << 18  # what a parser holds; the guard counts the headers themselves
 HEADER_SECONDS = 30.0
 IDLE_SECONDS = 30
+SILENT_SECONDS = 0.3  # in which a request that is on its way at the end still comes
 LAST_SECONDS = 60  # in which those who wait are answered before the end
 BACKLOG = 2048
 
 
 class _Protocol(H11Protocol):
-    """One that closes a connection on which no request has come after some seconds."""
+    """One that closes a connection when the head of a request is not here after some seconds."""
+
+    _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(HEADER_SECONDS, self._end_if_silent)
+        self._wait_for_head()
 
-    def _end_if_silent(self) -> None:
-        if getattr(self, "cycle", None) is None:
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._has_request():
+            self._stop_waiting()
+        else:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _has_request(self) -> bool:
+        cycle: Any = getattr(self, "cycle", None)
+        return cycle is not None and not cycle.response_complete
+
+    def _wait_for_head(self) -> None:
+        if self._patience is None:  # a byte a second does not win time
+            self._patience = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
 
 class _Server(uvicorn.Server):
@@ -55,6 +78,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(SILENT_SECONDS)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._stop()

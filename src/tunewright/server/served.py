@@ -6,8 +6,8 @@ import asyncio
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -22,7 +22,8 @@ from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
 
 Result = TypeVar("Result")
-BYTES_OF_A_ROW = 8192  # a longer body takes the room of several rows
+# A longer body takes the room of several rows, but never of so many that others have none.
+BYTES_OF_A_ROW, ROWS_OF_A_BODY = 8192, 64
 CLOSING_SECONDS = 10.0
 log = logging.getLogger("tunewright.server")
 
@@ -71,14 +72,16 @@ class ServedModel:
         return self.predictor.task
 
     @contextmanager
-    def room(self, request: Request, num_rows: int = 1) -> Iterator[None]:
-        """Keeps room for a request until it is answered; a large body counts as several rows.
+    def room(self, request: Request, num_rows: int = 1) -> Iterator[ExitStack]:
+        """Keeps room for a request; a large body counts as several rows.
 
-        Raises Overloaded, before anything of it is read.
+        It is given back at the end of the block, or by who takes it over (`pop_all`). Raises
+        Overloaded, before anything of the request is encoded.
         """
-        size = max(num_rows, request.scope.get(NUM_BYTES, 0) // BYTES_OF_A_ROW)
-        with self.queue.room(min(size, self.queue.max_rows)):
-            yield
+        size = min(request.scope.get(NUM_BYTES, 0) // BYTES_OF_A_ROW, ROWS_OF_A_BODY)
+        with ExitStack() as kept:
+            kept.enter_context(self.queue.room(max(num_rows, size)))
+            yield kept
 
     async def read(self, request: Request, job: Callable[[], Result]) -> Result:
         """Runs a job of reading in the reader's thread."""
@@ -94,7 +97,7 @@ class ServedModel:
             request, lambda: Encoded(rows, [self.task.encode(row, self.tokenizer) for row in rows])
         )
         if encoded.num_cut and not truncate:
-            limit = getattr(self.task, "max_length", None)
+            limit = None if self.task.generates else getattr(self.task, "max_length", None)
             found = f"The texts have {encoded.num_cut:,} tokens more than the model reads."
             needed = "" if limit is None else f" It reads {limit:,} of each."
             remedy = "" if truncate is None else ', or "truncate": true'
@@ -102,11 +105,22 @@ class ServedModel:
         return encoded
 
     async def answers(
-        self, request: Request, encoded: Encoded, predictor: Predictor | None = None
+        self,
+        request: Request,
+        encoded: Encoded,
+        room: ExitStack,
+        predictor: Predictor | None = None,
     ) -> list[Any]:
-        """Returns the answers of rows; a client that goes away takes its rows with it."""
+        """Returns the answers of rows; a client that goes away takes its rows with it.
+
+        Those that are being answered at that moment keep their room until they are.
+        """
         future = self.queue.submit(encoded.rows, encoded.features, predictor)
-        return await awaited(request, asyncio.wrap_future(future))
+        try:
+            return await awaited(request, asyncio.wrap_future(future))
+        finally:
+            if not future.done():
+                given_back_after(future, room.pop_all())
 
     def stop(self) -> None:
         """Says from now on that the server is about to end; requests are still answered."""
@@ -123,6 +137,11 @@ def raw_vectors(predictor: Predictor) -> Predictor:
     """Returns a model of sentence vectors that gives them whole, as they come, of any length."""
     task: Any = predictor.task
     return replace(predictor, task=replace(task, normalize=False, dimensions=None))
+
+
+def given_back_after(future: Future[Any], room: ExitStack) -> None:
+    """Lets room be given back when a future is done."""
+    future.add_done_callback(lambda _: room.close())
 
 
 async def awaited(request: Request, result: asyncio.Future[Result]) -> Result:

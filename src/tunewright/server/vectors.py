@@ -68,9 +68,9 @@ def vector_routes(served: ServedModel, figures: Figures) -> APIRouter:
         truncate: bool | None = None,
     ) -> tuple[Floats, Encoded]:
         rows = _rows(texts, purpose)
-        with served.room(request, len(rows)):
+        with served.room(request, len(rows)) as room:
             encoded = await served.encode(request, rows, truncate)
-            answers = await served.answers(request, encoded, raw)
+            answers = await served.answers(request, encoded, room, raw)
         note(encoded, figures, response)
         return np.stack([answer.values for answer in answers]), encoded
 

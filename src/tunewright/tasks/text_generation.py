@@ -209,9 +209,14 @@ class TextGeneration(Task):
             for number, sequence in enumerate(sequences)
         ]
 
-    def _conversation(self, row: Row, processor: Any) -> tuple[list[Marked], int]:
+    @property
+    def prompt_room(self) -> int:
+        """The tokens that may stand before an answer: the rest is kept free for it."""
         length = self.max_length or DEFAULT_LENGTH
-        room = length - (self.answer_length or max(length // 4, 1))
+        return length - (self.answer_length or max(length // 4, 1))
+
+    def _conversation(self, row: Row, processor: Any) -> tuple[list[Marked], int]:
+        length, room = self.max_length or DEFAULT_LENGTH, self.prompt_room
         turns = messages_of(row, self.prompt_template, self.system)
         answer = turns[-1:] if turns[-1].role == "assistant" and len(turns) > 1 else ()
         asked = turns[: len(turns) - len(answer)]

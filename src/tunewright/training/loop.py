@@ -165,7 +165,8 @@ class Loop:
     def _update(self, step: int, epoch: int, row_indices: np.ndarray) -> Step:
         started = time.perf_counter()
         self._reseed(step)
-        self.model.train()
+        if not self.model.training:  # which walks through all of its parts
+            self.model.train()
         factor = self.schedule.factor(step)
         set_factor(self.optimizer, factor)
         parts = self._shared(row_indices, epoch)
