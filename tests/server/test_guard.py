@@ -181,7 +181,9 @@ def test_where_there_is_no_room_it_says_so_at_once(client, monkeypatch):
         if "tunewright_rows 512.0" in client.get("/metrics").text:
             break
     response = client.post("/predict", json={"inputs": "a film"})
-    refused(response, 429, "512 rows", "Overloaded")
+    refused(response, 429, "No more rows", "Overloaded")
+    assert response.headers.get("connection") != "close"
+    refused(client.post("/predict", content="{", headers=JSON), 429, "No more", "Overloaded")
     assert response.headers["retry-after"] == "1"
     go.set()
     for asker in askers:

@@ -68,6 +68,11 @@ class RequestQueue:
         """The rows that have room now."""
         return self._num_rows
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for one more row."""
+        return self._num_rows >= self.max_rows
+
     @contextmanager
     def room(self, num_rows: int) -> Iterator[None]:
         """Keeps room for rows during a block, from before they are read until they are answered.

@@ -66,7 +66,7 @@ def build_app(
         if isinstance(task, kind):
             app.include_router(routes(served, figures))
     figures.paths = frozenset(app.openapi()["paths"])
-    return Guard(app, api_key, bounds, figures.heard, served.stop)
+    return Guard(app, api_key, bounds, figures.heard, served.stop, lambda: served.queue.is_full)
 
 
 def _name_of(model: TrainedModel) -> str:

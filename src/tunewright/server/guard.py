@@ -48,7 +48,8 @@ class Guard:
     """An application behind a key and bounds.
 
     `heard` hears path, status and seconds of each request. `stop` tells the application that its
-    server is about to end. `in_flight` are the bytes of all bodies that are held.
+    server is about to end. Where it `is_full`, what is posted is refused before it is parsed.
+    `in_flight` are the bytes of all bodies that are held.
     """
 
     app: App
@@ -56,6 +57,7 @@ class Guard:
     bounds: Bounds
     heard: Callable[[str, int, float], None]
     stop: Callable[[], None] = lambda: None
+    is_full: Callable[[], bool] = lambda: False
     in_flight: list[int] = field(default_factory=lambda: [0])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +93,8 @@ class Guard:
         if body is None:
             return
         try:
+            if scope["method"] == "POST" and self.is_full():
+                raise Refused(429, "No more rows can wait. Ask again in a moment.")
             await _check_text(body)
         except Refused as refused:
             await _refuse(send, refused)
@@ -182,12 +186,16 @@ def _received(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(send: Send, refused: Refused, receive: Receive | None = None) -> None:
-    """Refuses a request and closes the connection; what is still sent is taken from `receive`."""
+    """Refuses a request.
+
+    Where its body is not here yet, what is still sent is taken from `receive`, and the connection
+    is closed.
+    """
     body = body_of(refused)
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),
-        "connection": "close",
+        **({"connection": "close"} if receive is not None else {}),
         **({"www-authenticate": "Bearer"} if refused.status == 401 else {}),
         **(RETRY_AFTER if refused.status == 429 else {}),
     }
