@@ -20,7 +20,7 @@ def test_a_model_begins_from_nothing_and_is_trained_for_a_task(command, corpus, 
     ended = command("pretrain", corpus, *NEW, "--tokenizer", "bpe", "--lowercase", "--json")
     assert ended.status == 0, ended.err
     assert set(ended.json["evaluation"]["metrics"]) == {"perplexity", "token_accuracy"}
-    assert "random weights, and its tokenizer of" in ended.err
+    assert "which begins with what counting says of the texts, and its tokenizer of" in ended.err
     after = command("train", reviews, "--model", ended.json["run"], "--text", "review", "--label",
                     "stars", "--json", *QUICK)  # fmt: skip
     assert after.status == 0, after.err
