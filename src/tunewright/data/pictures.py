@@ -17,7 +17,8 @@ import binascii
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -115,18 +116,8 @@ def num_pixels(content: bytes, where: str) -> int:
 
     Raises DataError for what is no picture.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
-    except Image.DecompressionBombError:
-        raise _too_large(
-            where, "its picture has far more pixels than its file", MAX_PIXELS
-        ) from None
-    except UnidentifiedImageError:
-        raise _unknown(content, where) from None
-    except Exception as error:  # each decoder fails in its own way
-        raise _broken(error, where) from None
+    with _opened(content, where) as image:
+        width, height = image.size
     return width * height
 
 
@@ -221,11 +212,18 @@ def _decoded(
     content: bytes, where: str, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Returns the picture in RGB, and what was done to it."""
+    with _opened(content, where, max_pixels) as image:
+        return _plain(image, where, max_pixels)
+
+
+@contextmanager
+def _opened(content: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Gives a picture of which the head alone was read; what fails in the block is a DataError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", module="PIL")
-            return _plain(Image.open(io.BytesIO(content), formats=FORMATS), where, max_pixels)
+            yield Image.open(io.BytesIO(content), formats=FORMATS)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -233,9 +231,20 @@ def _decoded(
             where, "its picture has far more pixels than its file", max_pixels
         ) from None
     except UnidentifiedImageError:
-        raise _unknown(content, where) from None
+        raise DataError(
+            where,
+            "its image is no picture that is known here" if content else "its image is empty",
+            f"Pictures are {', '.join(FORMATS[:-1])} or {FORMATS[-1]} files.",
+            "Convert it, or remove the row.",
+        ) from None
     except Exception as error:  # each decoder fails in its own way
-        raise _broken(error, where) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            where,
+            f"its picture is broken ({reason:.200})",
+            "It cannot be read to its end.",
+            "Replace it, or remove the row.",
+        ) from None
 
 
 def _plain(image: Image.Image, where: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
@@ -263,25 +272,6 @@ def _plain(image: Image.Image, where: str, max_pixels: int) -> tuple[Image.Image
         if np.asarray(clear)[..., 3].min() < 255:
             remarks.append("transparent")
     return image.convert("RGB"), tuple(remarks)
-
-
-def _unknown(content: bytes, where: str) -> DataError:
-    return DataError(
-        where,
-        "its image is no picture that is known here" if content else "its image is empty",
-        f"Pictures are {', '.join(FORMATS[:-1])} or {FORMATS[-1]} files.",
-        "Convert it, or remove the row.",
-    )
-
-
-def _broken(error: Exception, where: str) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(
-        where,
-        f"its picture is broken ({reason:.200})",
-        "It cannot be read to its end.",
-        "Replace it, or remove the row.",
-    )
 
 
 def _too_large(where: str, found: str, max_pixels: int) -> DataError:

@@ -111,9 +111,7 @@ class RequestQueue:
         predictor = predictor or self.predictor
         size = sum(item.num_tokens for items in encoded for item in items)
         key = (predictor.task, predictor.generation)
-        return self._put(
-            _Request(Future(), len(rows), size, rows, encoded, predictor, key)
-        )  # fmt: skip
+        return self._put(_Request(Future(), len(rows), size, rows, encoded, predictor, key))
 
     def run(self, job: Callable[[], Result]) -> Future[Result]:
         """Lets a job have the model for itself when its turn comes. Raises Overloaded."""

@@ -19,7 +19,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from tunewright.answers import Generated
-from tunewright.data.chats import read_messages
 from tunewright.models.chat_tokens import prompt_length, whole_length
 from tunewright.models.generation import Generation
 from tunewright.prediction.chat import Asked, ask, reply
@@ -28,6 +27,7 @@ from tunewright.server.common import Body, note
 from tunewright.server.figures import Figures
 from tunewright.server.refusals import Refused, body_of, refusal_of
 from tunewright.server.served import Encoded, ServedModel, awaited, given_back_after, log
+from tunewright.tasks.conversations import messages_of
 from tunewright.types import Message, Row
 
 MAX_TOKENS = 4096  # of one answer
@@ -138,18 +138,13 @@ def chat_routes(served: ServedModel, figures: Figures) -> APIRouter:
 
 def _messages(served: ServedModel, messages: list[dict[str, Any]]) -> tuple[Message, ...]:
     """Returns the turns of a conversation. Raises Refused for one that the model cannot read."""
-    found = read_messages(messages, "messages")
     task: Any = served.task
-    told = (
-        found
-        if found[0].role == "system" or not task.system
-        else (Message("system", task.system), *found)
-    )
-    length = whole_length(served.tokenizer, told, "messages")
+    turns = messages_of(Row(0, {"messages": messages}, "the request"), None, task.system)
+    length = whole_length(served.tokenizer, turns, "the request")
     if length > task.prompt_room:  # before it is cut, which takes longer
         needed = f"The model reads {task.prompt_room:,} before its answer."
         raise Refused(413, f"messages: it has {length:,} tokens. {needed}")
-    return found
+    return turns
 
 
 def _asked(served: ServedModel, predictor: Predictor, messages: Sequence[Message]) -> Asked:

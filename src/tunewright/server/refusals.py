@@ -64,6 +64,8 @@ def add_refusals(app: FastAPI, model: str) -> None:
 
     def failed(request: Request, error: Any) -> JSONResponse:
         words = f"{request.method} {request.url.path}: {error.detail}."
+        if error.status_code == 404:
+            words += f" There is {', '.join(app.openapi()['paths'])}."
         return said(request, Refused(error.status_code, words, "Validation"))
 
     for kind in (Refused, Overloaded, UserError, RecursionError, Exception):
