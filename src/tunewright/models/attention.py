@@ -292,9 +292,9 @@ def packed_attention(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     output_NHD = attend(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
+        query.squeeze(0).transpose(0, 1),
+        key.squeeze(0).transpose(0, 1),
+        value.squeeze(0).transpose(0, 1),
         boundaries if isinstance(boundaries, Spans) else tuple(boundaries),
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         causal=causal,

@@ -106,7 +106,7 @@ class _NativeAttention(torch.autograd.Function):
         log_sums = None
         if any(ctx.needs_input_grad):
             log_sums = torch.empty(query_NHD.shape[1], len(query_NHD))
-            ctx.save_for_backward(*tensors, bias_HST, log_sums)
+            ctx.save_for_backward(*tensors, bias_HST, log_sums, output)
             ctx.settings = settings
         bias = _turned(bias_HST)
         _call(settings, tensors, bias, 0, output=output, log_sums=log_sums)
@@ -114,13 +114,14 @@ class _NativeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, bias_HST, log_sums = ctx.saved_tensors
+        *tensors, bias_HST, log_sums, output = ctx.saved_tensors
         found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
         bias = _turned(bias_HST)
         d_bias = None if bias is None else torch.zeros_like(bias)
         names = dict(zip(("d_query", "d_key", "d_value"), found, strict=True))
         gradient = _rows(gradients[0].to(tensors[0].dtype))
-        _call(ctx.settings, tensors, bias, 1, gradient, log_sums=log_sums, d_bias=d_bias, **names)
+        _call(ctx.settings, tensors, bias, 1, gradient, output=output, log_sums=log_sums,
+              d_bias=d_bias, **names)  # fmt: skip
         if d_bias is None:
             return *found, None, None
         _, size, length = bias_HST.shape

@@ -24,11 +24,11 @@ from torch.autograd.function import once_differentiable
 from tunewright.native import native
 
 SIDE = 32  # of a block, as in tiles.h
-_CHUNK = 512  # tokens that a gradient is summed over at a time, as in products.c
+_CHUNK = 256  # tokens that a gradient is summed over at a time, as in products.c
 _MOST_PARTS = 3  # layers of one product, as in products.c
 _COUNTS = "rows inner outer gelu num_threads num_parts lays_out"
 _PART_POINTERS = "weight bias output gradient d_weight d_bias"
-_POINTERS = "values toward back output active d_output d_values left right sums"
+_POINTERS = "values toward back output active d_output d_values gradients tokens sums"
 _ACTIVATION = "intermediate_act_fn"
 _INTERMEDIATE = {"dense", _ACTIVATION}  # of BERT and its kin: activation(dense(values))
 # What families call the layers that attention reads its tokens through.
@@ -287,17 +287,17 @@ class _Linear(torch.autograd.Function):
         ):
             _point(part, gradient=gradient, d_weight=weight, d_bias=bias)
         d_values = torch.empty_like(values) if to_values else None
-        d_output = left = right = sums = None
+        d_output = gradients = tokens = sums = None
         several = len(given) > 1 and to_values
         if output is not None or several:
             d_output = values.new_empty(*values.shape[:-1], call.outer)
         if d_output is not None or any(wanted):
             padded = -(-call.rows // SIDE) * SIDE
-            left = _narrow(padded * call.outer)
+            gradients = _narrow(padded * call.outer)
             sums = torch.empty(-(-call.rows // _CHUNK), call.outer)
-            right = _narrow(padded * call.inner) if any(wanted[::2]) else None
+            tokens = _narrow(padded * call.inner) if any(wanted[::2]) else None
         _point(call, values=values, back=back, output=output, d_output=d_output,
-               d_values=d_values, left=left, right=right, sums=sums)  # fmt: skip
+               d_values=d_values, gradients=gradients, tokens=tokens, sums=sums)  # fmt: skip
         _tiles().linear_back(ctypes.byref(call))
         return d_values, None, *found
 

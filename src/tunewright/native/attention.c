@@ -59,6 +59,8 @@ static INLINE void product(count rows, count vectors, count depth, const float *
         }
 }
 
+#define SOME 64 /* keys that go through the backward pass together */
+
 /* Attention -------------------------------------------------------------------------------- */
 
 /* One call's tensors. `queries` and `keys` are boundaries of the sequences, `order` says which
@@ -97,23 +99,45 @@ static INLINE struct sizes sizes_of(const struct attention *a, count sequence, i
 /* Returns the floats of scratch memory that a thread needs for sequences up to S and T. */
 count attention_scratch(count S, count T, count D) {
     count step = up(D, WIDE), tokens = 6 * up(S, WIDE) + 8 * (up(T, WIDE) + TALL);
-    return up(tokens * step + 5 * (up(T, WIDE) + TALL) * WIDE + 2 * step * WIDE + 8 * WIDE, 1024);
+    count sums = 2 * (up(T, WIDE) + TALL) * WIDE + up(S, WIDE);
+    return up(tokens * step + sums + 2 * step * WIDE + 8 * WIDE, 1024);
 }
 
 /* One head's tokens as rows of words; what is missing, to the right and below, is zero. */
 static INLINE void take(float *to, count step, const void *from, count token, count number,
                         count height, count width, int narrow, int pairs) {
-    count floats = half(width, pairs);
     for (count i = 0; i < number; i++) {
         const void *row = at(from, i * token, narrow);
-        if (pairs) {
-            to[i * step + floats - 1] = 0;
-            memcpy(to + i * step, row, width * 2);
-        } else
-            widen(to + i * step, row, width, narrow);
-        for (count j = floats; j < step; j++) to[i * step + j] = 0;
+#if HAS_PAIRS
+        for (count j = 0; pairs && j < step; j += W) {
+            const uint16_t *words = (const uint16_t *)row + 2 * j;
+            __m512i found = _mm512_maskz_loadu_epi16(these(width - 2 * j), words);
+            store(to + i * step + j, (vec)found);
+        }
+        if (pairs) continue;
+#endif
+        widen(to + i * step, row, width, narrow);
+        for (count j = width; j < step; j++) to[i * step + j] = 0;
     }
     memset(to + number * step, 0, (height - number) * step * 4);
+}
+
+/* Asks for the rows of some queries, and of keys at the same places, of the heads whose turn is next:
+   a head's rows lie far from one another. */
+static INLINE void fetch(const struct attention *a, struct sizes z, count shared, count first,
+                         int narrow, int backward) {
+    count head = shared * (a->num_heads / a->num_shared);
+    if (shared >= a->num_shared) return;
+    for (count i = first; i < fewer(first + WIDE, z.S); i++) {
+        count query = z.q0 + i, key = z.k0 + fewer(i, z.T - 1);
+        __builtin_prefetch(at(a->query, query * a->query_token + head * a->query_head, narrow));
+        __builtin_prefetch(at(a->key, key * a->key_token + shared * a->key_head, narrow));
+        __builtin_prefetch(at(a->value, key * a->value_token + shared * a->value_head, narrow));
+        if (!backward) continue;
+        count place = query * a->gradient_token + head * a->gradient_head;
+        __builtin_prefetch(at(a->gradient, place, narrow));
+        __builtin_prefetch(at(a->output, (query * a->num_heads + head) * a->width, narrow));
+    }
 }
 
 /* The same numbers as words that run over tokens: (height / 2, wide), or the rows themselves. */
@@ -130,8 +154,17 @@ static INLINE const float *by_token(float **free, const float *rows, count heigh
    them from the first on: what lies before a window is not zero. */
 struct view {
     count first, vectors, low, high, behind, ahead;
-    int tiles;
+    int tiles, plain; /* scores are only scaled: there is no bias, and nothing is hidden */
 };
+
+/* Some of the keys of a view, from `low` on. */
+static INLINE struct view narrowed_view(const struct attention *a, struct view w, count low,
+                                        count number) {
+    w.low = low, w.high = fewer(low + number, w.high);
+    int all_near = w.first + w.vectors * W - 1 - w.low <= w.behind;
+    w.plain = !a->bias && a->scale > 0 && all_near && w.high - 1 - w.first <= w.ahead;
+    return w;
+}
 
 static INLINE struct view view_of(const struct attention *a, count first, struct sizes z,
                                   int pairs) {
@@ -140,7 +173,7 @@ static INLINE struct view view_of(const struct attention *a, count first, struct
     if (first > w.behind) w.low = (first - w.behind) & ~1; /* pairs begin at even keys */
     if (last + w.ahead + 1 < z.T) w.high = last + w.ahead + 1;
     w.tiles = HAS_TILES && tiles_allowed && pairs && !w.low;
-    return w;
+    return narrowed_view(a, w, w.low, w.high - w.low);
 }
 
 /* The scores of key t for a vector of queries: scaled, biased, minus infinity where not seen. */
@@ -155,6 +188,28 @@ static INLINE vec score(const struct view *w, count t, int v, vec raw, float sca
         found = chosen(hidden, all(-INFINITY), found);
     }
     return found;
+}
+
+/* Makes scores of raw products where more is to be done than scaling, which then is done. Returns
+   what is left to scale by. */
+static INLINE float finish_scores(const struct attention *a, const struct view *w, float *scores,
+                                  const float *bias) {
+    if (w->plain) return a->scale;
+    for (count t = w->low; t < w->high; t++)
+        for (int v = 0; v < w->vectors; v++) {
+            float *place = scores + (t - w->low) * WIDE + v * W;
+            store(place, score(w, t, v, load(place), a->scale,
+                               bias ? bias + (t - w->low) * a->bias_step : 0));
+        }
+    return 1.0f;
+}
+
+/* e to the power of raw * scale - less. */
+static INLINE vec raised(vec raw, float scale, vec less, int pairs) {
+#if HAS_PAIRS
+    if (pairs) return power_of_two(raw * (scale * 1.44269504f) - less * 1.44269504f);
+#endif
+    return exponential(raw * scale - less);
 }
 
 /* Puts the numbers of two keys down as words that run over keys. */
@@ -195,6 +250,32 @@ static INLINE void put_block(const struct attention *a, void *tensor, count toke
     }
 }
 
+/* The weight of each key for each query of a block, exp(score - most), as words that run over keys;
+   `most` and `sum` are over keys. There is room behind the last scores. */
+static INLINE void weigh_keys(float *scores, count seen, int vectors, float scale, float *weights,
+                              vec *most, vec *sum, int pairs) {
+    vec other[2];
+    for (int v = 0; v < vectors; v++) {
+        sum[v] = all(0.0f);
+        most[v] = other[v] = all(-INFINITY);
+        store(scores + seen * WIDE + v * W, other[v]);
+    }
+    for (count t = 0; t < seen; t += 2)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            most[v] = larger(most[v], load(scores + t * WIDE + v * W));
+            other[v] = larger(other[v], load(scores + (t + 1) * WIDE + v * W));
+        }
+    for (int v = 0; v < vectors; v++) most[v] = larger(most[v], other[v]) * scale;
+    for (count t = 0; t < seen; t += 2)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            const float *place = scores + t * WIDE + v * W;
+            vec upper = raised(load(place), scale, most[v], pairs);
+            vec lower = raised(load(place + WIDE), scale, most[v], pairs);
+            sum[v] += upper + lower;
+            put_by_key(weights + half(t, pairs) * WIDE + v * W, upper, lower, pairs);
+        }
+}
+
 /* One sequence's heads of queries that share a head of keys: softmax(Q K' scale + bias) V.
    Scores lie with queries along the lanes, so that maxima and sums run down the vectors. */
 static INLINE void forward_item(const struct attention *a, count sequence, count shared,
@@ -221,32 +302,21 @@ static INLINE void forward_item(const struct attention *a, count sequence, count
         for (count first = 0; first < z.S; first += WIDE) {
             struct view w = view_of(a, first, z, pairs);
             count seen = w.high - w.low;
+            fetch(a, z, shared + 1, first, narrow, 0);
             product(seen, w.vectors, z.words, key + w.low * z.step, z.step, query_t + first, z.Sp,
                     scores, WIDE, 0, pairs, w.tiles);
-            vec share[2];
+            vec share[2], most[2], sum[2];
+            const float *bias =
+                a->bias ? a->bias + (head * a->bias_rows + w.low) * a->bias_step + first : 0;
+            float scale = finish_scores(a, &w, scores, bias);
+            if (w.vectors == 2) weigh_keys(scores, seen, 2, scale, weights, most, sum, pairs);
+            else weigh_keys(scores, seen, 1, scale, weights, most, sum, pairs);
             for (int v = 0; v < w.vectors; v++) {
-                const float *bias =
-                    a->bias ? a->bias + (head * a->bias_rows + w.low) * a->bias_step + first : 0;
-                vec most = all(-INFINITY), sum = all(0.0f);
-                for (count t = 0; t < seen; t++) {
-                    float *place = scores + t * WIDE + v * W;
-                    vec s = score(&w, w.low + t, v, load(place), a->scale,
-                                  bias ? bias + t * a->bias_step : 0);
-                    store(place, s);
-                    most = larger(most, s);
-                }
-                for (count t = 0; t < seen; t += 2) {
-                    float *place = scores + t * WIDE + v * W;
-                    vec upper = exponential(load(place) - most), lower = all(0.0f);
-                    if (t + 1 < seen) lower = exponential(load(place + WIDE) - most);
-                    sum += upper + lower;
-                    put_by_key(weights + half(t, pairs) * WIDE + v * W, upper, lower, pairs);
-                }
                 for (count k = half(seen, pairs); w.tiles && k % W; k++)
                     store(weights + k * WIDE + v * W, all(0.0f));
-                share[v] = seen ? 1.0f / sum : all(0.0f);
-                store(lane[0], most);
-                store(lane[1], sum);
+                share[v] = seen ? 1.0f / sum[v] : all(0.0f);
+                store(lane[0], most[v]);
+                store(lane[1], sum[v]);
                 count start = first + v * W, number = fewer(W, z.S - start);
                 for (count i = 0; a->log_sums && i < number; i++)
                     a->log_sums[head * a->num_queries + z.q0 + start + i] =
@@ -265,9 +335,37 @@ static INLINE void forward_item(const struct attention *a, count sequence, count
     }
 }
 
+/* From scores and log_sums, the chance of each key P, and from that, `slope`, dP, and `mean`, its
+   dS: as words that run over queries and, dS, over keys. Rows from `seen` to `rows` are zero. dS adds
+   to `d_bias`. */
+static INLINE void slope_keys(float *scores, const float *slope, count seen, count rows,
+                              int vectors, float scale, const float *log_sums, const float *mean,
+                              float *chance_rows, float *slope_rows, float *by_key, float *d_bias,
+                              count bias_step, int pairs) {
+    count across = half(WIDE, pairs);
+    for (count i = seen * WIDE; i < rows * WIDE; i += W) store(scores + i, all(-INFINITY));
+    for (count t = 0; t < rows; t += 2) {
+        vec p[2][2] = {0}, s[2][2] = {0};
+        UNROLL for (int i = 0; i < 2; i++) {
+            UNROLL for (int v = 0; v < vectors; v++) {
+                count place = (t + i) * WIDE + v * W;
+                p[i][v] = raised(load(scores + place), scale, load(log_sums + v * W), pairs);
+                s[i][v] = p[i][v] * (load(slope + place) - load(mean + v * W));
+                float *bias = d_bias + (t + i) * bias_step + v * W;
+                if (d_bias && t + i < seen) store(bias, load(bias) + s[i][v]);
+            }
+            put_by_query(chance_rows + (t + i) * across, p[i][0], p[i][1], pairs);
+            put_by_query(slope_rows + (t + i) * across, s[i][0], s[i][1], pairs);
+        }
+        UNROLL for (int v = 0; v < vectors; v++)
+            put_by_key(by_key + half(t, pairs) * WIDE + v * W, s[0][v], s[1][v], pairs);
+    }
+}
+
 /* The gradients of the same heads. With P the probabilities, made anew from the scores and their
-   kept log_sums: dV = P' dO, dP = dO V', dS = P * (dP - rowsum(P * dP)), dQ = scale dS K and
-   dK = scale dS' Q (Dao et al. 2022, appendix B.2); dS is also the gradient of the bias. */
+   kept log_sums: dV = P' dO, dP = dO V', dS = P * (dP - rowsum(dO * O)), dQ = scale dS K and
+   dK = scale dS' Q (Dao et al. 2022, appendix B.2); dS is also the gradient of the bias. Keys are
+   taken SOME at a time, so that what is between the products stays in the nearest cache. */
 static INLINE void backward_item(const struct attention *a, count sequence, count shared,
                                  float *free, int narrow, int pairs) {
     struct sizes z = sizes_of(a, sequence, pairs);
@@ -277,10 +375,11 @@ static INLINE void backward_item(const struct attention *a, count sequence, coun
     float *key_t = claim(&free, z.wide * Tw), *query = claim(&free, head_size);
     float *query_t = claim(&free, head_size), *given = claim(&free, head_size);
     float *given_t = claim(&free, head_size), *d_key = claim(&free, tall * z.wide);
-    float *d_value = claim(&free, tall * z.wide), *chance = claim(&free, tall * WIDE);
-    float *slope = claim(&free, tall * WIDE), *by_key = claim(&free, tall * WIDE);
-    float *chance_rows = claim(&free, tall * WIDE), *slope_rows = claim(&free, tall * WIDE);
+    float *d_value = claim(&free, tall * z.wide), *mean = claim(&free, z.Sp);
     float *out = claim(&free, z.wide * WIDE), *turned = claim(&free, z.wide * WIDE);
+    float some[5][SOME * WIDE] __attribute__((aligned(64)));
+    float *scores = some[0], *slope = some[1], *by_key = some[2];
+    float *chance_rows = some[3], *slope_rows = some[4];
 
     take(key, z.step, at(a->key, z.k0 * a->key_token + shared * a->key_head, narrow), a->key_token,
          z.T, tall, z.D, narrow, pairs);
@@ -301,57 +400,47 @@ static INLINE void backward_item(const struct attention *a, count sequence, coun
         transpose(given_t, z.Sp, given, z.step, z.Sp, z.step);
         const float *query_by = by_token(&own, query, z.Sp, z.step, pairs);
         const float *given_by = by_token(&own, given, z.Sp, z.step, pairs);
+        memset(mean, 0, z.Sp * 4);
+        for (count i = 0; i < z.S; i++) {
+            count place = ((z.q0 + i) * a->num_heads + head) * z.D;
+            count from = (z.q0 + i) * a->gradient_token + head * a->gradient_head;
+            mean[i] = dot(at(a->output, place, narrow), at(a->gradient, from, narrow), z.D, narrow);
+        }
         for (count first = 0; first < z.S; first += WIDE) {
-            struct view w = view_of(a, first, z, pairs);
-            count seen = w.high - w.low, rows = up(seen, w.tiles ? SIDE : TALL);
-            count offset = (head * a->bias_rows + w.low) * a->bias_step + first;
+            struct view all_seen = view_of(a, first, z, pairs);
+            fetch(a, z, shared + 1, first, narrow, 1);
             float log_sums[WIDE] = {0};
             memcpy(log_sums, a->log_sums + head * a->num_queries + z.q0 + first,
                    fewer(WIDE, z.S - first) * 4);
-            product(seen, w.vectors, z.words, key + w.low * z.step, z.step, query_t + first, z.Sp,
-                    chance, WIDE, 0, pairs, w.tiles);
-            product(seen, w.vectors, z.words, value + w.low * z.step, z.step, given_t + first,
-                    z.Sp, slope, WIDE, 0, pairs, w.tiles);
-            vec mean[2] = {all(0.0f), all(0.0f)};
-            for (int v = 0; v < w.vectors; v++)
-                for (count t = 0; t < seen; t++) {
-                    count place = t * WIDE + v * W;
-                    vec s = score(&w, w.low + t, v, load(chance + place), a->scale,
-                                  a->bias ? a->bias + offset + t * a->bias_step : 0);
-                    vec p = exponential(s - load(log_sums + v * W));
-                    store(chance + place, p);
-                    mean[v] += p * load(slope + place);
-                }
-            for (count t = 0; t < rows; t += 2) {
-                vec p[2][2], s[2][2];
-                for (int i = 0; i < 2; i++)
-                    for (int v = 0; v < 2; v++) {
-                        count place = (t + i) * WIDE + v * W;
-                        int real = t + i < seen && v < w.vectors;
-                        p[i][v] = real ? load(chance + place) : all(0.0f);
-                        s[i][v] = real ? p[i][v] * (load(slope + place) - mean[v]) : (vec){0};
-                        if (real && a->d_bias) {
-                            float *bias = a->d_bias + offset + (t + i) * a->bias_step + v * W;
-                            store(bias, load(bias) + s[i][v]);
-                        }
-                    }
-                for (int i = 0; i < 2; i++) {
-                    put_by_query(chance_rows + (t + i) * across, p[i][0], p[i][1], pairs);
-                    put_by_query(slope_rows + (t + i) * across, s[i][0], s[i][1], pairs);
-                }
-                for (int v = 0; v < w.vectors; v++)
-                    put_by_key(by_key + half(t, pairs) * WIDE + v * W, s[0][v], s[1][v], pairs);
+            if (all_seen.low >= all_seen.high) memset(out, 0, z.wide * WIDE * 4);
+            for (count low = all_seen.low; low < all_seen.high; low += SOME) {
+                struct view w = narrowed_view(a, all_seen, low, SOME);
+                count seen = w.high - low, rows = up(seen, w.tiles ? SIDE : TALL);
+                count offset = (head * a->bias_rows + low) * a->bias_step + first;
+                product(seen, w.vectors, z.words, key + low * z.step, z.step, query_t + first,
+                        z.Sp, scores, WIDE, 0, pairs, w.tiles);
+                product(seen, w.vectors, z.words, value + low * z.step, z.step, given_t + first,
+                        z.Sp, slope, WIDE, 0, pairs, w.tiles);
+                float scale = finish_scores(a, &w, scores, a->bias ? a->bias + offset : 0);
+                float *d_bias = a->d_bias ? a->d_bias + offset : 0;
+                if (w.vectors == 2)
+                    slope_keys(scores, slope, seen, rows, 2, scale, log_sums, mean + first,
+                               chance_rows, slope_rows, by_key, d_bias, a->bias_step, pairs);
+                else
+                    slope_keys(scores, slope, seen, rows, 1, scale, log_sums, mean + first,
+                               chance_rows, slope_rows, by_key, d_bias, a->bias_step, pairs);
+                product(z.D, w.vectors, half(seen, pairs), key_t + half(low, pairs), Tw, by_key,
+                        WIDE, out, WIDE, low > all_seen.low, pairs, w.tiles);
+                count depth = half(w.vectors * W, pairs), lanes = up(z.D, W) / W; /* of queries */
+                product(seen, lanes, depth, slope_rows, across,
+                        query_by + half(first, pairs) * z.wide, z.wide, d_key + low * z.wide,
+                        z.wide, 1, pairs, w.tiles);
+                product(seen, lanes, depth, chance_rows, across,
+                        given_by + half(first, pairs) * z.wide, z.wide, d_value + low * z.wide,
+                        z.wide, 1, pairs, w.tiles);
             }
-            product(z.D, w.vectors, half(seen, pairs), key_t + half(w.low, pairs), Tw, by_key,
-                    WIDE, out, WIDE, 0, pairs, w.tiles);
             put_block(a, a->d_query, z.q0 + first, head, out, turned, z.wide,
                       fewer(WIDE, z.S - first), a->scale, narrow);
-            count depth = half(w.vectors * W, pairs), lanes = up(z.D, W) / W; /* of queries */
-            product(seen, lanes, depth, slope_rows, across, query_by + half(first, pairs) * z.wide,
-                    z.wide, d_key + w.low * z.wide, z.wide, 1, pairs, w.tiles);
-            product(seen, lanes, depth, chance_rows, across,
-                    given_by + half(first, pairs) * z.wide, z.wide, d_value + w.low * z.wide,
-                    z.wide, 1, pairs, w.tiles);
         }
     }
     for (count t = 0; t < z.T; t++) {
@@ -382,10 +471,11 @@ static void attention_item(const struct attention *a, count sequence, count shar
 void attention(const struct attention *a, int backward) {
     count in_line = backward && a->d_bias ? a->num_sequences : 1;
     count num_items = a->num_sequences * a->num_shared / in_line;
+    count many = num_items / (8 * a->num_threads), together = many < 1 ? 1 : fewer(many, 4);
 #pragma omp parallel num_threads(a->num_threads)
     {
         begin_tiles();
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, together)
         for (count n = 0; n < num_items; n++)
             for (count i = 0; i < in_line; i++) {
                 count place = in_line > 1 ? i : n / a->num_shared;

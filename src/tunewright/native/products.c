@@ -13,9 +13,10 @@
 #include <unistd.h>
 #endif
 
-#define GROUP_ROWS 64 /* of tokens that a thread takes at a time */
-#define GROUP 4       /* panels that a thread takes at a time */
-#define CHUNK 512     /* tokens that a weight's gradient is summed over at a time */
+#define GROUP 4   /* panels that a thread takes at a time, where there are few rows */
+#define CHUNK 256 /* tokens that a weight's gradient is summed over at a time */
+#define TALLEST 8 /* panels of the left factor that a weight's gradient is summed for at a time */
+#define WIDEST 12 /* and those of the right one: their sums stay in the second cache */
 
 /* Layers that read the same values: one, or the query's, key's and value's. A part has `size`
    columns of the output; weight and bias, (size, inner) and (size) or null, are float32. */
@@ -36,7 +37,7 @@ struct linear {
     void *toward, *back;
     void *output, *active; /* with `gelu`, active = gelu(output); without parts, the product */
     void *d_output, *d_values;
-    void *left, *right; /* panels of the gradient and of the values, over tokens */
+    void *gradients, *tokens; /* panels of the gradient and of the values, over tokens */
     float *sums;        /* (chunks, outer) */
 };
 
@@ -67,24 +68,28 @@ static INLINE __m512i interleaved(vec even, vec odd) {
     return _mm512_permutexvar_epi16(order, bfloat16s(even, odd));
 }
 
-/* The standard normal distribution's density times the square root of 2 pi, and the distribution
-   itself: Abramowitz & Stegun 7.1.26, to a relative 1e-4, where bfloat16 has 4e-3. */
-static INLINE void normal(vec x, vec *density, vec *below) {
-    vec size = (vec)_mm512_abs_ps((__m512)x), power = x * x * -0.72134752f; /* of two */
-    power = larger(power, all(-100.0f)); /* numbers smaller than float32 has take a detour */
-    vec share = (vec)_mm512_rcp14_ps((__m512)(size * 0.23164189f + 1.0f)); /* 0.3275911 / sqrt 2 */
-    vec sum = share * 0.5307027145f - 0.7265760135f;
-    sum = sum * share + 0.7107068705f;
-    sum = sum * share - 0.142248368f;
-    sum = (sum * share + 0.127414796f) * share;
-    vec whole = (vec)_mm512_roundscale_ps((__m512)power, _MM_FROUND_TO_NEAREST_INT);
-    vec rest = power - whole, part = rest * 0.0096181f + 0.0555041f; /* 2 to the power of rest */
-    part = part * rest + 0.2402265f;
-    part = part * rest + 0.6931472f;
-    *density = (vec)_mm512_scalef_ps((__m512)(part * rest + 1.0f), (__m512)whole);
-    vec tail = sum * *density;
-    __mmask16 above = _mm512_movepi32_mask((__m512i)x);
-    *below = (vec)_mm512_mask_blend_ps(above, (__m512)(1.0f - tail), (__m512)tail);
+/* The share of x that GELU lets through, and the slope of GELU at x: one half and an odd polynomial
+   that ends at one half beyond 4.4. GELU is right to 4e-5 and its slope to 2e-4, where a bfloat16
+   number near one is right to 2e-3; both are minimax fits. */
+static INLINE vec half_and_odd(vec x, const float *factors) {
+    vec near = (vec)_mm512_min_ps(_mm512_set1_ps(4.4f), (__m512)larger(all(-4.4f), x));
+    vec square = near * near, sum = all(factors[8]);
+    UNROLL for (int i = 7; i >= 0; i--) sum = sum * square + factors[i];
+    return sum * near + 0.5f;
+}
+
+static INLINE vec gelu_share(vec x) {
+    static const float factors[9] = {
+        3.987616301e-01f, -6.607647985e-02f, 9.643059224e-03f, -1.055001980e-03f, 8.429459558e-05f,
+        -4.725020972e-06f, 1.740932731e-07f, -3.754304423e-09f, 3.569745194e-11f};
+    return half_and_odd(x, factors);
+}
+
+static INLINE vec gelu_slope(vec x) {
+    static const float factors[9] = {
+        7.970468402e-01f, -2.630759478e-01f, 5.689469352e-02f, -8.098731749e-03f, 7.789558149e-04f,
+        -4.992206232e-05f, 2.030316864e-06f, -4.716232382e-08f, 4.747531257e-10f};
+    return half_and_odd(x, factors);
 }
 
 /* The weights as panels: `toward` runs over the inner numbers, `back` over the outer ones. */
@@ -132,74 +137,90 @@ static INLINE void give(const struct target *to, const float *sums, count row) {
     __m512i narrow = bfloat16s(low, high);
     _mm512_storeu_si512(to->output + row * to->step, narrow);
     if (!to->active) return;
-    vec even, odd, density, below[2];
+    vec even, odd;
     widened(narrow, &even, &odd);
-    normal(even, &density, below);
-    normal(odd, &density, below + 1);
     _mm512_storeu_si512(to->active + row * to->step,
-                        interleaved(even * below[0], odd * below[1]));
+                        interleaved(even * gelu_share(even), odd * gelu_share(odd)));
 }
 
-/* Asks for the line of memory that will be given to, while products are computed. */
-static INLINE void fetch(const struct target *to, count row) {
-    __builtin_prefetch(to->output + row * to->step, 1);
-    if (to->active) __builtin_prefetch(to->active + row * to->step, 1);
+/* A block whose sums are there and are given away row by row, while tiles compute the next one:
+   what multiplies and what follows a product are different parts of a core. */
+struct waiting {
+    struct target to;
+    const float *sums;
+    count row, given, tall;
+};
+
+static INLINE void give_rows(struct waiting *w, count until) {
+    for (until = fewer(until, w->tall); w->given < until; w->given++)
+        give(&w->to, w->sums + w->given * SIDE, w->row + w->given);
 }
 
-/* sums = 32 rows of words, from `row` on, times a panel; of the last rows there may be fewer. */
-static INLINE void multiply_block(const word *rows, count left, count depth, const word *panel,
-                                  float *sums) {
-    if (left >= SIDE) {
-        block((struct left){rows, depth, W}, panel, SIDE, depth, sums, SIDE, 0);
-        return;
+/* sums = 32 rows of words times a panel, while the block before is given away. */
+static INLINE void multiply_block(const word *rows, count depth, const word *panel, float *sums,
+                                  struct waiting *before) {
+    count share = (SIDE * W + depth - 1) / depth, until = 0;
+    start_block();
+    for (count k = 0; k < depth; k += W) {
+        step_block((struct left){rows + k, depth, W}, panel + k * SIDE, SIDE);
+        give_rows(before, until += share);
     }
-    for (count k = 0; k < depth; k += W) { /* copied to where there are 32, a tile at a time */
+    give_rows(before, SIDE);
+    end_block(sums, SIDE);
+}
+
+/* The same for the last rows, of which there are fewer: copied to where there are 32. */
+static INLINE void multiply_last(const word *rows, count left, count depth, const word *panel,
+                                 float *sums) {
+    start_block();
+    for (count k = 0; k < depth; k += W) {
         word some[SIDE * W] = {0};
         for (count r = 0; r < left; r++) memcpy(some + r * W, rows + r * depth + k, 4 * W);
-        block((struct left){some, W, 0}, panel + k * SIDE, SIDE, W, sums, SIDE, k > 0);
+        SEEN(some);
+        step_block((struct left){some, W, 0}, panel + k * SIDE, SIDE);
     }
+    end_block(sums, SIDE);
 }
 
-/* output = values times panels. A thread writes rows of GROUP panels, as memory likes it. */
+/* output = values times panels. A thread takes all panels for its rows or, where there are few
+   rows, some of them. */
 static void multiply(const struct linear *a, const word *panels) {
-    count depth = a->inner / 2, groups = (a->rows + GROUP_ROWS - 1) / GROUP_ROWS;
-    count num_panels = a->outer / SIDE, bands = num_groups(a->outer);
+    count depth = a->inner / 2, heights = (a->rows + SIDE - 1) / SIDE;
+    count bands = heights < 4 * a->num_threads ? num_groups(a->outer) : 1;
+    count wide = up(a->outer / SIDE, bands) / bands;
 #pragma omp parallel num_threads(a->num_threads)
     {
-        float sums[GROUP][SIDE * SIDE] __attribute__((aligned(64)));
-        struct target to[GROUP];
+        float sums[2][SIDE * SIDE] __attribute__((aligned(64)));
+        struct waiting before = {0};
+        int turn = 0;
         begin_tiles();
-#pragma omp for schedule(static)
-        for (count item = 0; item < groups * bands; item++) {
-            count from = item / bands * GROUP_ROWS, end = fewer(a->rows, from + GROUP_ROWS);
-            count first = item % bands * GROUP, wide = fewer(num_panels - first, GROUP);
-            for (count p = 0; p < wide; p++) to[p] = target_of(a, (first + p) * SIDE);
-            for (count row = from; row < end; row += SIDE) {
-                const word *rows = (const word *)a->values + row * depth;
-                count tall = fewer(SIDE, end - row);
-                for (count r = 0; r < tall; r++)
-                    for (count p = 0; p < wide; p++) fetch(to + p, row + r);
-                for (count p = 0; p < wide; p++)
-                    multiply_block(rows, end - row, depth, panels + (first + p) * depth * SIDE,
-                                   sums[p]);
-                for (count r = 0; r < tall; r++)
-                    for (count p = 0; p < wide; p++) give(to + p, sums[p] + r * SIDE, row + r);
+#pragma omp for schedule(static) nowait
+        for (count item = 0; item < heights * bands; item++) {
+            count row = item / bands * SIDE, tall = fewer(SIDE, a->rows - row);
+            count first = item % bands * wide, last = fewer(a->outer / SIDE, first + wide);
+            const word *rows = (const word *)a->values + row * depth;
+            for (count p = first; p < last; p++, turn = !turn) {
+                const word *panel = panels + p * depth * SIDE;
+                if (tall == SIDE) {
+                    multiply_block(rows, depth, panel, sums[turn], &before);
+                } else {
+                    give_rows(&before, SIDE);
+                    multiply_last(rows, tall, depth, panel, sums[turn]);
+                }
+                before = (struct waiting){target_of(a, p * SIDE), sums[turn], row, 0, tall};
             }
         }
+        give_rows(&before, SIDE);
         end_tiles();
     }
 }
 
 /* The gradient of GELU's input, for 32 numbers. */
 static INLINE __m512i through_gelu(__m512i gradient, __m512i output) {
-    vec x[2], given[2], density, below;
+    vec x[2], given[2];
     widened(output, x, x + 1);
     widened(gradient, given, given + 1);
-    for (int i = 0; i < 2; i++) {
-        normal(x[i], &density, &below);
-        given[i] *= below + x[i] * density * 0.3989422804f;
-    }
-    return interleaved(given[0], given[1]);
+    return interleaved(given[0] * gelu_slope(x[0]), given[1] * gelu_slope(x[1]));
 }
 
 static INLINE count panel_depth(count rows, count chunk) { /* in words, of that chunk */
@@ -250,25 +271,26 @@ static INLINE void pair_tokens(const struct linear *a, count row, count column, 
         pair_rows(pairs + r * SIDE, (float *)(tokens + 2 * r), (float *)(tokens + 2 * r + 1), W);
 }
 
-/* Up to GROUP panels of a chunk's tokens, from `first` on: as left factors, of the gradient. */
+/* Says whether the values are the left factor of the weight's gradient: the narrower side is, since
+   it takes more to lay one out. */
+static INLINE int values_lead(const struct linear *a) { return a->inner < a->outer; }
+
+/* Up to GROUP panels of a chunk's tokens, from `first` on. */
 static void lay_out_tokens(const struct linear *a, count chunk, count first, count last,
-                           int is_left) {
-    count depth = panel_depth(a->rows, chunk), width = is_left ? a->outer : a->inner;
-    word *panels = (word *)(is_left ? a->left : a->right) + chunk * CHUNK / 2 * width;
+                           int of_gradient) {
+    count depth = panel_depth(a->rows, chunk), width = of_gradient ? a->outer : a->inner;
+    word *panels = (word *)(of_gradient ? a->gradients : a->tokens) + chunk * CHUNK / 2 * width;
+    int is_left = of_gradient != values_lead(a);
     vec totals[GROUP][2] = {0};
     float pairs[W * SIDE] __attribute__((aligned(64)));
     for (count k = 0; k < depth; k += W)
         for (count p = first; p < last; p++) {
-            float *panel = (float *)panels + p * SIDE * depth;
-            count row = chunk * CHUNK + 2 * k;
-            if (!is_left) {
-                pair_tokens(a, row, p * SIDE, panel + k * SIDE, 0);
-                continue;
-            }
-            pair_tokens(a, row, p * SIDE, pairs, totals[p - first]);
-            transpose(panel + k * SIDE, W, pairs, SIDE, W, SIDE);
+            float *panel = (float *)panels + p * SIDE * depth + k * SIDE;
+            pair_tokens(a, chunk * CHUNK + 2 * k, p * SIDE, is_left ? pairs : panel,
+                        of_gradient ? totals[p - first] : 0);
+            if (is_left) transpose(panel, W, pairs, SIDE, W, SIDE);
         }
-    for (count p = first; is_left && p < last; p++) {
+    for (count p = first; of_gradient && p < last; p++) {
         float *sums = a->sums + chunk * width + p * SIDE;
         store(sums, zip_low(totals[p - first][0], totals[p - first][1]));
         store(sums + W, zip_high(totals[p - first][0], totals[p - first][1]));
@@ -277,13 +299,13 @@ static void lay_out_tokens(const struct linear *a, count chunk, count first, cou
 
 /* Lays out gradients and values for the gradient of the weight, and sums up that of the bias. */
 static void lay_out_rows(const struct linear *a) {
-    count lefts = num_groups(a->outer), groups = lefts + (a->right ? num_groups(a->inner) : 0);
+    count own = num_groups(a->outer), groups = own + (a->tokens ? num_groups(a->inner) : 0);
 #pragma omp parallel for schedule(static) num_threads(a->num_threads)
     for (count item = 0; item < groups * num_chunks(a); item++) {
-        count group = item % groups, is_left = group < lefts;
-        count first = (is_left ? group : group - lefts) * GROUP;
-        count last = fewer((is_left ? a->outer : a->inner) / SIDE, first + GROUP);
-        lay_out_tokens(a, item / groups, first, last, is_left);
+        count group = item % groups, of_gradient = group < own;
+        count first = (of_gradient ? group : group - own) * GROUP;
+        count last = fewer((of_gradient ? a->outer : a->inner) / SIDE, first + GROUP);
+        lay_out_tokens(a, item / groups, first, last, of_gradient);
     }
     for (count o = 0; o < a->outer; o++) {
         count own = o;
@@ -294,36 +316,48 @@ static void lay_out_rows(const struct linear *a) {
     }
 }
 
+/* Writes a block of the weight's gradient, whose rows are of the left factor. */
+static void write_block(const struct linear *a, float *sums, count left, count right) {
+    int turned = values_lead(a);
+    count column = turned ? left : right, row = turned ? right : left;
+    float *d_weight = part_of(a, &row)->d_weight;
+    if (!d_weight) return;
+    d_weight += row * a->inner + column;
+    if (turned) transpose(d_weight, a->inner, sums, SIDE, SIDE, SIDE);
+    for (count r = 0; !turned && r < SIDE; r++)
+        memcpy(d_weight + r * a->inner, sums + r * SIDE, 4 * SIDE);
+}
+
 /* Each part's d_weight (size, inner) = gradient' values, chunk by chunk. */
 static void weigh(const struct linear *a) {
-    count lefts = a->outer / SIDE, rights = a->inner / SIDE;
-    count bands = num_groups(a->inner), groups = num_groups(a->outer);
+    int turned = values_lead(a);
+    count inner = a->inner / SIDE, outer = a->outer / SIDE;
+    count lefts = turned ? inner : outer, rights = turned ? outer : inner;
+    count bands = up(rights, WIDEST) / WIDEST, groups = up(lefts, TALLEST) / TALLEST;
+    while (groups < lefts && groups * bands % a->num_threads) groups++;
+    count tall = up(lefts, groups) / groups, wide = up(rights, bands) / bands;
 #pragma omp parallel num_threads(a->num_threads)
     {
-        float sums[GROUP * GROUP][SIDE * SIDE] __attribute__((aligned(64)));
+        float sums[TALLEST][WIDEST][SIDE * SIDE] __attribute__((aligned(64)));
         begin_tiles();
 #pragma omp for schedule(dynamic)
         for (count item = 0; item < groups * bands; item++) {
-            count first = item / bands * GROUP, low = item % bands * GROUP;
-            count last = fewer(lefts, first + GROUP), high = fewer(rights, low + GROUP);
+            count first = item / bands * tall, low = item % bands * wide;
+            count last = fewer(lefts, first + tall), high = fewer(rights, low + wide);
             for (count chunk = 0; chunk < num_chunks(a); chunk++) {
-                count depth = panel_depth(a->rows, chunk);
-                const word *left = (const word *)a->left + chunk * CHUNK / 2 * a->outer;
-                const word *right = (const word *)a->right + chunk * CHUNK / 2 * a->inner;
-                for (count r = low; r < high; r++)
-                    for (count l = first; l < last; l++)
-                        block((struct left){left + l * SIDE * depth, W, W * SIDE},
-                              right + r * SIDE * depth, SIDE, depth,
-                              sums[(l - first) * GROUP + r - low], SIDE, chunk > 0);
-            }
-            for (count l = first; l < last; l++) {
-                count own = l * SIDE;
-                float *d_weight = part_of(a, &own)->d_weight;
-                for (count row = 0; d_weight && row < SIDE; row++)
+                count depth = panel_depth(a->rows, chunk), before = chunk * CHUNK / 2 * SIDE;
+                const word *left = (const word *)(turned ? a->tokens : a->gradients);
+                const word *right = (const word *)(turned ? a->gradients : a->tokens);
+                left += before * lefts, right += before * rights;
+                for (count l = first; l < last; l++)
                     for (count r = low; r < high; r++)
-                        memcpy(d_weight + (own + row) * a->inner + r * SIDE,
-                               sums[(l - first) * GROUP + r - low] + row * SIDE, 4 * SIDE);
+                        block((struct left){left + l * SIDE * depth, W, W * SIDE},
+                              right + r * SIDE * depth, SIDE, depth, sums[l - first][r - low],
+                              SIDE, chunk > 0);
             }
+            for (count l = first; l < last; l++)
+                for (count r = low; r < high; r++)
+                    write_block(a, sums[l - first][r - low], l * SIDE, r * SIDE);
         }
         end_tiles();
     }
@@ -374,8 +408,8 @@ void linear(const struct linear *a) {
 /* The gradients that have room: of the values, of weights and biases. */
 void linear_back(const struct linear *a) {
 #if HAS_TILES
-    if (a->left) lay_out_rows(a);
-    if (a->right) weigh(a);
+    if (a->gradients) lay_out_rows(a);
+    if (a->tokens) weigh(a);
     if (a->d_values) {
         struct linear back = *a;
         back.inner = a->outer, back.outer = a->inner, back.num_parts = 0, back.gelu = 0;

@@ -42,39 +42,53 @@ struct left {
     count step, next;
 };
 
+/* A block of sums (32, 32) in four tiles: it starts at zero or with what is there, every step adds
+   left (32, 16) right (16, 32), words, and it ends in memory. Steps lead from row to row. */
+static INLINE void start_block(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+static INLINE void resume_block(const float *sums, count step) {
+    SEEN(sums);
+    _tile_loadd(0, sums, 4 * step);
+    _tile_loadd(1, sums + W, 4 * step);
+    _tile_loadd(2, sums + W * step, 4 * step);
+    _tile_loadd(3, sums + W * step + W, 4 * step);
+}
+
+static INLINE void step_block(struct left a, const word *right, count right_step) {
+    _tile_loadd(4, a.words, 4 * a.step);
+    _tile_loadd(6, right, 4 * right_step);
+    _tile_loadd(7, right + W, 4 * right_step);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, (const word *)a.words + W * a.step, 4 * a.step);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+}
+
+static INLINE void end_block(float *sums, count step) {
+    _tile_stored(0, sums, 4 * step);
+    _tile_stored(1, sums + W, 4 * step);
+    _tile_stored(2, sums + W * step, 4 * step);
+    _tile_stored(3, sums + W * step + W, 4 * step);
+    SEEN(sums);
+}
+
 /* out (32, 32) = left (32, depth) right (depth, 32), or += with `more`. The depth is in words, a
-   multiple of 16; steps lead from row to row. */
+   multiple of 16. */
 static INLINE void block(struct left a, const void *right, count right_step, count depth, float *out,
                          count out_step, int more) {
     const word *left = a.words, *from = right;
-    float *below = out + W * out_step;
     SEEN(left);
-    if (more) {
-        _tile_loadd(0, out, 4 * out_step);
-        _tile_loadd(1, out + W, 4 * out_step);
-        _tile_loadd(2, below, 4 * out_step);
-        _tile_loadd(3, below + W, 4 * out_step);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-    for (count k = 0; k < depth; k += W, left += a.next, from += W * right_step) {
-        _tile_loadd(4, left, 4 * a.step);
-        _tile_loadd(6, from, 4 * right_step);
-        _tile_loadd(7, from + W, 4 * right_step);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, left + W * a.step, 4 * a.step);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, out, 4 * out_step);
-    _tile_stored(1, out + W, 4 * out_step);
-    _tile_stored(2, below, 4 * out_step);
-    _tile_stored(3, below + W, 4 * out_step);
-    SEEN(out);
+    if (more) resume_block(out, out_step);
+    else start_block();
+    for (count k = 0; k < depth; k += W, left += a.next, from += W * right_step)
+        step_block((struct left){left, a.step, a.next}, from, right_step);
+    end_block(out, out_step);
 }
 
 #else

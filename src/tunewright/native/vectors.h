@@ -123,6 +123,19 @@ static INLINE vec exponential(vec x) {
 #endif
 }
 
+#if HAS_PAIRS
+/* 2 to the power of x, to 3e-6 of itself: enough for what becomes bfloat16. A minimax polynomial for
+   what x is above a whole number; 0 below -126, and what is not a number stays so. */
+static INLINE vec power_of_two(vec x) {
+    __mmask16 there = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+    vec part = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vec sum = part * 1.353416778e-2f + 5.201146007e-2f;
+    sum = sum * part + 2.414427549e-1f;
+    sum = sum * part + 6.930038333e-1f;
+    return (vec)_mm512_maskz_scalef_ps(there, (__m512)(sum * part + 1.000002623f), (__m512)x);
+}
+#endif
+
 /* The upper halves of float32 numbers, rounded to the nearest bfloat16, ties to even. */
 static INLINE uvec rounded(vec values) {
     uvec bits = (uvec)values, nan = (uvec)(values != values);
@@ -165,8 +178,22 @@ static INLINE uint16_t narrowed(float value) {
     return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
+#if HAS_PAIRS
+/* Which of the next 32 numbers there are, of those that are left. */
+static INLINE uint32_t these(count left) { return left < 32 ? (1u << left) - 1 : 0xffffffffu; }
+#endif
+
 /* Writes `number` floats times `scale` as the tensor has them. */
 static INLINE void put(void *to, const float *from, count number, float scale, int narrow) {
+#if HAS_PAIRS
+    for (count i = 0; narrow && i < number; i += 32) {
+        uint32_t there = these(number - i);
+        vec low = (vec)_mm512_maskz_loadu_ps(there, from + i);
+        vec high = (vec)_mm512_maskz_loadu_ps(there >> 16, from + i + W);
+        _mm512_mask_storeu_epi16((uint16_t *)to + i, there, bfloat16s(low * scale, high * scale));
+    }
+    if (narrow) return;
+#endif
     if (!narrow)
         for (count i = 0; i < number; i++) ((float *)to)[i] = from[i] * scale;
     else
@@ -190,6 +217,21 @@ static INLINE vec load_wide(const void *from, count place, int narrow) {
     if (!narrow) return load((const float *)from + place);
     const halves *found = (const halves *)((const uint16_t *)from + place);
     return (vec)(__builtin_convertvector(*found, uvec) << 16);
+}
+
+/* The sum of the products of two rows of a tensor. */
+static INLINE float dot(const void *a, const void *b, count number, int narrow) {
+    vec sums = all(0.0f);
+    count i = 0;
+    for (; i + W <= number; i += W) sums += load_wide(a, i, narrow) * load_wide(b, i, narrow);
+#if defined(__AVX512F__)
+    float sum = _mm512_reduce_add_ps((__m512)sums);
+#else
+    float sum = 0;
+    for (int lane = 0; lane < W; lane++) sum += sums[lane];
+#endif
+    for (; i < number; i++) sum += read_one(a, i, narrow) * read_one(b, i, narrow);
+    return sum;
 }
 
 /* Work and memory -------------------------------------------------------------------------- */
