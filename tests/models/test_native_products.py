@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from tunewright.models.native_products import Product, kept_panels, use_native_products
+from tunewright.models.native_products import (
+    Activation,
+    Product,
+    kept_panels,
+    use_native_products,
+)
 from tunewright.native import native
 
 made = native()
@@ -27,9 +32,14 @@ def product(inner: int, outer: int, *, gelu: bool = False, bias: bool = True) ->
     return layer
 
 
-def narrow(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+def activated(layer: Product, values: torch.Tensor) -> torch.Tensor:
+    found = layer(values)
+    return Activation(nn.GELU())(found) if layer.gelu else found
+
+
+def narrow(layer: Product, values: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        return layer(values)
+        return activated(layer, values)
 
 
 def off(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -64,6 +74,63 @@ def test_outputs_and_gradients_are_those_of_double_precision(rows, sides, gelu, 
     if bias:
         assert off(layer.bias.grad, wide.grad) <= 0.008
     assert layer.weight.grad.dtype == torch.float32
+
+
+class FeedForward(nn.Module):
+    """Two layers with GELU between them; `touched` is called with its output before it is read."""
+
+    def __init__(self, touched=lambda active: active) -> None:
+        super().__init__()
+        self.up, self.down = product(64, 160, gelu=True), product(160, 64)
+        self.gelu, self.touched = False, touched
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            active = nn.functional.gelu(nn.functional.linear(values, self.up.weight, self.up.bias))
+            return nn.functional.linear(self.touched(active), self.down.weight, self.down.bias)
+        return self.down(self.touched(activated(self.up, values)))
+
+
+@with_tiles
+@pytest.mark.parametrize(
+    "touched",
+    [
+        lambda active: active,
+        lambda active: active.clone(),
+        lambda active: active.mul_(0.5),  # in place: it is no longer GELU of anything
+        lambda active: active + 3 * active.detach().sum(-1, keepdim=True),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 33, 300])
+def test_a_product_of_gelu_gives_the_gradient_of_what_came_before_it(touched, rows):
+    both = FeedForward(touched)
+    exact = copy.deepcopy(both).double()
+    for parameter in exact.parameters():
+        parameter.data = parameter.data.bfloat16().double()
+    values, gradient = torch.randn(rows, 64).bfloat16(), torch.randn(rows, 64).bfloat16()
+    mine, theirs = values.clone().requires_grad_(), values.double().requires_grad_()
+    narrow(both, mine).backward(gradient)
+    exact(theirs).backward(gradient.double())
+
+    assert off(mine.grad, theirs.grad) <= 0.02
+    for parameter, expected in zip(both.parameters(), exact.parameters(), strict=True):
+        assert off(parameter.grad, expected.grad) <= 0.02
+
+
+@with_tiles
+def test_gelu_that_two_products_read_learns_from_both():
+    up, first, second = product(64, 96, gelu=True), product(96, 32), product(96, 64)
+    values = torch.randn(40, 64).bfloat16().requires_grad_()
+
+    def learned(which):
+        values.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            active = activated(up, values)
+            sum(layer(active).float().sum() for layer in which).backward()
+        return values.grad.double()
+
+    apart = learned([first]) + learned([second])
+    assert off(learned([first, second]), apart) <= 0.02
 
 
 @with_tiles
@@ -136,7 +203,7 @@ def test_no_rows_and_odd_sides_are_left_to_torch():
 def test_without_autocast_it_is_the_layer_that_it_was():
     layer, values = product(64, 32, gelu=True), torch.randn(7, 64)
     expected = nn.functional.gelu(nn.functional.linear(values, layer.weight, layer.bias))
-    assert torch.equal(layer(values), expected)
+    assert torch.equal(activated(layer, values), expected)
 
 
 def tiny_bert() -> BertModel:

@@ -26,10 +26,11 @@ from tunewright.native import native
 SIDE = 32  # of a block, as in tiles.h
 _CHUNK = 256  # tokens that a gradient is summed over at a time, as in products.c
 _MOST_PARTS = 3  # layers of one product, as in products.c
-_COUNTS = "rows inner outer gelu num_threads num_parts lays_out"
+_COUNTS = "rows inner outer num_threads num_parts lays_out"
 _PART_POINTERS = "weight bias output gradient d_weight d_bias"
-_POINTERS = "values toward back output active d_output d_values gradients tokens sums"
+_POINTERS = "values before toward back active d_output d_values gradients tokens sums"
 _ACTIVATION = "intermediate_act_fn"
+_BROUGHT, _BEFORE = "tunewright_brought", "tunewright_before"  # attributes of tensors
 _INTERMEDIATE = {"dense", _ACTIVATION}  # of BERT and its kin: activation(dense(values))
 # What families call the layers that attention reads its tokens through.
 _ATTENTION = (
@@ -77,7 +78,7 @@ def use_native_products(model: nn.Module) -> None:
             setattr(parent, name, made)
             if children.keys() == _INTERMEDIATE and _is_gelu(children[_ACTIVATION]):
                 made.gelu, made.inside = True, [parent]
-                setattr(parent, _ACTIVATION, _Activation(parent, children[_ACTIVATION]))
+                setattr(parent, _ACTIVATION, Activation(children[_ACTIVATION]))
         for names in () if reads_a_source else _ATTENTION:
             layers = [getattr(parent, name, None) for name in names]
             products = [layer for layer in layers if isinstance(layer, Product)]
@@ -111,8 +112,9 @@ def _tiles() -> Any:
 class Product(nn.Linear):
     """A linear layer whose products are native under autocast; else it is its parent.
 
-    With `gelu` it gives GELU of them, exact (Hendrycks & Gimpel 2016), as long as it stands where
-    it was put: an adapter around it adds to what comes before.
+    With `gelu` its output brings along GELU of it (Hendrycks & Gimpel 2016), for the activation
+    behind it, as long as it stands where it was put: an adapter around it adds to what comes
+    before.
     """
 
     gelu: bool = False
@@ -132,8 +134,7 @@ class Product(nn.Linear):
 
     def forward(self, values: Tensor) -> Tensor:
         if not self._is_narrow(values):
-            plain = super().forward(values)
-            return nn.functional.gelu(plain) if self.gives_gelu else plain
+            return super().forward(values)
         found = None if self.together is None else self.together.answer(self, values)
         return multiplied([self], values)[0] if found is None else found
 
@@ -149,19 +150,49 @@ class Product(nn.Linear):
         return narrow and fits and _tiles() is not None
 
 
-class _Activation(nn.Module):
-    """GELU behind a layer that gives it itself, for when something else stands there."""
+class Activation(nn.Module):
+    """GELU behind a layer that brings it along, or whatever else stands there by now."""
 
-    def __init__(self, parent: nn.Module, plain: nn.Module) -> None:
+    def __init__(self, plain: nn.Module) -> None:
         super().__init__()
-        self._inside, self.plain = [parent], plain
+        self.plain = plain
 
     def forward(self, values: Tensor) -> Tensor:
-        layer = self._inside[0].dense
-        if isinstance(layer, Product) and layer.gives_gelu:
-            return values
-        found: Tensor = self.plain(values)
+        brought = getattr(values, _BROUGHT, None)
+        if brought is None or brought.is_stale(values):
+            found: Tensor = self.plain(values)
+            return found
+        return brought.given(values)
+
+
+class _Brought:
+    """What an output brings along: GELU of it or, where nothing learns, that it is that already.
+
+    GELU of it says what it was, so that the product that reads it gives the gradient of that.
+    """
+
+    def __init__(self, output: Tensor, active: Tensor | None) -> None:
+        self._active = active
+        self._version = None if active is None else output._version
+
+    def is_stale(self, output: Tensor) -> bool:
+        """Says whether the output was changed in place since."""
+        return self._active is not None and output._version != self._version
+
+    def given(self, output: Tensor) -> Tensor:
+        if self._active is None:
+            return output
+        found: Tensor = _Gelu.apply(output, self._active)  # type: ignore[no-untyped-call]
+        setattr(found, _BEFORE, (output, output._version, found._version))
         return found
+
+
+def _before_gelu(values: Tensor) -> Tensor | None:
+    """Returns what values are GELU of, if neither was changed since."""
+    before, *versions = getattr(values, _BEFORE, (None,))
+    if before is None or not before.requires_grad or not torch.is_grad_enabled():
+        return None
+    return before if versions == [before._version, values._version] else None
 
 
 class _Together:
@@ -213,16 +244,28 @@ def kept_panels(model: nn.Module) -> Iterator[None]:
 
 
 def multiplied(layers: Sequence[Product], values: Tensor) -> tuple[Tensor, ...]:
-    """Returns each layer's output for the values, bfloat16; only one alone may have GELU."""
+    """Returns each layer's output for the values, bfloat16; only one alone may bring GELU along."""
     narrow, first = values.to(torch.bfloat16), layers[0]
     parameters = [each for layer in layers for each in (layer.weight, layer.bias)]
-    if first.keeps and not torch.is_grad_enabled():
-        outputs, active, first.kept = _multiply(narrow, parameters, first.gives_gelu, first.kept)
-        return outputs if active is None else (active,)
-    found: tuple[Tensor, ...] = _Linear.apply(  # type: ignore[no-untyped-call]
-        narrow, first.gives_gelu, *parameters
+    if not torch.is_grad_enabled():
+        kept = first.kept if first.keeps else None
+        outputs, active, panels = _multiply(
+            narrow, parameters, first.gives_gelu, kept, only_gelu=first.gives_gelu
+        )
+        first.kept = panels if first.keeps else None
+        if active is None:
+            return outputs
+        setattr(active, _BROUGHT, _Brought(active, None))
+        return (active,)
+    before = _before_gelu(values) if narrow is values else None
+    outputs = _Linear.apply(  # type: ignore[no-untyped-call]
+        narrow if before is None else narrow.detach(), before, first.gives_gelu, *parameters
     )
-    return found
+    if first.gives_gelu:
+        output, active = outputs
+        setattr(output, _BROUGHT, _Brought(output, active))
+        return (output,)
+    return outputs
 
 
 def _weights(parameters: Sequence[Tensor | None]) -> list[Tensor]:
@@ -235,47 +278,62 @@ def _multiply(
     gelu: bool,
     toward: Tensor | None = None,
     back: Tensor | None = None,
+    only_gelu: bool = False,
 ) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
     """Returns the outputs, GELU of the one where asked, and the weights' panels for the next time.
 
     `parameters` are a weight and a bias, or None, of each part. The panels are laid out here unless
-    they are given; `back` is room for those of the gradient.
+    they are given; `back` is room for those of the gradient. With `only_gelu` there is no other
+    output.
     """
-    values, call = values.contiguous(), _call(values, parameters, gelu)
+    values, call = values.contiguous(), _call(values, parameters)
     held = [None if each is None else each.contiguous() for each in parameters]
-    outputs = tuple(
-        values.new_empty(*values.shape[:-1], len(weight)) for weight in _weights(parameters)
-    )
-    active = torch.empty_like(outputs[0]) if gelu else None
+    sizes = [len(weight) for weight in _weights(parameters)]
+    around = values.shape[:-1]
+    outputs = tuple(values.new_empty(*around, size) for size in sizes if not only_gelu)
+    active = values.new_empty(*around, sizes[0]) if gelu else None
     if toward is None or len(toward) != call.outer * call.inner:  # or those of another grouping
         toward, call.lays_out = _narrow(call.outer * call.inner), True
-    for part, weight, bias, output in zip(call.parts, held[::2], held[1::2], outputs, strict=False):
-        _point(part, weight=weight, bias=bias, output=output)
+    for place, part in enumerate(call.parts[: len(sizes)]):
+        output = outputs[place] if outputs else None
+        _point(part, weight=held[2 * place], bias=held[2 * place + 1], output=output)
     _point(call, values=values, toward=toward, back=back, active=active)
     _tiles().linear(ctypes.byref(call))
     return outputs, active, toward
 
 
 class _Linear(torch.autograd.Function):
-    """values weightᵀ + bias for each part, and GELU of that where asked."""
+    """values weightᵀ + bias for each part, and GELU of the one where asked.
+
+    With `before`, of which the values are GELU, the gradient is that of `before`.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, gelu: bool, *parameters: Tensor | None
+        ctx: Any, values: Tensor, before: Tensor | None, gelu: bool, *parameters: Tensor | None
     ) -> tuple[Tensor, ...]:
         numbers = sum(weight.numel() for weight in _weights(parameters))
-        back = _narrow(numbers) if ctx.needs_input_grad[0] else None
+        back = _narrow(numbers) if any(ctx.needs_input_grad[:2]) else None
         outputs, active, _ = _multiply(values, parameters, gelu, back=back)
-        ctx.save_for_backward(values, back, outputs[0] if gelu else None, *parameters)
-        return outputs if active is None else (active,)
+        ctx.save_for_backward(values, before, back, *parameters)
+        ctx.set_materialize_grads(False)
+        if active is None:
+            return outputs
+        ctx.mark_non_differentiable(active)
+        return *outputs, active
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        values, back, output, *parameters = ctx.saved_tensors
-        to_values, _, *wanted = ctx.needs_input_grad
-        values, call = values.contiguous(), _call(values, parameters, output is not None)
-        given = [each.to(torch.bfloat16).contiguous() for each in gradients]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        values, before, back, *parameters = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        values, call = values.contiguous(), _call(values, parameters)
+        given = [
+            values.new_zeros(*values.shape[:-1], len(weight))
+            if gradient is None
+            else gradient.to(torch.bfloat16).contiguous()
+            for gradient, weight in zip(gradients, _weights(parameters), strict=False)
+        ]
         found = [
             None
             if each is None or not wants
@@ -286,27 +344,42 @@ class _Linear(torch.autograd.Function):
             call.parts, given, found[::2], found[1::2], strict=False
         ):
             _point(part, gradient=gradient, d_weight=weight, d_bias=bias)
-        d_values = torch.empty_like(values) if to_values else None
-        d_output = gradients = tokens = sums = None
-        several = len(given) > 1 and to_values
-        if output is not None or several:
+        d_values = torch.empty_like(values) if any(ctx.needs_input_grad[:2]) else None
+        d_output = panels = tokens = sums = None
+        if len(given) > 1 and d_values is not None:
             d_output = values.new_empty(*values.shape[:-1], call.outer)
         if d_output is not None or any(wanted):
             padded = -(-call.rows // SIDE) * SIDE
-            gradients = _narrow(padded * call.outer)
+            panels = _narrow(padded * call.outer)
             sums = torch.empty(-(-call.rows // _CHUNK), call.outer)
             tokens = _narrow(padded * call.inner) if any(wanted[::2]) else None
-        _point(call, values=values, back=back, output=output, d_output=d_output,
-               d_values=d_values, gradients=gradients, tokens=tokens, sums=sums)  # fmt: skip
+        _point(call, values=values, before=before, back=back, d_output=d_output,
+               d_values=d_values, gradients=panels, tokens=tokens, sums=sums)  # fmt: skip
         _tiles().linear_back(ctypes.byref(call))
-        return d_values, None, *found
+        to_values, to_before = (d_values, None) if before is None else (None, d_values)
+        return to_values, to_before, None, *found
 
 
-def _call(values: Tensor, parameters: Sequence[Tensor | None], gelu: bool) -> _Call:
+class _Gelu(torch.autograd.Function):
+    """GELU that is there already; the gradient is for those that do not ask for what was before."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, active: Tensor) -> Tensor:
+        ctx.save_for_backward(output)
+        return active.data  # not a view: what is changed in place learns as usual
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (output,) = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward(gradients[0], output), None
+
+
+def _call(values: Tensor, parameters: Sequence[Tensor | None]) -> _Call:
     """Returns a call with its sizes."""
     weights, inner = _weights(parameters), values.shape[-1]
     call = _Call(
-        rows=values.numel() // inner, inner=inner, outer=sum(map(len, weights)), gelu=gelu,
+        rows=values.numel() // inner, inner=inner, outer=sum(map(len, weights)),
         num_parts=len(weights), num_threads=torch.get_num_threads(),
     )  # fmt: skip
     for part, weight in zip(call.parts, weights, strict=False):

@@ -31,12 +31,13 @@ struct part {
 /* values (rows, inner) to outputs (rows, outer), all bfloat16. `toward` are the weights' panels for
    that, `back` those for the gradient of the values. */
 struct linear {
-    count rows, inner, outer, gelu, num_threads, num_parts, lays_out;
+    count rows, inner, outer, num_threads, num_parts, lays_out;
     struct part parts[3];
-    const void *values;
+    const void *values, *before; /* values = gelu(before), whose gradient is asked for, if not null */
     void *toward, *back;
-    void *output, *active; /* with `gelu`, active = gelu(output); without parts, the product */
-    void *d_output, *d_values;
+    void *active;   /* gelu(output), of one part, if not null; its output may be null then */
+    void *d_output; /* the gradients of several parts in a row, for that of the values */
+    void *d_values;
     void *gradients, *tokens; /* panels of the gradient and of the values, over tokens */
     float *sums;        /* (chunks, outer) */
 };
@@ -115,31 +116,44 @@ static void lay_out_weight(const struct linear *a) {
         }
 }
 
-/* Where a panel's columns go, and what is added to them. */
+static INLINE uint16_t *column_of(const void *tensor, count column) {
+    return tensor ? (uint16_t *)tensor + column : 0;
+}
+
+/* Where a panel's columns go, and what is done to them on the way: a product of values has a bias
+   and GELU, a product of gradients goes through the slope of GELU `before`. */
 struct target {
     uint16_t *output, *active;
+    const uint16_t *before;
     count step;
     const float *bias;
 };
 
-static INLINE struct target target_of(const struct linear *a, count column) {
-    if (!a->num_parts) return (struct target){(uint16_t *)a->output + column, 0, a->outer, 0};
+static INLINE struct target target_of(const struct linear *a, count column, int backward) {
+    if (backward)
+        return (struct target){.output = column_of(a->d_values, column), .step = a->inner,
+                               .before = column_of(a->before, column)};
     const struct part *part = part_of(a, &column);
-    return (struct target){(uint16_t *)part->output + column,
-                           a->gelu ? (uint16_t *)a->active + column : 0, part->size,
-                           part->bias ? part->bias + column : 0};
+    return (struct target){.output = column_of(part->output, column), .step = part->size,
+                           .active = column_of(a->active, column),
+                           .bias = part->bias ? part->bias + column : 0};
 }
 
-/* Gives 32 sums of a row to the output: with the bias, narrow, and through GELU where asked. */
+/* Gives 32 sums of a row to where they go, narrow. */
 static INLINE void give(const struct target *to, const float *sums, count row) {
     vec low = load(sums), high = load(sums + W);
+    count place = row * to->step;
     if (to->bias) low += load(to->bias), high += load(to->bias + W);
+    if (to->before) {
+        low *= gelu_slope(load_wide(to->before, place, 1));
+        high *= gelu_slope(load_wide(to->before, place + W, 1));
+    }
     __m512i narrow = bfloat16s(low, high);
-    _mm512_storeu_si512(to->output + row * to->step, narrow);
+    if (to->output) _mm512_storeu_si512(to->output + place, narrow);
     if (!to->active) return;
     vec even, odd;
     widened(narrow, &even, &odd);
-    _mm512_storeu_si512(to->active + row * to->step,
+    _mm512_storeu_si512(to->active + place,
                         interleaved(even * gelu_share(even), odd * gelu_share(odd)));
 }
 
@@ -182,12 +196,14 @@ static INLINE void multiply_last(const word *rows, count left, count depth, cons
     end_block(sums, SIDE);
 }
 
-/* output = values times panels. A thread takes all panels for its rows or, where there are few
-   rows, some of them. */
-static void multiply(const struct linear *a, const word *panels) {
-    count depth = a->inner / 2, heights = (a->rows + SIDE - 1) / SIDE;
-    count bands = heights < 4 * a->num_threads ? num_groups(a->outer) : 1;
-    count wide = up(a->outer / SIDE, bands) / bands;
+/* The product of values and the weights or, backward, of the outputs' gradients (rows, outer) and the
+   weights turned. A thread takes all panels for its rows or, where there are few rows, some. */
+static void multiply(const struct linear *a, const void *left, int backward) {
+    count inner = backward ? a->outer : a->inner, outer = backward ? a->inner : a->outer;
+    const word *panels = backward ? a->back : a->toward;
+    count depth = inner / 2, heights = (a->rows + SIDE - 1) / SIDE;
+    count bands = heights < 4 * a->num_threads ? num_groups(outer) : 1;
+    count wide = up(outer / SIDE, bands) / bands;
 #pragma omp parallel num_threads(a->num_threads)
     {
         float sums[2][SIDE * SIDE] __attribute__((aligned(64)));
@@ -197,8 +213,8 @@ static void multiply(const struct linear *a, const word *panels) {
 #pragma omp for schedule(static) nowait
         for (count item = 0; item < heights * bands; item++) {
             count row = item / bands * SIDE, tall = fewer(SIDE, a->rows - row);
-            count first = item % bands * wide, last = fewer(a->outer / SIDE, first + wide);
-            const word *rows = (const word *)a->values + row * depth;
+            count first = item % bands * wide, last = fewer(outer / SIDE, first + wide);
+            const word *rows = (const word *)left + row * depth;
             for (count p = first; p < last; p++, turn = !turn) {
                 const word *panel = panels + p * depth * SIDE;
                 if (tall == SIDE) {
@@ -207,7 +223,8 @@ static void multiply(const struct linear *a, const word *panels) {
                     give_rows(&before, SIDE);
                     multiply_last(rows, tall, depth, panel, sums[turn]);
                 }
-                before = (struct waiting){target_of(a, p * SIDE), sums[turn], row, 0, tall};
+                struct target to = target_of(a, p * SIDE, backward);
+                before = (struct waiting){to, sums[turn], row, 0, tall};
             }
         }
         give_rows(&before, SIDE);
@@ -215,35 +232,22 @@ static void multiply(const struct linear *a, const word *panels) {
     }
 }
 
-/* The gradient of GELU's input, for 32 numbers. */
-static INLINE __m512i through_gelu(__m512i gradient, __m512i output) {
-    vec x[2], given[2];
-    widened(output, x, x + 1);
-    widened(gradient, given, given + 1);
-    return interleaved(given[0] * gelu_slope(x[0]), given[1] * gelu_slope(x[1]));
-}
-
 static INLINE count panel_depth(count rows, count chunk) { /* in words, of that chunk */
     return up(fewer(CHUNK, rows - chunk * CHUNK), SIDE) / 2;
 }
 
-/* 32 numbers of a gradient on their way: through GELU, to where a product reads those of all parts
-   in a row, and into the sums of their columns. */
-static INLINE __m512i given(const struct linear *a, __m512i found, count row, count column,
-                            vec *totals) {
-    count place = row * a->outer + column, next = place + 2 * W * a->outer;
-    if (a->gelu) {
-        __builtin_prefetch((uint16_t *)a->output + next);
-        found = through_gelu(found, words_at((const uint16_t *)a->output + place));
-    }
+/* 32 numbers of a gradient on their way: to where a product reads those of all parts in a row, and
+   into the sums of their columns. */
+static INLINE void passed_on(const struct linear *a, __m512i found, count row, count column,
+                             vec *totals) {
     if (a->d_output) {
-        __builtin_prefetch((uint16_t *)a->d_output + next, 1);
-        _mm512_storeu_si512((uint16_t *)a->d_output + place, found);
+        uint16_t *place = (uint16_t *)a->d_output + row * a->outer + column;
+        __builtin_prefetch(place + 2 * W * a->outer, 1);
+        _mm512_storeu_si512(place, found);
     }
     vec even, odd;
     widened(found, &even, &odd);
     totals[0] += even, totals[1] += odd;
-    return found;
 }
 
 /* 32 tokens, from `row` on, of 32 columns: two tokens to a word, (16, 32). With `totals` they are of
@@ -265,7 +269,8 @@ static INLINE void pair_tokens(const struct linear *a, count row, count column, 
         }
         __builtin_prefetch(from + 2 * W * width); /* what comes next is asked for meanwhile */
         __m512i found = words_at(from);
-        tokens[r] = (vec)(totals ? given(a, found, row + r, column, totals) : found);
+        if (totals) passed_on(a, found, row + r, column, totals);
+        tokens[r] = (vec)found;
     }
     for (int r = 0; r < W; r++)
         pair_rows(pairs + r * SIDE, (float *)(tokens + 2 * r), (float *)(tokens + 2 * r + 1), W);
@@ -401,7 +406,7 @@ int ask_for_tiles(void) {
 void linear(const struct linear *a) {
 #if HAS_TILES
     if (a->lays_out) lay_out_weight(a);
-    multiply(a, a->toward);
+    multiply(a, a->values, 0);
 #endif
 }
 
@@ -410,11 +415,6 @@ void linear_back(const struct linear *a) {
 #if HAS_TILES
     if (a->gradients) lay_out_rows(a);
     if (a->tokens) weigh(a);
-    if (a->d_values) {
-        struct linear back = *a;
-        back.inner = a->outer, back.outer = a->inner, back.num_parts = 0, back.gelu = 0;
-        back.values = a->d_output ? a->d_output : a->parts[0].gradient, back.output = a->d_values;
-        multiply(&back, a->back);
-    }
+    if (a->d_values) multiply(a, a->d_output ? a->d_output : a->parts[0].gradient, 1);
 #endif
 }
