@@ -17,6 +17,7 @@ from tunewright.models.batch import fill, pack
 from tunewright.models.generation import Generation
 from tunewright.models.heads import is_packed
 from tunewright.models.native_products import kept_panels
+from tunewright.native import native
 from tunewright.prediction.ahead import made_ahead
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
@@ -27,9 +28,10 @@ from tunewright.types import Features, Row
 FIRST_WINDOW_ROWS, WINDOW_ROWS, WINDOW_CHARACTERS = 16, 2048, 16_000_000
 
 # Tokens of one forward pass. On a CPU what lies between two layers should stay in the cache: 1,000
-# texts took 3.9 s by 2,048 tokens and 4.6 s by 16,384 (MiniLM-L6, two cores). Where texts are
-# written, many at once share each step.
-CACHED_TOKENS, MANY_TOKENS = 2048, 16_384
+# texts took 3.9 s by 2,048 tokens and 4.6 s by 16,384 (MiniLM-L6, two cores). With matrix tiles the
+# calls weigh more: 1,500 texts took 2.4 s by 2,048 tokens, 2.3 s by 4,096 and 2.2 s by 8,192. Where
+# texts are written, many at once share each step.
+CACHED_TOKENS, TILED_TOKENS, MANY_TOKENS = 2048, 8192, 16_384
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ class Predictor:
 
     @property
     def pass_tokens(self) -> int:
-        small = self.device.kind == "cpu" and not self.task.generates
-        return self.max_tokens or (CACHED_TOKENS if small else MANY_TOKENS)
+        if self.max_tokens or self.device.kind != "cpu" or self.task.generates:
+            return self.max_tokens or MANY_TOKENS
+        made = native()
+        return TILED_TOKENS if made is not None and made.has_tiles else CACHED_TOKENS
 
     @property
     def ahead(self) -> bool:
