@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 
 import pytest
 import torch
@@ -128,9 +128,10 @@ def test_other_processors_compute_the_same(target, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_MARCH", target)
     if native() is None:
         pytest.skip("this compiler, or this processor, does not know it")
-    for dtype in TOLERANCE:
-        case = {"lengths": [(70, 9), (33, 40)], "crosses": True, "shared": 2, "groups": 2}
-        case |= {"width": 48, "causal": False, "window": None, "biased": True, "dtype": dtype}
+    for dtype, causal in product(TOLERANCE, (False, True)):
+        case = {"lengths": [(70, 9), (33, 150)], "crosses": not causal, "shared": 2, "groups": 2}
+        case |= {"width": 48, "causal": causal, "window": 50 if causal else None}
+        case |= {"biased": not causal, "dtype": dtype}
         test_it_is_textbook_attention_forward_and_backward.hypothesis.inner_test(case | {"seed": 1})
 
 

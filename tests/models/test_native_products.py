@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -32,12 +33,12 @@ def product(inner: int, outer: int, *, gelu: bool = False, bias: bool = True) ->
     return layer
 
 
-def activated(layer: Product, values: torch.Tensor) -> torch.Tensor:
+def activated(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
     found = layer(values)
-    return Activation(nn.GELU())(found) if layer.gelu else found
+    return Activation(nn.GELU())(found) if getattr(layer, "gelu", False) else found
 
 
-def narrow(layer: Product, values: torch.Tensor) -> torch.Tensor:
+def narrow(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return activated(layer, values)
 
@@ -82,7 +83,7 @@ class FeedForward(nn.Module):
     def __init__(self, touched=lambda active: active) -> None:
         super().__init__()
         self.up, self.down = product(64, 160, gelu=True), product(160, 64)
-        self.gelu, self.touched = False, touched
+        self.touched = touched
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         if not torch.is_autocast_enabled("cpu"):
@@ -115,6 +116,35 @@ def test_a_product_of_gelu_gives_the_gradient_of_what_came_before_it(touched, ro
     assert off(mine.grad, theirs.grad) <= 0.02
     for parameter, expected in zip(both.parameters(), exact.parameters(), strict=True):
         assert off(parameter.grad, expected.grad) <= 0.02
+
+
+@with_tiles
+def test_a_gradient_of_gelu_that_something_waits_for_is_there():
+    both, values = FeedForward(), torch.randn(5, 64).bfloat16()
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16):
+        active = activated(both.up, values)
+        active.retain_grad()
+        active.register_hook(seen.append)
+        both.down(active).float().sum().backward()
+        cut = activated(both.up, values)
+        grown = both.up.weight.grad.clone()
+        both.down(cut.detach_()).float().sum().backward()
+    assert torch.equal(active.grad, seen[0])
+    assert active.grad.abs().sum() > 0
+    assert torch.equal(both.up.weight.grad, grown)
+
+
+@with_tiles
+def test_what_an_output_brings_along_is_given_once():
+    layer, gelu = product(64, 96, gelu=True), Activation(nn.GELU())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(torch.randn(3, 64))
+        first, second = gelu(output), gelu(output)
+    expected = second.detach().clone()
+    first.mul_(2)
+    assert torch.equal(second, expected)
+    assert off(first / 2, expected.double()) <= 0.008
 
 
 @with_tiles
@@ -334,21 +364,60 @@ def test_a_model_that_stopped_half_way_can_be_copied():
     assert copy.deepcopy(parent).query.together is not None
 
 
+class Around(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+
+    def forward(self, values):
+        return self.base_layer(values) + 1
+
+
 @with_tiles
-def test_gelu_comes_after_what_is_put_around_a_layer():
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("where", ["around", "hook", "hook before the activation", "replaced"])
+def test_gelu_comes_after_what_is_put_between(where, learns):
     model = tiny_bert()
     use_native_products(model)
     inner = model.encoder.layer[0].intermediate
-    values, layer = torch.randn(3, 64), inner.dense
-
-    class Around(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.base_layer = layer
-
-        def forward(self, values):
-            return self.base_layer(values) + 1
-
-    inner.dense = Around()
+    values, layer, expected = torch.randn(3, 64), inner.dense, nn.functional.gelu
+    if where == "around":
+        inner.dense = Around(layer)
+    elif where == "hook":
+        layer.register_forward_hook(lambda _, __, found: found + 1)
+    elif where == "replaced":
+        inner.dense, inner.intermediate_act_fn, expected = Around(layer), nn.ReLU(), torch.relu
+    else:
+        inner.intermediate_act_fn.register_forward_pre_hook(lambda _, given: given[0] + 1)
     plain = nn.functional.linear(values, layer.weight, layer.bias) + 1
-    assert torch.equal(inner(values), nn.functional.gelu(plain))
+    with torch.set_grad_enabled(learns):
+        found = narrow(inner, values)
+    assert off(found, expected(plain).double()) <= 0.03
+
+
+@with_tiles
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_model_that_only_answers_gives_what_one_that_learns_gives(keeps):
+    model, ids = tiny_bert(), torch.arange(12)[None]
+    use_native_products(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(ids).last_hidden_state
+        with torch.no_grad(), kept_panels(model) if keeps else nullcontext():
+            assert torch.equal(model(ids).last_hidden_state, expected)
+        with torch.inference_mode():
+            assert torch.equal(model(ids).last_hidden_state, expected)
+
+
+@with_tiles
+def test_an_output_that_nothing_asks_about_has_a_gradient_of_zero():
+    torch.manual_seed(0)
+    parent = nn.Module()
+    parent.query, parent.key, parent.value = (nn.Linear(32, 32) for _ in range(3))
+    use_native_products(parent)
+    values = torch.randn(40, 32, requires_grad=True)
+    found = [narrow(layer, values) for layer in (parent.query, parent.key, parent.value)]
+    (found[0].float().sum() + found[2].float().sum()).backward()
+    assert not parent.key.weight.grad.any()
+    assert parent.value.weight.grad.all()
+    weights = parent.query.weight + parent.value.weight
+    assert off(values.grad, weights.sum(0).expand(40, -1).double()) <= 0.02

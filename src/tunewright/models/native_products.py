@@ -142,6 +142,13 @@ class Product(nn.Linear):
     def gives_gelu(self) -> bool:
         return self.gelu and all(parent.dense is self for parent in self.inside)
 
+    @property
+    def gives_only_gelu(self) -> bool:
+        """Says whether nothing but the activation behind it can read its output."""
+        behind = [getattr(parent, _ACTIVATION, None) for parent in self.inside]
+        alone = all(isinstance(each, Activation) and not _is_hooked(each) for each in behind)
+        return bool(behind) and alone and self.gives_gelu and not _is_hooked(self)
+
     def _is_narrow(self, values: Tensor) -> bool:
         """Says whether a product here is of bfloat16 numbers, and native."""
         narrow = torch.is_autocast_enabled("cpu") and self.weight.dtype == torch.float32
@@ -151,48 +158,51 @@ class Product(nn.Linear):
 
 
 class Activation(nn.Module):
-    """GELU behind a layer that brings it along, or whatever else stands there by now."""
+    """GELU behind a layer that brings it along, or whatever else stands there by now.
+
+    The product that reads GELU asks for the gradient of what came before it; of GELU itself there
+    is then none to be had.
+    """
 
     def __init__(self, plain: nn.Module) -> None:
         super().__init__()
         self.plain = plain
 
     def forward(self, values: Tensor) -> Tensor:
-        brought = getattr(values, _BROUGHT, None)
-        if brought is None or brought.is_stale(values):
-            found: Tensor = self.plain(values)
-            return found
-        return brought.given(values)
+        brought: _Brought | None = getattr(values, _BROUGHT, None)
+        found = None if brought is None else brought.given(values)
+        if found is None:
+            found = self.plain(values)
+        return found
 
 
 class _Brought:
-    """What an output brings along: GELU of it or, where nothing learns, that it is that already.
-
-    GELU of it says what it was, so that the product that reads it gives the gradient of that.
-    """
+    """What an output brings along, once: GELU of it or, where nothing learns, that it is that."""
 
     def __init__(self, output: Tensor, active: Tensor | None) -> None:
-        self._active = active
+        self._is_gelu, self._active = active is None, active
         self._version = None if active is None else output._version
 
-    def is_stale(self, output: Tensor) -> bool:
-        """Says whether the output was changed in place since."""
-        return self._active is not None and output._version != self._version
-
-    def given(self, output: Tensor) -> Tensor:
-        if self._active is None:
+    def given(self, output: Tensor) -> Tensor | None:
+        """Returns GELU of the output; None where that was given, or the output changed since."""
+        if self._is_gelu:
             return output
-        found: Tensor = _Gelu.apply(output, self._active)  # type: ignore[no-untyped-call]
-        setattr(found, _BEFORE, (output, output._version, found._version))
+        active, self._active = self._active, None
+        if active is None or output._version != self._version:
+            return None
+        found: Tensor = _Gelu.apply(output, active)  # type: ignore[no-untyped-call]
+        setattr(found, _BEFORE, (output, output._version, found._version, found.grad_fn))
         return found
 
 
 def _before_gelu(values: Tensor) -> Tensor | None:
-    """Returns what values are GELU of, if neither was changed since."""
-    before, *versions = getattr(values, _BEFORE, (None,))
-    if before is None or not before.requires_grad or not torch.is_grad_enabled():
+    """Returns what values are GELU of, if neither changed and nothing else waits for a gradient."""
+    before, *then = getattr(values, _BEFORE, (None,))
+    if before is None or values.grad_fn is None or values._backward_hooks or values.retains_grad:
         return None
-    return before if versions == [before._version, values._version] else None
+    now = [before._version, values._version, values.grad_fn]
+    found: Tensor | None = before if then == now else None
+    return found
 
 
 class _Together:
@@ -248,9 +258,9 @@ def multiplied(layers: Sequence[Product], values: Tensor) -> tuple[Tensor, ...]:
     narrow, first = values.to(torch.bfloat16), layers[0]
     parameters = [each for layer in layers for each in (layer.weight, layer.bias)]
     if not torch.is_grad_enabled():
-        kept = first.kept if first.keeps else None
+        kept, only_gelu = first.kept if first.keeps else None, first.gives_only_gelu
         outputs, active, panels = _multiply(
-            narrow, parameters, first.gives_gelu, kept, only_gelu=first.gives_gelu
+            narrow, parameters, only_gelu, kept, only_gelu=only_gelu
         )
         first.kept = panels if first.keeps else None
         if active is None:

@@ -98,7 +98,7 @@ static INLINE struct sizes sizes_of(const struct attention *a, count sequence, i
 
 /* Returns the floats of scratch memory that a thread needs for sequences up to S and T. */
 count attention_scratch(count S, count T, count D) {
-    count step = up(D, WIDE), tokens = 6 * up(S, WIDE) + 8 * (up(T, WIDE) + TALL);
+    count step = up(D, WIDE), tokens = 4 * up(S, WIDE) + 5 * (up(T, WIDE) + TALL);
     count sums = 2 * (up(T, WIDE) + TALL) * WIDE + up(S, WIDE);
     return up(tokens * step + sums + 2 * step * WIDE + 8 * WIDE, 1024);
 }
@@ -172,36 +172,38 @@ static INLINE struct view view_of(const struct attention *a, count first, struct
     count last = first + w.vectors * W - 1;
     if (first > w.behind) w.low = (first - w.behind) & ~1; /* pairs begin at even keys */
     if (last + w.ahead + 1 < z.T) w.high = last + w.ahead + 1;
+    w.low = fewer(w.low, w.high); /* a window may lie behind the last key */
     w.tiles = HAS_TILES && tiles_allowed && pairs && !w.low;
     return narrowed_view(a, w, w.low, w.high - w.low);
 }
 
-/* The scores of key t for a vector of queries: scaled, biased, minus infinity where not seen. */
-static INLINE vec score(const struct view *w, count t, int v, vec raw, float scale,
-                        const float *bias) {
-    vec found = raw * scale;
-    if (bias) found += load(bias + v * W);
+/* Which of a vector of queries do not see key t: a bit for each lane that does not. */
+static INLINE int sees_all(const struct view *w, count t, int v, ivec *hidden) {
     count near = t - w->first - v * W, far = near - W + 1; /* from the first and last query */
-    if (near > w->ahead || -far > w->behind) {
-        ivec distance = (int32_t)near - (ivec){LANES};
-        ivec hidden = (distance > (int32_t)w->ahead) | (-distance > (int32_t)w->behind);
-        found = chosen(hidden, all(-INFINITY), found);
-    }
-    return found;
+    if (near <= w->ahead && -far <= w->behind) return 1;
+    ivec distance = (int32_t)near - (ivec){LANES};
+    *hidden = (distance > (int32_t)w->ahead) | (-distance > (int32_t)w->behind);
+    return 0;
 }
 
-/* Makes scores of raw products where more is to be done than scaling, which then is done. Returns
-   what is left to scale by. */
+/* Makes scores of raw products: biased, and minus infinity where a key is not seen. Returns what is
+   left to scale them by. */
 static INLINE float finish_scores(const struct attention *a, const struct view *w, float *scores,
                                   const float *bias) {
+    int scaled = bias || a->scale <= 0; /* else it is left for later */
     if (w->plain) return a->scale;
     for (count t = w->low; t < w->high; t++)
         for (int v = 0; v < w->vectors; v++) {
             float *place = scores + (t - w->low) * WIDE + v * W;
-            store(place, score(w, t, v, load(place), a->scale,
-                               bias ? bias + (t - w->low) * a->bias_step : 0));
+            ivec hidden;
+            int seen = sees_all(w, t, v, &hidden);
+            if (seen && !scaled) continue;
+            vec found = load(place);
+            if (scaled) found *= (float)a->scale;
+            if (bias) found += load(bias + (t - w->low) * a->bias_step + v * W);
+            store(place, seen ? found : chosen(hidden, all(-INFINITY), found));
         }
-    return 1.0f;
+    return scaled ? 1.0f : a->scale;
 }
 
 /* e to the power of raw * scale - less. */
@@ -351,8 +353,10 @@ static INLINE void slope_keys(float *scores, const float *slope, count seen, cou
                 count place = (t + i) * WIDE + v * W;
                 p[i][v] = raised(load(scores + place), scale, load(log_sums + v * W), pairs);
                 s[i][v] = p[i][v] * (load(slope + place) - load(mean + v * W));
-                float *bias = d_bias + (t + i) * bias_step + v * W;
-                if (d_bias && t + i < seen) store(bias, load(bias) + s[i][v]);
+                if (d_bias && t + i < seen) {
+                    float *bias = d_bias + (t + i) * bias_step + v * W;
+                    store(bias, load(bias) + s[i][v]);
+                }
             }
             put_by_query(chance_rows + (t + i) * across, p[i][0], p[i][1], pairs);
             put_by_query(slope_rows + (t + i) * across, s[i][0], s[i][1], pairs);
@@ -409,7 +413,8 @@ static INLINE void backward_item(const struct attention *a, count sequence, coun
         for (count first = 0; first < z.S; first += WIDE) {
             struct view all_seen = view_of(a, first, z, pairs);
             fetch(a, z, shared + 1, first, narrow, 1);
-            float log_sums[WIDE] = {0};
+            float log_sums[WIDE]; /* lanes without a query give every key a chance of zero */
+            for (int v = 0; v < 2; v++) store(log_sums + v * W, all(INFINITY));
             memcpy(log_sums, a->log_sums + head * a->num_queries + z.q0 + first,
                    fewer(WIDE, z.S - first) * 4);
             if (all_seen.low >= all_seen.high) memset(out, 0, z.wide * WIDE * 4);

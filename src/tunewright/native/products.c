@@ -13,7 +13,7 @@
 #include <unistd.h>
 #endif
 
-#define GROUP 4   /* panels that a thread takes at a time, where there are few rows */
+#define GROUP 4   /* panels that a thread lays out at a time, or multiplies of few rows */
 #define CHUNK 256 /* tokens that a weight's gradient is summed over at a time */
 #define TALLEST 8 /* panels of the left factor that a weight's gradient is summed for at a time */
 #define WIDEST 12 /* and those of the right one: their sums stay in the second cache */
@@ -24,7 +24,7 @@ struct part {
     count size;
     const float *weight, *bias;
     void *output; /* (rows, size) */
-    const void *gradient; /* of its columns or, with `gelu`, of `active`: (rows, size) */
+    const void *gradient; /* of its columns: (rows, size) */
     float *d_weight, *d_bias;
 };
 
@@ -83,7 +83,7 @@ static INLINE vec gelu_share(vec x) {
     static const float factors[9] = {
         3.987616301e-01f, -6.607647985e-02f, 9.643059224e-03f, -1.055001980e-03f, 8.429459558e-05f,
         -4.725020972e-06f, 1.740932731e-07f, -3.754304423e-09f, 3.569745194e-11f};
-    return half_and_odd(x, factors);
+    return larger(all(0.0f), half_and_odd(x, factors)); /* it ends 5e-7 below zero */
 }
 
 static INLINE vec gelu_slope(vec x) {
@@ -192,6 +192,7 @@ static INLINE void multiply_last(const word *rows, count left, count depth, cons
         for (count r = 0; r < left; r++) memcpy(some + r * W, rows + r * depth + k, 4 * W);
         SEEN(some);
         step_block((struct left){some, W, 0}, panel + k * SIDE, SIDE);
+        SEEN(some);
     }
     end_block(sums, SIDE);
 }
@@ -304,11 +305,12 @@ static void lay_out_tokens(const struct linear *a, count chunk, count first, cou
 
 /* Lays out gradients and values for the gradient of the weight, and sums up that of the bias. */
 static void lay_out_rows(const struct linear *a) {
-    count own = num_groups(a->outer), groups = own + (a->tokens ? num_groups(a->inner) : 0);
+    count first_part = num_groups(a->outer);
+    count groups = first_part + (a->tokens ? num_groups(a->inner) : 0);
 #pragma omp parallel for schedule(static) num_threads(a->num_threads)
     for (count item = 0; item < groups * num_chunks(a); item++) {
-        count group = item % groups, of_gradient = group < own;
-        count first = (of_gradient ? group : group - own) * GROUP;
+        count group = item % groups, of_gradient = group < first_part;
+        count first = (of_gradient ? group : group - first_part) * GROUP;
         count last = fewer((of_gradient ? a->outer : a->inner) / SIDE, first + GROUP);
         lay_out_tokens(a, item / groups, first, last, of_gradient);
     }

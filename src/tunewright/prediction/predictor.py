@@ -59,7 +59,7 @@ class Predictor:
     def pass_tokens(self) -> int:
         if self.max_tokens or self.device.kind != "cpu" or self.task.generates:
             return self.max_tokens or MANY_TOKENS
-        made = native()
+        made = native() if self.device.precision == "bf16" else None
         return TILED_TOKENS if made is not None and made.has_tiles else CACHED_TOKENS
 
     @property
