@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models.batch import TOKEN_QUANTUM, Batch
-from tunewright.native import native_for
+from tunewright.native import native, native_for
 
 # Masks of one shape that are drawn together: a model has many, and each draw costs some 10 µs.
 MASKS_AT_ONCE = 4
@@ -88,7 +88,7 @@ class DropoutSource:
         self._read = stream
 
     def _forget(self) -> None:
-        self._bits: list[np.random.SFC64] = []
+        self._streams: _Streams | None = None
         self._shared: np.random.SFC64 | None = None
         self._drawn: dict[tuple[str | None, torch.Size], list[np.ndarray]] = {}
 
@@ -107,14 +107,14 @@ class DropoutSource:
         """Draws the bytes of the next masks of a shape at once, (masks, elements)."""
         places, count, width = self._places(shape), shape.numel(), shape[-1]
         if places is None:
-            self._shared = self._shared or self._made(*(n for key in self._keys for n in key))
+            key = (n for key in self._keys for n in key)
+            self._shared = self._shared or np.random.SFC64(self._seeds(*key))
             return _random_bytes(self._shared, count)[None]
-        self._bits = self._bits or [self._made(*key) for key in self._keys]
-        raw = np.full((MASKS_AT_ONCE, count), 255, np.uint8)  # what no sequence has is kept
-        for bits, (first, number) in zip(self._bits, places, strict=True):
-            start, size = first * width, number * width
-            drawn = _random_bytes(bits, MASKS_AT_ONCE * size)
-            raw[:, start : start + size] = drawn.reshape(MASKS_AT_ONCE, size)
+        self._streams = self._streams or _Streams([self._seeds(*key) for key in self._keys])
+        raw = np.empty((MASKS_AT_ONCE, count), np.uint8)
+        if sum(number for _, number in places) * width < count:
+            raw.fill(255)  # what no sequence has is kept
+        self._streams.draw(np.array(places, np.int64) * width, raw)
         return raw
 
     def _places(self, shape: torch.Size) -> Sequence[tuple[int, int]] | None:
@@ -132,8 +132,35 @@ class DropoutSource:
                 return list(zip(accumulate(lengths, initial=0), lengths, strict=False))
         return None
 
-    def _made(self, *key: int) -> np.random.SFC64:
-        return np.random.SFC64(np.random.SeedSequence((*self._counters, *key)))
+    def _seeds(self, *key: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence((*self._counters, *key))
+
+
+class _Streams:
+    """A stream of random bytes for each sequence: NumPy's SFC64, or its equal in native code."""
+
+    def __init__(self, seeds: Sequence[np.random.SeedSequence]) -> None:
+        made = native()
+        self._bits = [np.random.SFC64(seed) for seed in seeds] if made is None else []
+        if made is not None:
+            self._states = np.array([seed.generate_state(4, np.uint64) for seed in seeds])
+            made.library.begin_random(self._states.ctypes.data, len(seeds))
+
+    def draw(self, places: np.ndarray, raw: np.ndarray) -> None:
+        """Draws bytes for each mask of `raw`, (masks, elements).
+
+        `places` are int64 (sequences, 2): where a sequence's elements begin, and how many it has.
+        """
+        made = None if self._bits else native()
+        if made is not None:
+            made.library.random_bytes(
+                self._states.ctypes.data, places.ctypes.data, len(places), raw.ctypes.data,
+                *raw.shape, torch.get_num_threads(),
+            )  # fmt: skip
+            return
+        for bits, (start, size) in zip(self._bits, places.tolist(), strict=True):
+            drawn = _random_bytes(bits, len(raw) * size)
+            raw[:, start : start + size] = drawn.reshape(len(raw), size)
 
 
 def _random_bytes(bits: np.random.SFC64, count: int) -> np.ndarray:

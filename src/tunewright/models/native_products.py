@@ -28,7 +28,7 @@ _CHUNK = 256  # tokens that a gradient is summed over at a time, as in products.
 _MOST_PARTS = 3  # layers of one product, as in products.c
 _COUNTS = "rows inner outer num_threads num_parts lays_out"
 _PART_POINTERS = "weight bias output gradient d_weight d_bias"
-_POINTERS = "values before toward back active d_output d_values gradients tokens sums"
+_POINTERS = "values before toward back active d_values gradients tokens sums"
 _ACTIVATION = "intermediate_act_fn"
 _BROUGHT, _BEFORE = "tunewright_brought", "tunewright_before"  # attributes of tensors
 _INTERMEDIATE = {"dense", _ACTIVATION}  # of BERT and its kin: activation(dense(values))
@@ -355,16 +355,14 @@ class _Linear(torch.autograd.Function):
         ):
             _point(part, gradient=gradient, d_weight=weight, d_bias=bias)
         d_values = torch.empty_like(values) if any(ctx.needs_input_grad[:2]) else None
-        d_output = panels = tokens = sums = None
-        if len(given) > 1 and d_values is not None:
-            d_output = values.new_empty(*values.shape[:-1], call.outer)
-        if d_output is not None or any(wanted):
+        panels = tokens = sums = None
+        if any(wanted):
             padded = -(-call.rows // SIDE) * SIDE
             panels = _narrow(padded * call.outer)
             sums = torch.empty(-(-call.rows // _CHUNK), call.outer)
             tokens = _narrow(padded * call.inner) if any(wanted[::2]) else None
-        _point(call, values=values, before=before, back=back, d_output=d_output,
-               d_values=d_values, gradients=panels, tokens=tokens, sums=sums)  # fmt: skip
+        _point(call, values=values, before=before, back=back, d_values=d_values,
+               gradients=panels, tokens=tokens, sums=sums)  # fmt: skip
         _tiles().linear_back(ctypes.byref(call))
         to_values, to_before = (d_values, None) if before is None else (None, d_values)
         return to_values, to_before, None, *found

@@ -202,6 +202,8 @@ _KERNELS = {
     "attention_scratch": ("n", "nnn"),
     "attention": ("", "pi"),
     "drop": ("", "pppnifii"),
+    "begin_random": ("", "pn"),
+    "random_bytes": ("", "ppnpnni"),
     "norm": ("", "pi"),
     "adamw": ("", "pnddi"),
     "sum_of_squares": ("d", "ppnpi"),

@@ -24,6 +24,47 @@ void drop(const void *from, const uint8_t *bytes, void *to, count number, int dr
     }
 }
 
+/* Random bytes: Doty-Humphrey's SFC64, as NumPy has it. A state is of four numbers. */
+static INLINE uint64_t next_random(uint64_t *state) {
+    uint64_t found = state[0] + state[1] + state[3]++;
+    state[0] = state[1] ^ (state[1] >> 11);
+    state[1] = state[2] + (state[2] << 3);
+    state[2] = ((state[2] << 24) | (state[2] >> 40)) + found;
+    return found;
+}
+
+/* Makes states of seeds, (number, 4): three numbers each, and room for the fourth. */
+void begin_random(uint64_t *states, count number) {
+    for (count i = 0; i < number; i++) {
+        states[4 * i + 3] = 1;
+        for (int turn = 0; turn < 12; turn++) next_random(states + 4 * i);
+    }
+}
+
+/* Fills `masks` rows of `step` bytes: places[2 i] and [2 i + 1] say where the i-th state's bytes are
+   in each row, and how many. A state gives all of the first row's, then all of the second's. */
+void random_bytes(uint64_t *states, const count *places, count number, uint8_t *to, count masks,
+                  count step, int num_threads) {
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+    for (count i = 0; i < number; i++) {
+        uint64_t state[4], words[512];
+        count size = places[2 * i + 1], left = masks * size, row = 0, done = 0;
+        memcpy(state, states + 4 * i, sizeof state);
+        while (left) {
+            count made = fewer(left, sizeof words), used = 0;
+            for (count k = 0; k < (made + 7) / 8; k++) words[k] = next_random(state);
+            left -= made;
+            while (used < made) {
+                count some = fewer(made - used, size - done);
+                memcpy(to + row * step + places[2 * i] + done, (uint8_t *)words + used, some);
+                used += some, done += some;
+                if (done == size) row++, done = 0;
+            }
+        }
+        memcpy(states + 4 * i, state, sizeof state);
+    }
+}
+
 /* What ends a sublayer of an encoder: norm(residual + dropout(values)), rows of `width` numbers.
    `bytes` is null without dropout. Each of the three tensors is narrow or not by a bit. */
 enum { NARROW_VALUES = 1, NARROW_RESIDUAL = 2, NARROW_OUTPUT = 4 };

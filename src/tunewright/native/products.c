@@ -36,7 +36,6 @@ struct linear {
     const void *values, *before; /* values = gelu(before), whose gradient is asked for, if not null */
     void *toward, *back;
     void *active;   /* gelu(output), of one part, if not null; its output may be null then */
-    void *d_output; /* the gradients of several parts in a row, for that of the values */
     void *d_values;
     void *gradients, *tokens; /* panels of the gradient and of the values, over tokens */
     float *sums;        /* (chunks, outer) */
@@ -69,6 +68,13 @@ static INLINE __m512i interleaved(vec even, vec odd) {
     return _mm512_permutexvar_epi16(order, bfloat16s(even, odd));
 }
 
+/* Writes what is read again only after much else, past the caches: a line that is written whole need
+   not be read first. */
+static INLINE void stream(float *to, vec values) {
+    if ((uintptr_t)to % 64) store(to, values);
+    else _mm512_stream_ps(to, (__m512)values);
+}
+
 /* The share of x that GELU lets through, and the slope of GELU at x: one half and an odd polynomial
    that ends at one half beyond 4.4. GELU is right to 4e-5 and its slope to 2e-4, where a bfloat16
    number near one is right to 2e-3; both are minimax fits. */
@@ -93,27 +99,36 @@ static INLINE vec gelu_slope(vec x) {
     return half_and_odd(x, factors);
 }
 
-/* The weights as panels: `toward` runs over the inner numbers, `back` over the outer ones. */
-static void lay_out_weight(const struct linear *a) {
-    count I = a->inner, O = a->outer;
-#pragma omp parallel for schedule(static) num_threads(a->num_threads)
-    for (count o = 0; o < O; o += W)
-        for (count i = 0; i < I; i += SIDE) {
-            vec rows[W], turned[W];
-            count own = o;
-            const float *weight = part_of(a, &own)->weight;
-            for (int r = 0; r < W; r++) {
-                const float *from = weight + (own + r) * I + i;
-                rows[r] = (vec)bfloat16s(load(from), load(from + W));
-            }
-            word *toward = (word *)a->toward + o / SIDE * I / 2 * SIDE + i / 2 * SIDE + o % SIDE;
-            transpose((float *)turned, W, (float *)rows, W, W, W);
-            for (int k = 0; a->toward && k < W; k++)
-                store((float *)toward + k * SIDE, turned[k]);
-            float *back = (float *)a->back + i / SIDE * O / 2 * SIDE + o / 2 * SIDE;
-            for (int r = 0; a->back && r < W; r += 2)
-                pair_rows(back + r / 2 * SIDE, (float *)(rows + r), (float *)(rows + r + 1), W);
+/* The weights of 16 outputs as panels: `toward` runs over the inner numbers, `back` over the outer. */
+static INLINE void lay_out_outputs(const struct linear *a, count o) {
+    count I = a->inner, O = a->outer, own = o;
+    const float *weight = part_of(a, &own)->weight;
+    for (count i = 0; i < I; i += SIDE) {
+        vec rows[W], turned[W];
+        for (int r = 0; r < W; r++) {
+            const float *from = weight + (own + r) * I + i;
+            rows[r] = (vec)bfloat16s(load(from), load(from + W));
         }
+        word *toward = (word *)a->toward + o / SIDE * I / 2 * SIDE + i / 2 * SIDE + o % SIDE;
+        transpose((float *)turned, W, (float *)rows, W, W, W);
+        for (int k = 0; a->toward && k < W; k++) store((float *)toward + k * SIDE, turned[k]);
+        float *back = (float *)a->back + i / SIDE * O / 2 * SIDE + o / 2 * SIDE;
+        for (int r = 0; a->back && r < W; r += 2) {
+            float pairs[SIDE];
+            pair_rows(pairs, (float *)(rows + r), (float *)(rows + r + 1), W);
+            stream(back + r / 2 * SIDE, load(pairs));
+            stream(back + r / 2 * SIDE + W, load(pairs + W));
+        }
+    }
+}
+
+static void lay_out_weight(const struct linear *a) {
+#pragma omp parallel num_threads(a->num_threads)
+    {
+#pragma omp for schedule(static) nowait
+        for (count o = 0; o < a->outer; o += W) lay_out_outputs(a, o);
+        _mm_sfence(); /* so that other threads see what was streamed */
+    }
 }
 
 static INLINE uint16_t *column_of(const void *tensor, count column) {
@@ -170,36 +185,56 @@ static INLINE void give_rows(struct waiting *w, count until) {
         give(&w->to, w->sums + w->given * SIDE, w->row + w->given);
 }
 
+/* What a product reads, in rows: the values or, backward, each part's gradient. */
+struct factor {
+    const word *rows;
+    count depth;
+};
+
+static INLINE int factors_of(const struct linear *a, count row, int backward, struct factor *to) {
+    to[0] = (struct factor){(const word *)a->values + row * a->inner / 2, a->inner / 2};
+    for (int p = 0; backward && p < a->num_parts; p++) {
+        count depth = a->parts[p].size / 2;
+        to[p] = (struct factor){(const word *)a->parts[p].gradient + row * depth, depth};
+    }
+    return backward ? a->num_parts : 1;
+}
+
 /* sums = 32 rows of words times a panel, while the block before is given away. */
-static INLINE void multiply_block(const word *rows, count depth, const word *panel, float *sums,
-                                  struct waiting *before) {
+static INLINE void multiply_block(const struct factor *from, int number, count depth,
+                                  const word *panel, float *sums, struct waiting *before) {
     count share = (SIDE * W + depth - 1) / depth, until = 0;
     start_block();
-    for (count k = 0; k < depth; k += W) {
-        step_block((struct left){rows + k, depth, W}, panel + k * SIDE, SIDE);
-        give_rows(before, until += share);
+    for (int p = 0; p < number; p++) {
+        const struct factor own = from[p];
+        for (count k = 0; k < own.depth; k += W, panel += W * SIDE) {
+            step_block((struct left){own.rows + k, own.depth, W}, panel, SIDE);
+            give_rows(before, until += share);
+        }
     }
     give_rows(before, SIDE);
     end_block(sums, SIDE);
 }
 
 /* The same for the last rows, of which there are fewer: copied to where there are 32. */
-static INLINE void multiply_last(const word *rows, count left, count depth, const word *panel,
-                                 float *sums) {
+static INLINE void multiply_last(const struct factor *from, int number, count left,
+                                 const word *panel, float *sums) {
     start_block();
-    for (count k = 0; k < depth; k += W) {
-        word some[SIDE * W] = {0};
-        for (count r = 0; r < left; r++) memcpy(some + r * W, rows + r * depth + k, 4 * W);
-        SEEN(some);
-        step_block((struct left){some, W, 0}, panel + k * SIDE, SIDE);
-        SEEN(some);
-    }
+    for (int p = 0; p < number; p++)
+        for (count k = 0; k < from[p].depth; k += W, panel += W * SIDE) {
+            word some[SIDE * W] = {0};
+            for (count r = 0; r < left; r++)
+                memcpy(some + r * W, from[p].rows + r * from[p].depth + k, 4 * W);
+            SEEN(some);
+            step_block((struct left){some, W, 0}, panel, SIDE);
+            SEEN(some);
+        }
     end_block(sums, SIDE);
 }
 
-/* The product of values and the weights or, backward, of the outputs' gradients (rows, outer) and the
-   weights turned. A thread takes all panels for its rows or, where there are few rows, some. */
-static void multiply(const struct linear *a, const void *left, int backward) {
+/* The product of values and the weights or, backward, of the outputs' gradients and the weights turned.
+   A thread takes all panels for its rows or, where there are few rows, some. */
+static void multiply(const struct linear *a, int backward) {
     count inner = backward ? a->outer : a->inner, outer = backward ? a->inner : a->outer;
     const word *panels = backward ? a->back : a->toward;
     count depth = inner / 2, heights = (a->rows + SIDE - 1) / SIDE;
@@ -215,14 +250,15 @@ static void multiply(const struct linear *a, const void *left, int backward) {
         for (count item = 0; item < heights * bands; item++) {
             count row = item / bands * SIDE, tall = fewer(SIDE, a->rows - row);
             count first = item % bands * wide, last = fewer(outer / SIDE, first + wide);
-            const word *rows = (const word *)left + row * depth;
+            struct factor from[3];
+            int number = factors_of(a, row, backward, from);
             for (count p = first; p < last; p++, turn = !turn) {
                 const word *panel = panels + p * depth * SIDE;
                 if (tall == SIDE) {
-                    multiply_block(rows, depth, panel, sums[turn], &before);
+                    multiply_block(from, number, depth, panel, sums[turn], &before);
                 } else {
                     give_rows(&before, SIDE);
-                    multiply_last(rows, tall, depth, panel, sums[turn]);
+                    multiply_last(from, number, tall, panel, sums[turn]);
                 }
                 struct target to = target_of(a, p * SIDE, backward);
                 before = (struct waiting){to, sums[turn], row, 0, tall};
@@ -235,20 +271,6 @@ static void multiply(const struct linear *a, const void *left, int backward) {
 
 static INLINE count panel_depth(count rows, count chunk) { /* in words, of that chunk */
     return up(fewer(CHUNK, rows - chunk * CHUNK), SIDE) / 2;
-}
-
-/* 32 numbers of a gradient on their way: to where a product reads those of all parts in a row, and
-   into the sums of their columns. */
-static INLINE void passed_on(const struct linear *a, __m512i found, count row, count column,
-                             vec *totals) {
-    if (a->d_output) {
-        uint16_t *place = (uint16_t *)a->d_output + row * a->outer + column;
-        __builtin_prefetch(place + 2 * W * a->outer, 1);
-        _mm512_storeu_si512(place, found);
-    }
-    vec even, odd;
-    widened(found, &even, &odd);
-    totals[0] += even, totals[1] += odd;
 }
 
 /* 32 tokens, from `row` on, of 32 columns: two tokens to a word, (16, 32). With `totals` they are of
@@ -270,8 +292,11 @@ static INLINE void pair_tokens(const struct linear *a, count row, count column, 
         }
         __builtin_prefetch(from + 2 * W * width); /* what comes next is asked for meanwhile */
         __m512i found = words_at(from);
-        if (totals) passed_on(a, found, row + r, column, totals);
         tokens[r] = (vec)found;
+        if (!totals) continue;
+        vec even, odd;
+        widened(found, &even, &odd);
+        totals[0] += even, totals[1] += odd;
     }
     for (int r = 0; r < W; r++)
         pair_rows(pairs + r * SIDE, (float *)(tokens + 2 * r), (float *)(tokens + 2 * r + 1), W);
@@ -330,9 +355,15 @@ static void write_block(const struct linear *a, float *sums, count left, count r
     float *d_weight = part_of(a, &row)->d_weight;
     if (!d_weight) return;
     d_weight += row * a->inner + column;
-    if (turned) transpose(d_weight, a->inner, sums, SIDE, SIDE, SIDE);
-    for (count r = 0; !turned && r < SIDE; r++)
-        memcpy(d_weight + r * a->inner, sums + r * SIDE, 4 * SIDE);
+    float block[SIDE * SIDE];
+    if (turned) {
+        transpose(block, SIDE, sums, SIDE, SIDE, SIDE);
+        sums = block;
+    }
+    for (count r = 0; r < SIDE; r++) {
+        stream(d_weight + r * a->inner, load(sums + r * SIDE));
+        stream(d_weight + r * a->inner + W, load(sums + r * SIDE + W));
+    }
 }
 
 /* Each part's d_weight (size, inner) = gradient' values, chunk by chunk. */
@@ -366,6 +397,7 @@ static void weigh(const struct linear *a) {
                 for (count r = low; r < high; r++)
                     write_block(a, sums[l - first][r - low], l * SIDE, r * SIDE);
         }
+        _mm_sfence(); /* so that other threads see what was streamed */
         end_tiles();
     }
 }
@@ -408,7 +440,7 @@ int ask_for_tiles(void) {
 void linear(const struct linear *a) {
 #if HAS_TILES
     if (a->lays_out) lay_out_weight(a);
-    multiply(a, a->values, 0);
+    multiply(a, 0);
 #endif
 }
 
@@ -417,6 +449,6 @@ void linear_back(const struct linear *a) {
 #if HAS_TILES
     if (a->gradients) lay_out_rows(a);
     if (a->tokens) weigh(a);
-    if (a->d_values) multiply(a, a->d_output ? a->d_output : a->parts[0].gradient, 1);
+    if (a->d_values) multiply(a, 1);
 #endif
 }
