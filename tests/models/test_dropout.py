@@ -195,3 +195,34 @@ def test_native_code_and_torch_drop_the_same_elements_to_the_same_bits(monkeypat
             dropped.backward(values)
             found.append((dropped.detach(), leaf.grad))
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@given(
+    st.lists(st.integers(1, 700), min_size=1, max_size=5),
+    st.sampled_from([1, 3, 8, 33]),
+    st.sampled_from(["packed", "padded", "pooled"]),
+)
+def test_native_code_draws_numpy_s_bytes_on_any_threads(lengths, width, kind):
+    size, longest = len(lengths), max(lengths)
+    shapes = {"packed": (1, sum(lengths) + 5), "padded": (size, longest), "pooled": (size,)}
+    shape, before, drawn = torch.Size((*shapes[kind], width)), torch.get_num_threads(), []
+    with pytest.MonkeyPatch.context() as patch:
+        for way, threads in (("0", 1), ("1", 1), ("1", 3)):
+            patch.setenv("TUNEWRIGHT_NATIVE", way)
+            torch.set_num_threads(threads)
+            source = begun(list(enumerate(lengths)))
+            drawn.append([source.raw_bytes(shape).clone() for _ in range(9)])
+    torch.set_num_threads(before)
+    for other in drawn[1:]:
+        assert all(map(torch.equal, drawn[0], other))
+
+
+def test_a_stream_goes_on_where_native_code_has_gone(monkeypatch):
+    shape, drawn = torch.Size([1, 40, 3]), []
+    for ways in (("0", "0"), ("1", "0"), ("0", "1")):
+        source = begun([(0, 25), (1, 15)])
+        for way in ways:
+            monkeypatch.setenv("TUNEWRIGHT_NATIVE", way)
+            drawn.append([source.raw_bytes(shape).clone() for _ in range(4)])
+    assert all(map(torch.equal, drawn[0] + drawn[1], drawn[2] + drawn[3]))
+    assert all(map(torch.equal, drawn[0] + drawn[1], drawn[4] + drawn[5]))

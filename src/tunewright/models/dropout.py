@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tunewright.models.batch import TOKEN_QUANTUM, Batch
 from tunewright.native import native, native_for
 
-# Masks of one shape that are drawn together: a model has many, and each draw costs some 10 µs.
+# Masks of one shape that are drawn together: a model has many, and each draw has its cost.
 MASKS_AT_ONCE = 4
 
 
@@ -137,30 +137,30 @@ class DropoutSource:
 
 
 class _Streams:
-    """A stream of random bytes for each sequence: NumPy's SFC64, or its equal in native code."""
+    """Random bytes for each sequence: NumPy's SFC64, drawn in native code where there is some."""
 
     def __init__(self, seeds: Sequence[np.random.SeedSequence]) -> None:
-        made = native()
-        self._bits = [np.random.SFC64(seed) for seed in seeds] if made is None else []
-        if made is not None:
-            self._states = np.array([seed.generate_state(4, np.uint64) for seed in seeds])
-            made.library.begin_random(self._states.ctypes.data, len(seeds))
+        self._states = np.array([np.random.SFC64(seed).state["state"]["state"] for seed in seeds])
 
     def draw(self, places: np.ndarray, raw: np.ndarray) -> None:
         """Draws bytes for each mask of `raw`, (masks, elements).
 
         `places` are int64 (sequences, 2): where a sequence's elements begin, and how many it has.
         """
-        made = None if self._bits else native()
-        if made is not None:
+        if len(places) != len(self._states) or places.sum(1).max() > raw.shape[1]:
+            raise ValueError(f"masks of {raw.shape} have no room for sequences at {places}")
+        if (made := native()) is not None:
             made.library.random_bytes(
                 self._states.ctypes.data, places.ctypes.data, len(places), raw.ctypes.data,
                 *raw.shape, torch.get_num_threads(),
             )  # fmt: skip
             return
-        for bits, (start, size) in zip(self._bits, places.tolist(), strict=True):
+        bits = np.random.SFC64(0)
+        for state, (start, size) in zip(self._states, places.tolist(), strict=True):
+            bits.state = {**bits.state, "state": {"state": state}}
             drawn = _random_bytes(bits, len(raw) * size)
             raw[:, start : start + size] = drawn.reshape(len(raw), size)
+            state[:] = bits.state["state"]["state"]
 
 
 def _random_bytes(bits: np.random.SFC64, count: int) -> np.ndarray:

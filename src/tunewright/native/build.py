@@ -202,7 +202,6 @@ _KERNELS = {
     "attention_scratch": ("n", "nnn"),
     "attention": ("", "pi"),
     "drop": ("", "pppnifii"),
-    "begin_random": ("", "pn"),
     "random_bytes": ("", "ppnpnni"),
     "norm": ("", "pi"),
     "adamw": ("", "pnddi"),

@@ -33,19 +33,11 @@ static INLINE uint64_t next_random(uint64_t *state) {
     return found;
 }
 
-/* Makes states of seeds, (number, 4): three numbers each, and room for the fourth. */
-void begin_random(uint64_t *states, count number) {
-    for (count i = 0; i < number; i++) {
-        states[4 * i + 3] = 1;
-        for (int turn = 0; turn < 12; turn++) next_random(states + 4 * i);
-    }
-}
-
 /* Fills `masks` rows of `step` bytes: places[2 i] and [2 i + 1] say where the i-th state's bytes are
    in each row, and how many. A state gives all of the first row's, then all of the second's. */
 void random_bytes(uint64_t *states, const count *places, count number, uint8_t *to, count masks,
                   count step, int num_threads) {
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads) if (number > 1)
     for (count i = 0; i < number; i++) {
         uint64_t state[4], words[512];
         count size = places[2 * i + 1], left = masks * size, row = 0, done = 0;

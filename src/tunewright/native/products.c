@@ -355,7 +355,7 @@ static void write_block(const struct linear *a, float *sums, count left, count r
     float *d_weight = part_of(a, &row)->d_weight;
     if (!d_weight) return;
     d_weight += row * a->inner + column;
-    float block[SIDE * SIDE];
+    float block[SIDE * SIDE] __attribute__((aligned(64)));
     if (turned) {
         transpose(block, SIDE, sums, SIDE, SIDE, SIDE);
         sums = block;
@@ -378,7 +378,7 @@ static void weigh(const struct linear *a) {
     {
         float sums[TALLEST][WIDEST][SIDE * SIDE] __attribute__((aligned(64)));
         begin_tiles();
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
         for (count item = 0; item < groups * bands; item++) {
             count first = item / bands * tall, low = item % bands * wide;
             count last = fewer(lefts, first + tall), high = fewer(rights, low + wide);
