@@ -28,9 +28,10 @@ def test_every_task_is_trained(told):
 @pytest.mark.parametrize(("name", "parallel"), SHARED)
 def test_two_processes_give_the_loss_curve_of_one(told, name, parallel):
     one, two = told["alone"][name], told[parallel][name]
-    # other cuts round otherwise, and the first steps of AdamW see the sign of each number alone,
-    # that of a key's bias too, whose gradient is nothing but rounding
-    assert two["losses"] == pytest.approx(one["losses"], abs=3e-6, rel=3e-6)
+    # other cuts round otherwise, and the first steps of AdamW see the sign of each number alone;
+    # where memory was short, even the cuts of one process are others than before
+    near = 3e-6 if name in ("short of memory", "regression") else 1e-6
+    assert two["losses"] == pytest.approx(one["losses"], abs=near, rel=near)
     assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
     assert two["sizes"] == [pytest.approx(sizes) for sizes in one["sizes"]]
 
