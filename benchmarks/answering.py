@@ -32,7 +32,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from tunewright.devices import find_device, measure_roof, settle_allocator
 from tunewright.models.folder import find_model
-from tunewright.models.native_layers import use_native_layers
+from tunewright.models.own_layers import use_own_layers
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.encoder import load_encoder
@@ -248,8 +248,8 @@ def _label_sides(place: Path) -> dict[str, dict[str, Side]]:
     device, tokenizer = find_device(), load_tokenizer(folder)
     ours, _ = task.build(folder, tokenizer, dropout=None, seed=0)
     task.route(ours)
-    use_native_layers(ours)
-    predictor = Predictor(task, ours.to(device.name).eval(), tokenizer, device)
+    use_own_layers(ours.to(device.name).eval())
+    predictor = Predictor(task, ours, tokenizer, device)
 
     def by_us(texts: Sequence[str]) -> list[Any]:
         asked = (Row(place, {"text": text}, "texts") for place, text in enumerate(texts))

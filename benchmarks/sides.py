@@ -14,7 +14,8 @@ from transformers import TrainerCallback
 from tunewright.devices import Device
 from tunewright.models.dropout import replace_dropout
 from tunewright.models.embedding import keep_row_gradients
-from tunewright.models.native_layers import use_native_layers
+from tunewright.models.own_layers import use_own_layers
+from tunewright.run.assembly import PASS_TOKENS
 from tunewright.training.events import Step
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import build_optimizer
@@ -23,7 +24,6 @@ from tunewright.training.schedule import Schedule
 
 LEARNING_RATE = 2e-5
 WARM_UPDATES = 3  # of each round, which do not count
-MAX_TOKENS = 8192  # of one forward pass, which is the default
 SEED = 0
 
 
@@ -80,7 +80,7 @@ class Own:
         assert route == "packed", route
         model.to(device.name)
         keep_row_gradients(model)
-        use_native_layers(model)
+        use_own_layers(model)
         optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=0.01)
         return cls(model, task, device, optimizer, replace_dropout(model))
 
@@ -94,7 +94,7 @@ class Own:
     ) -> Loop:
         return Loop(
             self.model, self.task, rows, self.optimizer, schedule, self.device, batch_rows,
-            MAX_TOKENS, SEED, 1.0, dropout=self.dropout, graphs=graphs,
+            PASS_TOKENS[self.device.kind], SEED, 1.0, dropout=self.dropout, graphs=graphs,
         )  # fmt: skip
 
 

@@ -97,6 +97,8 @@ CASES = {
         Case("news, base", BASE, "ag_news", 128, 32, 6),
         Case("reviews, base", BASE, "imdb_2k", 512, 32, 20, ("cuda",)),
         Case("reviews, large", LARGE, "imdb_2k", 512, 32, 12, ("cuda",)),
+        Case("reviews, base, 64 rows", BASE, "imdb_2k", 512, 64, 15, ("cuda",)),
+        Case("reviews, large, 64 rows", LARGE, "imdb_2k", 512, 64, 9, ("cuda",)),
     )
 }
 

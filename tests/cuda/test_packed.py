@@ -13,6 +13,7 @@ from tunewright.devices import find_device, release_memory, settle_kernels
 from tunewright.models.attention import attend
 from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.graphs import record_passes
+from tunewright.models.own_layers import use_own_layers
 from tunewright.models.varlen import is_fit
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.types import Row
@@ -90,6 +91,7 @@ def trained(folder, *, recorded, precision="bf16", dropout=0.1, steps=40, breaks
     loop.device = find_device(precision)
     loop.model.to("cuda")
     keep_row_gradients(loop.model)
+    use_own_layers(loop.model)
     autocast = partial(loop.device.autocast, keep_casts=False)
     if recorded:
         loop.graphs = [record_passes(loop.model.base_model, autocast)]

@@ -15,9 +15,9 @@ from transformers import BertConfig, BertModel
 from tunewright.models.native_products import (
     Activation,
     Product,
-    kept_panels,
     use_native_products,
 )
+from tunewright.models.sublayers import kept_weights
 from tunewright.native import native
 
 made = native()
@@ -209,7 +209,7 @@ def test_gradients_go_only_where_they_are_wanted():
 @with_tiles
 def test_panels_are_kept_for_a_block_and_no_longer():
     layer, values = product(64, 64), torch.randn(5, 64)
-    with torch.no_grad(), kept_panels(layer):
+    with torch.no_grad(), kept_weights(layer):
         first = narrow(layer, values)
         assert layer.kept is not None
         assert torch.equal(narrow(layer, values), first)
@@ -217,7 +217,7 @@ def test_panels_are_kept_for_a_block_and_no_longer():
     with torch.no_grad():
         layer.weight.mul_(2)
         assert not torch.equal(narrow(layer, values), first)
-    with kept_panels(layer):
+    with kept_weights(layer):
         narrow(layer, values)
         assert layer.kept is None  # whoever learns changes the weight
 
@@ -402,7 +402,7 @@ def test_a_model_that_only_answers_gives_what_one_that_learns_gives(keeps):
     use_native_products(model)
     with torch.autocast("cpu", torch.bfloat16):
         expected = model(ids).last_hidden_state
-        with torch.no_grad(), kept_panels(model) if keeps else nullcontext():
+        with torch.no_grad(), kept_weights(model) if keeps else nullcontext():
             assert torch.equal(model(ids).last_hidden_state, expected)
         with torch.inference_mode():
             assert torch.equal(model(ids).last_hidden_state, expected)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 
-from tunewright.prediction.ahead import made_ahead
+from tunewright.prediction.ahead import made_ahead, spread
 
 
 def test_items_come_in_their_order_and_one_is_made_meanwhile():
@@ -61,3 +62,16 @@ def test_the_thread_ends_with_the_generator():
         if thread.name == "one ahead":
             thread.join(5)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_threads_make_of_a_list_is_in_its_order(threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert spread(lambda n: n * n, range(1000)) == [n * n for n in range(1000)]
+        with pytest.raises(ZeroDivisionError):
+            spread(lambda n: 1 / (n - 700), range(1000))
+        assert spread(lambda n: n, []) == []
+    finally:
+        torch.set_num_threads(before)

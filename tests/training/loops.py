@@ -89,7 +89,7 @@ def gradients(loop: Loop) -> dict[str, Any]:
     loop._reseed(0)
     (indices, *_) = loop._updates(0)
     _, count = loop._accumulate(0, loop._shared(indices, 0))
-    _, scale = loop._norm_and_scale(count, indices)
-    loop._scale_gradients(scale)
+    _, scale = loop.stepping.norm_and_scale(count)
+    loop.stepping.scale_gradients(scale)
     named = loop.model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}

@@ -10,7 +10,7 @@ from torch import nn
 
 from tunewright.models.embedding import RowEmbedding
 from tunewright.native import native
-from tunewright.training.native_adamw import NativeAdamW, gradient_norm
+from tunewright.training.native_adamw import NativeAdamW, gradient_norm, norm_on_device
 from tunewright.training.optimizer import set_factor
 
 pytestmark = pytest.mark.skipif(native() is None, reason="there is no native code here")
@@ -128,7 +128,7 @@ def test_the_norm_is_torch_s_and_no_thread_changes_a_bit_of_norm_or_step():
             rows = kept[0].rows_written()
             model[0].put_rows(rows, kept[0].weight.grad[rows])
             gradients = [p.grad for p in model.parameters()]
-            norm = gradient_norm(model, gradients)
+            norm = gradient_norm(gradients, [model[0]])
             assert norm == pytest.approx(float(torch.nn.utils.get_total_norm(gradients)), rel=1e-6)
             optimizer_of(model).scaled_step(0.1)
             found.append([torch.tensor(norm, dtype=torch.float64), *model.parameters()])
@@ -143,7 +143,7 @@ def test_a_norm_of_what_is_not_finite_is_not_finite(bad):
     model = model_of()
     backward(model, [1])
     model[3].bias.grad[1] = bad
-    norm = gradient_norm(model, [p.grad for p in model.parameters()])
+    norm = gradient_norm([p.grad for p in model.parameters()], [model[0]])
     assert not torch.tensor(norm).isfinite()
 
 
@@ -160,3 +160,61 @@ def test_without_native_code_it_is_torch_s_own(monkeypatch):
         stock.zero_grad(set_to_none=True)
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_step_that_guards_itself_is_the_scaled_one():
+    model, plain = model_of(), model_of()
+    guarded, scaled = optimizer_of(model), optimizer_of(plain)
+    for ids in ([1, 2], [2, 3], [5]):
+        for one, optimizer in ((model, guarded), (plain, scaled)):
+            backward(one, ids)
+            norm = norm_on_device([p.grad for p in one.parameters()])
+            if optimizer is guarded:
+                optimizer.guarded_step(torch.tensor(4.0), norm)
+            else:
+                optimizer.scaled_step(0.25)
+            optimizer.zero_grad(set_to_none=True)
+    for found, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_guards_itself_changes_nothing_by_a_norm_that_is_not_finite(bad):
+    model = model_of()
+    optimizer = optimizer_of(model)
+    backward(model, [1])
+    optimizer.guarded_step(torch.tensor(1.0), torch.tensor(1.0))
+    before = [p.detach().clone() for p in model.parameters()]
+    state = {k: {n: x.clone() for n, x in v.items()} for k, v in optimizer.state.items()}
+    model[3].bias.grad[1] = bad
+    optimizer.guarded_step(torch.tensor(1.0), torch.tensor(bad))
+    assert all(map(torch.equal, before, model.parameters()))
+    for p, values in state.items():
+        assert all(torch.equal(values[name], optimizer.state[p][name]) for name in values)
+
+
+def test_parameters_may_join_and_leave_between_steps():
+    model, plain = model_of(), model_of()
+    optimizers = [optimizer_of(model), optimizer_of(plain)]
+    optimizers[1].register_step_pre_hook(lambda *_: None)
+    for number, ids in enumerate([[1], [2], [3], [4]]):
+        for one, optimizer in zip((model, plain), optimizers, strict=True):
+            backward(one, ids)
+            if number % 2:
+                one[1].weight.grad = None
+            optimizer.scaled_step(0.5)
+            optimizer.zero_grad(set_to_none=True)
+    for found, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    steps = [float(optimizers[0].state[p]["step"]) for p in model.parameters()]
+    assert steps == [float(optimizers[1].state[p]["step"]) for p in plain.parameters()]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=8))
+def test_the_norm_of_parts_of_a_larger_tensor_is_that_of_each(chosen):
+    torch.manual_seed(0)
+    parts = torch.randn(60).split([10, 20, 10, 20])
+    tensors = [parts[place] if whole else parts[place].view(5, -1).t() for place, whole in chosen]
+    expected = torch.nn.utils.get_total_norm([x.clone() for x in tensors])
+    torch.testing.assert_close(norm_on_device(tensors), expected)

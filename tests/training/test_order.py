@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import build_loop
 from tunewright.tasks.text_classification import TextClassification
-from tunewright.training.order import Blocks, OnDemandRows, Picked, one_ahead, order_of_epoch
+from tunewright.training.order import (
+    Blocks,
+    OnDemandRows,
+    Picked,
+    one_ahead,
+    order_of_epoch,
+    with_next,
+)
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any)
 SEEDS, EPOCHS, COUNTS = st.integers(0, 2**32 - 1), st.integers(0, 1000), st.integers(1, 9)
@@ -135,3 +142,8 @@ def test_rows_in_blocks_train_to_the_same_bits_from_any_update_on(loop):
 
 def test_rows_in_one_window_train_as_rows_in_memory(loop):
     assert losses(loop(blocks([3, 1, 4], 3, 100))) == losses(loop(Blocks.whole(8)))
+
+
+def test_each_update_comes_with_the_one_behind_it():
+    assert list(with_next(iter("abc"))) == [("a", "b"), ("b", "c"), ("c", None)]
+    assert list(with_next(iter(""))) == []

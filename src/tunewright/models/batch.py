@@ -53,12 +53,13 @@ class PackedStream:
     @property
     def owner_N(self) -> Tensor:
         """Returns the sequence that each token belongs to."""
-        return torch.repeat_interleave(torch.tensor(self.lengths, device=self.token_ids_N.device))
+        owner_N = np.repeat(np.arange(self.num_sequences), self.lengths)
+        return sent(owner_N, self.token_ids_N.device)
 
     @property
     def first_B(self) -> Tensor:
         """Returns the offset of the first token of each sequence."""
-        return torch.tensor(self.boundaries[:-1], device=self.token_ids_N.device)
+        return sent(np.array(self.boundaries[:-1], np.int64), self.token_ids_N.device)
 
     def each(self) -> Iterator[PackedStream]:
         """Yields every sequence as a stream of its own."""
@@ -73,7 +74,7 @@ class PackedStream:
     @property
     def last_B(self) -> Tensor:
         """Returns the offset of the last token of each sequence."""
-        return torch.tensor(self.boundaries[1:], device=self.token_ids_N.device) - 1
+        return sent(np.array(self.boundaries[1:], np.int64) - 1, self.token_ids_N.device)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def pack(features: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     values = {name: _flat([f.targets[name] for f in features]) for name in features[0].targets}
     return Batch(
         {name: _pack_stream([f.streams[name] for f in features], device) for name in names},
-        {name: torch.from_numpy(flat).to(device) for name, flat in values.items()},
+        {name: sent(flat, device) for name, flat in values.items()},
         tuple(f.row_id for f in features),
         tuple(f.window for f in features),
         values,
@@ -181,11 +182,19 @@ def _pack_stream(streams: Sequence[TokenStream], device: torch.device | str) -> 
 def _pack_pictures(pictures: Sequence[PictureStream], device: torch.device | str) -> PackedPictures:
     """Reads the pictures, which until now were files."""
     pixels_BCHW = np.stack([picture.pixels() for picture in pictures])
-    return PackedPictures(torch.from_numpy(pixels_BCHW).to(device), len(pictures[0]))
+    return PackedPictures(sent(pixels_BCHW, device), len(pictures[0]))
 
 
 def _joined(parts: Sequence[Integers], device: torch.device | str) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
+    return sent(np.concatenate(parts).astype(np.int64), device)
+
+
+def sent(values: np.ndarray, device: torch.device | str) -> Tensor:
+    """Returns numbers on a device. Nobody waits for a GPU: what reads them there comes after."""
+    found = torch.from_numpy(values)
+    if torch.device(device).type != "cuda":
+        return found.to(device)
+    return found.pin_memory().to(device, non_blocking=True)
 
 
 def _flat(values: Sequence[Target]) -> np.ndarray:

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
+from tunewright.models.batch import sent
 from tunewright.models.varlen import Spans
 
 # What a graph can be given; anything else, such as a wish for all hidden states, goes without one.
@@ -54,13 +56,13 @@ class _Recording:
 class _Replay(torch.autograd.Function):
     """Replays a forward pass, and the backward pass when its gradient comes.
 
-    The gradients of the weights are added to in the replay itself, and autograd has none to see:
+    The gradients of the weights are handed on as `done` is called, and autograd has none to see:
     `anchor` only makes it ask.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, anchor: Tensor, recording: _Recording, done: Callable[[], None]
+        ctx: Any, anchor: Tensor, recording: _Recording, done: Callable[[_Recording], None]
     ) -> Tensor:
         ctx.recording, ctx.done = recording, done
         recording.forward.replay()
@@ -69,8 +71,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
         ctx.recording.gradient.copy_(gradients[0])
-        ctx.recording.backward.replay()
-        ctx.done()
+        ctx.done(ctx.recording)
         return None, None, None
 
 
@@ -87,6 +88,7 @@ class Graphs:
         self._met: Counter[Key] = Counter()
         self._pool = torch.cuda.graph_pool_handle()
         self._learning = [p for p in backbone.parameters() if p.requires_grad]
+        self._sum = torch.empty(0)  # of all gradients, one behind the other
         self._sums: list[Tensor] = []
         self._anchor = torch.empty(0, device=self._learning[0].device, requires_grad=True)
         self._waiting = False
@@ -103,7 +105,8 @@ class Graphs:
             self.failure = failure
             self._recordings.clear()
 
-    def _done(self) -> None:
+    def _done(self, recording: _Recording) -> None:
+        self._hand_on(recording)
         self._waiting = False
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
@@ -116,9 +119,7 @@ class Graphs:
         if recording is None:
             return self._forward(*args, **inputs)
         recording.fill(tensors)
-        if torch.is_grad_enabled():
-            self._take_gradients()
-            self._waiting = True
+        self._waiting = torch.is_grad_enabled()
         hidden: Tensor = _Replay.apply(self._anchor, recording, self._done)  # type: ignore[no-untyped-call]
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden)
 
@@ -139,21 +140,26 @@ class Graphs:
         count = -(-len(boundaries) // COUNT_QUANTUM) * COUNT_QUANTUM
         return inputs["input_ids"].shape[-1], count, longest, names
 
-    def _take_gradients(self) -> None:
-        """Makes the sums that replays add to the gradients of the weights, with what is in them.
+    def _hand_on(self, recording: _Recording) -> None:
+        """Replays a backward pass, and makes what it finds part of the weights' gradients.
 
-        An update begins without any; a pass of the same update may have gone without a graph.
+        A replay writes where it always does, so what an earlier pass of the update has left there
+        is put aside meanwhile.
         """
-        fresh = [
-            (own, weight)
-            for own, weight in zip(self._sums, self._learning, strict=True)
-            if weight.grad is not own
-        ]
-        if fresh:
-            torch._foreach_zero_([own for own, _ in fresh])
-        for own, weight in fresh:
-            if weight.grad is not None:
-                own.copy_(weight.grad)
+        held = None
+        given = [weight.grad for weight in self._learning]
+        if any(gradient is not None for gradient in given):
+            pairs = zip(self._sums, given, strict=True)
+            for own, gradient in pairs:
+                if gradient is None:
+                    own.zero_()
+                elif gradient is not own:
+                    own.copy_(gradient)
+            held = self._sum.clone()
+        recording.backward.replay()
+        if held is not None:
+            self._sum.add_(held)
+        for own, weight in zip(self._sums, self._learning, strict=True):
             weight.grad = own
 
     def _recorded(self, key: Key, tensors: Sequence[Tensor]) -> _Recording | None:
@@ -202,7 +208,12 @@ class Graphs:
             if not self._sums:
                 self._learning = [w for w, g in zip(self._learning, found, strict=True)
                                   if g is not None]  # fmt: skip
-                self._sums = [torch.zeros_like(weight) for weight in self._learning]
+                # Matrices first, as an optimizer has them in a group of their own.
+                self._learning.sort(key=lambda weight: weight.ndim == 1)
+                sizes = [weight.numel() for weight in self._learning]
+                self._sum = torch.zeros(sum(sizes), device=gradient.device)
+                parts = zip(self._sum.split(sizes), self._learning, strict=True)
+                self._sums = [part.view_as(weight) for part, weight in parts]
             del hidden, found
         torch.cuda.current_stream().wait_stream(side)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
@@ -210,7 +221,7 @@ class Graphs:
             hidden = run()
         with torch.cuda.graph(backward, pool=self._pool):
             every = [found for found in differentiated(hidden, gradient) if found is not None]
-            torch._foreach_add_(self._sums, every)
+            torch._foreach_copy_(self._sums, every)
         return _Recording(tensors, hidden.detach(), gradient, forward, backward)
 
 
@@ -243,4 +254,4 @@ def record_passes(backbone: nn.Module, autocast: Autocast) -> Graphs:
 def _offsets(boundaries: tuple[int, ...], count: int, device: torch.device) -> Tensor:
     """Returns boundaries as (count,) int32; the sequences that are added are empty."""
     padded = boundaries + boundaries[-1:] * (count - len(boundaries))
-    return torch.tensor(padded, dtype=torch.int32).to(device, non_blocking=True)
+    return sent(np.array(padded, np.int32), device)

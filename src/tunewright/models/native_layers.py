@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from tunewright.models.dropout import Dropout, scale_of
 from tunewright.models.native_products import use_native_products
+from tunewright.models.sublayers import is_sublayer_end
 from tunewright.native import native, native_for
 
-WIDEST = 8192  # of a row, as in layers.c
 _ROWS = 32  # of a part, as in layers.c
-_TOLERANCE = 1e-4
 
 
 def use_native_layers(model: Any) -> None:
@@ -34,7 +33,8 @@ def use_native_layers(model: Any) -> None:
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if _is_end(child):
+            known = isinstance(child, SublayerEnd) or not _is_on_cpu(child)
+            if not known and is_sublayer_end(child):
                 setattr(parent, name, SublayerEnd(child))
     use_native_products(model)
     ends = [module for module in model.modules() if isinstance(module, SublayerEnd)]
@@ -42,32 +42,8 @@ def use_native_layers(model: Any) -> None:
         end.is_last = end is ends[-1]
 
 
-def _is_end(module: nn.Module) -> bool:
-    """Says whether a module is a sublayer's end, from its parts and from its answer."""
-    parts: dict[str, Any] = dict(module.named_children())
-    if isinstance(module, SublayerEnd) or module._forward_hooks or module._forward_pre_hooks:
-        return False
-    if parts.keys() != {"dense", "LayerNorm", "dropout"}:
-        return False
-    norm, width = parts["LayerNorm"], getattr(parts["dense"], "in_features", 0)
-    plain = type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None
-    if not (plain and width) or len(norm.normalized_shape) > 1 or norm.normalized_shape[0] > WIDEST:
-        return False
-    if norm.weight.device.type != "cpu" or norm.weight.dtype != torch.float32:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    values_ND = torch.randn(3, width, generator=generator)
-    residual_ND = torch.randn(3, norm.normalized_shape[0], generator=generator)
-    was_training = module.training
-    try:
-        with torch.no_grad():
-            found = module.eval()(values_ND, residual_ND)
-            expected = norm(parts["dense"](values_ND) + residual_ND)
-        return bool((found - expected).abs().max() <= _TOLERANCE)
-    except Exception:  # a stranger's forward that takes something else
-        return False
-    finally:
-        module.train(was_training)
+def _is_on_cpu(module: nn.Module) -> bool:
+    return all(each.device.type == "cpu" for each in module.parameters())
 
 
 class SublayerEnd(nn.Module):

@@ -13,14 +13,21 @@ Shape letters: N tokens, I inner and O outer width.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tunewright.models.sublayers import (
+    ACTIVATION,
+    Keeping,
+    Together,
+    attention_inputs,
+    is_hooked,
+    is_intermediate,
+)
 from tunewright.native import native
 
 SIDE = 32  # of a block, as in tiles.h
@@ -29,15 +36,7 @@ _MOST_PARTS = 3  # layers of one product, as in products.c
 _COUNTS = "rows inner outer num_threads num_parts lays_out"
 _PART_POINTERS = "weight bias output gradient d_weight d_bias"
 _POINTERS = "values before toward back active d_values gradients tokens sums"
-_ACTIVATION = "intermediate_act_fn"
 _BROUGHT, _BEFORE = "tunewright_brought", "tunewright_before"  # attributes of tensors
-_INTERMEDIATE = {"dense", _ACTIVATION}  # of BERT and its kin: activation(dense(values))
-# What families call the layers that attention reads its tokens through.
-_ATTENTION = (
-    ("query", "key", "value"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("q_lin", "k_lin", "v_lin"),
-)
 
 
 class _Part(ctypes.Structure):
@@ -64,36 +63,19 @@ def use_native_products(model: nn.Module) -> None:
 
     GELU behind one becomes a part of it. What something else hooks on to is left alone.
     """
-    reads_a_source = any(
-        getattr(getattr(module, "config", None), name, False)
-        for module in model.modules()
-        for name in ("is_encoder_decoder", "add_cross_attention")
-    )
     for parent in list(model.modules()):
-        children = dict(parent.named_children())
-        for name, child in children.items():
-            if type(child) is not nn.Linear or _is_hooked(child) or not _fits(child):
+        for name, child in dict(parent.named_children()).items():
+            if type(child) is not nn.Linear or is_hooked(child) or not _fits(child):
                 continue
             made = Product.of(child)
             setattr(parent, name, made)
-            if children.keys() == _INTERMEDIATE and _is_gelu(children[_ACTIVATION]):
+            if is_intermediate(parent):
                 made.gelu, made.inside = True, [parent]
-                setattr(parent, _ACTIVATION, Activation(children[_ACTIVATION]))
-        for names in () if reads_a_source else _ATTENTION:
-            layers = [getattr(parent, name, None) for name in names]
-            products = [layer for layer in layers if isinstance(layer, Product)]
-            if len(products) == len(names) and len({p.in_features for p in products}) == 1:
-                _Together(products)
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-def _is_gelu(activation: nn.Module) -> bool:
-    values = torch.linspace(-4, 4, 33)
-    found = None if _is_hooked(activation) else activation(values)
-    return found is not None and torch.equal(found, nn.functional.gelu(values))
+                setattr(parent, ACTIVATION, Activation(getattr(parent, ACTIVATION)))
+    for parent, names in attention_inputs(model):
+        layers = [getattr(parent, name) for name in names]
+        if all(isinstance(layer, Product) for layer in layers):
+            Together(layers, multiplied)
 
 
 def _fits(layer: nn.Linear) -> bool:
@@ -109,7 +91,7 @@ def _tiles() -> Any:
     return made.library if made is not None and made.has_tiles else None
 
 
-class Product(nn.Linear):
+class Product(nn.Linear, Keeping):
     """A linear layer whose products are native under autocast; else it is its parent.
 
     With `gelu` its output brings along GELU of it (Hendrycks & Gimpel 2016), for the activation
@@ -119,9 +101,7 @@ class Product(nn.Linear):
 
     gelu: bool = False
     inside: Sequence[nn.Module] = ()
-    keeps: bool = False
-    kept: Tensor | None = None
-    together: _Together | None = None
+    together: Together[Product] | None = None
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Product:
@@ -145,9 +125,9 @@ class Product(nn.Linear):
     @property
     def gives_only_gelu(self) -> bool:
         """Says whether nothing but the activation behind it can read its output."""
-        behind = [getattr(parent, _ACTIVATION, None) for parent in self.inside]
-        alone = all(isinstance(each, Activation) and not _is_hooked(each) for each in behind)
-        return bool(behind) and alone and self.gives_gelu and not _is_hooked(self)
+        behind = [getattr(parent, ACTIVATION, None) for parent in self.inside]
+        alone = all(isinstance(each, Activation) and not is_hooked(each) for each in behind)
+        return bool(behind) and alone and self.gives_gelu and not is_hooked(self)
 
     def _is_narrow(self, values: Tensor) -> bool:
         """Says whether a product here is of bfloat16 numbers, and native."""
@@ -203,54 +183,6 @@ def _before_gelu(values: Tensor) -> Tensor | None:
     now = [before._version, values._version, values.grad_fn]
     found: Tensor | None = before if then == now else None
     return found
-
-
-class _Together:
-    """Layers that are asked for the same values one after the other, and answer all at once.
-
-    Where the others turn out to be asked for something else, as in attention to a source, or by
-    another thread, each answers for itself from then on.
-    """
-
-    def __init__(self, layers: Sequence[Product]) -> None:
-        self._layers = list(layers)
-        self._asked: tuple[Tensor | None, dict[int, Tensor]] = None, {}
-        for layer in layers:
-            layer.together = self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_layers": self._layers, "_asked": (None, {})}
-
-    def answer(self, layer: Product, values: Tensor) -> Tensor | None:
-        """Returns a layer's output for the values, or None where it has to find it alone."""
-        place = next(i for i, each in enumerate(self._layers) if each is layer)
-        read, ready = self._asked
-        if place == 0:
-            read, ready = values, dict(enumerate(multiplied(self._layers, values)))
-            self._asked = read, ready
-        found = ready.pop(place, None) if read is values else None
-        if found is None:
-            for each in self._layers:
-                each.together = None
-        if found is None or not ready:
-            self._asked = None, {}
-        return found
-
-
-@contextmanager
-def kept_panels(model: nn.Module) -> Iterator[None]:
-    """Lays out each weight of the model once for all answers of a block, not for each pass.
-
-    The weights must not change meanwhile.
-    """
-    products = [module for module in model.modules() if isinstance(module, Product)]
-    for product in products:
-        product.keeps, product.kept = True, None
-    try:
-        yield
-    finally:
-        for product in products:
-            product.keeps, product.kept = False, None
 
 
 def multiplied(layers: Sequence[Product], values: Tensor) -> tuple[Tensor, ...]:

@@ -139,7 +139,9 @@ class _Tokens:
         places = [np.zeros((0, 2), np.int32)]
         num_kept = num_tokens = 0
         for start in range(0, max(len(text), 1), PIECE_CHARACTERS):
-            piece = backend.encode(text[start : start + PIECE_CHARACTERS], add_special_tokens=False)
+            part = text[start : start + PIECE_CHARACTERS]
+            # a batch of one, since that alone lets other threads of Python go on meanwhile
+            (piece,) = backend.encode_batch([part], add_special_tokens=False)
             num_tokens += len(piece)
             if not kept or limit is None or num_kept < limit:
                 kept.append(piece)

@@ -16,8 +16,11 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from tunewright.models.batch import sent
 
 WIDEST_HEAD = 256
 
@@ -40,7 +43,7 @@ class Spans:
 def spans_of(boundaries: tuple[int, ...], device: torch.device) -> Spans:
     """Returns boundaries on the device; all layers of a model ask for the same ones."""
     longest = max(end - start for start, end in pairwise(boundaries))
-    return Spans(torch.tensor(boundaries, dtype=torch.int32).to(device), longest)
+    return Spans(sent(np.array(boundaries, np.int32), device), longest)
 
 
 @cache
@@ -95,7 +98,10 @@ def attend_flash(
         )
         return found
 
-    given = [values.contiguous() for values in (query_NHD, key_MHD, value_MHD)]
+    given = [
+        values if values.stride(-1) == 1 else values.contiguous()
+        for values in (query_NHD, key_MHD, value_MHD)
+    ]
     if not (torch.is_grad_enabled() and any(values.requires_grad for values in given)):
         return run(*given)
     found: Tensor = _Repeatable.apply(run, *given)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from tunewright.answers import Generated
 from tunewright.errors import ModelError
 from tunewright.models.batch import pack
 from tunewright.models.chat_tokens import prompt_length
-from tunewright.models.native_products import kept_panels
+from tunewright.models.sublayers import kept_weights
 from tunewright.models.writing import cut_at_stop, write
 from tunewright.prediction.predictor import Predictor, replace_generation
 from tunewright.tasks.text_generation import NO_LIMIT, TextGeneration
@@ -102,7 +102,7 @@ def reply(
     heard = _Heard(predictor.tokenizer, predictor.generation.stop, hear)
     limit = getattr(predictor.task, "position_limit", None) or NO_LIMIT
     one = replace_generation(predictor, num_return_sequences=1)
-    with torch.no_grad(), predictor.device.autocast(), kept_panels(predictor.model):
+    with torch.no_grad(), predictor.device.autocast(), kept_weights(predictor.model):
         ((writing,),) = write(
             predictor.model,
             [list(asked.token_ids)],

@@ -16,9 +16,9 @@ from tunewright.devices import Device
 from tunewright.models.batch import fill, pack
 from tunewright.models.generation import Generation
 from tunewright.models.heads import is_packed
-from tunewright.models.native_products import kept_panels
+from tunewright.models.sublayers import kept_weights
 from tunewright.native import native
-from tunewright.prediction.ahead import made_ahead
+from tunewright.prediction.ahead import made_ahead, spread
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
 
@@ -86,7 +86,7 @@ class Predictor:
             yield window, self._features(window, tokenizer)
 
     def _features(self, rows: Sequence[Row], tokenizer: Any) -> list[list[Features]]:
-        return [self.task.encode(row, tokenizer) for row in rows]
+        return spread(lambda row: self.task.encode(row, tokenizer), rows)
 
     def answer_encoded(
         self, rows: Sequence[Row], encoded: Sequence[Sequence[Features]]
@@ -105,7 +105,7 @@ class Predictor:
 
     @torch.no_grad()
     def _parts(self, features: Sequence[Features]) -> Iterator[Any]:
-        with _evaluating(self.model), kept_panels(self.model):
+        with _evaluating(self.model), kept_weights(self.model):
             padded = not is_packed(self.model)
             run = self.task.examine if self.examining else self.task.generate
             asked, done = [self._asked(item) for item in features], 0

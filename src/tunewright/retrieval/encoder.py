@@ -27,7 +27,7 @@ from tunewright.models.architecture import load_config
 from tunewright.models.batch import Batch
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.heads import hidden_states
-from tunewright.models.native_layers import use_native_layers
+from tunewright.models.own_layers import use_own_layers
 from tunewright.models.pooling import Pooling, normalised, pool
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.models.tokens import encode_text
@@ -249,7 +249,7 @@ def _loaded(
     task.route(library_model)
     device = find_device(precision)
     library_model.to(device.name).eval()
-    use_native_layers(library_model)
+    use_own_layers(library_model)
     name = str(path.absolute()) if Path(model).expanduser().is_dir() else fspath(model)
     return Encoder(Predictor(task, library_model, tokenizer, device), name, chosen)
 

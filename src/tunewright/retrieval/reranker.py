@@ -16,7 +16,7 @@ from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import ModelError
 from tunewright.models.architecture import SEQUENCE_CLASSIFIER, head_names, load_config
 from tunewright.models.folder import check_model_folder, find_model
-from tunewright.models.native_layers import use_native_layers
+from tunewright.models.own_layers import use_own_layers
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.models.weights import read_headers
 from tunewright.prediction.predictor import Predictor
@@ -61,7 +61,7 @@ def load_reranker(model: str | PathLike[str], precision: Precision = "auto") -> 
     task.route(library_model)
     device = find_device(precision)
     library_model.to(device.name).eval()
-    use_native_layers(library_model)
+    use_own_layers(library_model)
     return Reranker(Predictor(task, library_model, tokenizer, device))
 
 

@@ -20,7 +20,7 @@ from tunewright.models.dropout import DropoutSource, replace_dropout
 from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.graphs import Graphs, record_passes
 from tunewright.models.heads import is_packed
-from tunewright.models.native_layers import use_native_layers
+from tunewright.models.own_layers import use_own_layers
 from tunewright.models.peft_config import NEW_HEADS
 from tunewright.models.sharing import attach_to_all
 from tunewright.models.weights import read_headers
@@ -38,6 +38,9 @@ from tunewright.training.sharding import Sharding, drops_layers
 
 # What the families of transformers call the dropout of attention probabilities.
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
+# Of one forward pass, where the run does not say how many; by kinds of devices.
+PASS_TOKENS = {"cpu": 8192, "cuda": 16_384, "mps": 8192}
 
 
 def load_model(ground: Groundwork) -> tuple[Any, str]:
@@ -60,7 +63,7 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
         ground.note(f"There is no native code ({reason}): training takes more time.")
     if not ground.is_sharded:  # which shares out gradients of its own making
         keep_row_gradients(model)
-        use_native_layers(model)
+        use_own_layers(model)
     return model, route
 
 
@@ -156,7 +159,7 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
         schedule=schedule,
         device=ground.device,
         batch_size=settings.batch_size,
-        max_tokens=settings.max_tokens,
+        max_tokens=settings.max_tokens or PASS_TOKENS[ground.device.kind],
         seed=settings.seed,
         max_grad_norm=settings.max_grad_norm,
         l1=settings.l1,

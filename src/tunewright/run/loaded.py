@@ -26,7 +26,7 @@ from tunewright.models.architecture import is_decoder, load_config
 from tunewright.models.bases import is_adapter_folder, read_base
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.generation import Generation, read_generation
-from tunewright.models.native_layers import use_native_layers
+from tunewright.models.own_layers import use_own_layers
 from tunewright.models.sentence_folder import MODULES
 from tunewright.models.sharing import share_frozen
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
@@ -204,7 +204,7 @@ def load(
     model, _ = task.build(path, tokenizer, dropout=None, seed=0)
     task.route(model)
     model.to(device.name).eval()
-    use_native_layers(model)
+    use_own_layers(model)
     generation = read_generation(path) if task.generates else Generation()
     predictor = Predictor(task, model, tokenizer, device, generation=generation, exact=exact)
     return TrainedModel(predictor, path, *_remembered(path))

@@ -27,9 +27,9 @@ class TrainingConfig(BaseModel):
         None, ge=1, description="updates, instead of num_train_epochs; off: by epochs"
     )
     batch_size: int = Field(32, ge=1, le=1_000_000, description="rows of one update")
-    max_tokens: int = Field(
-        8192, ge=1, description="tokens of one forward pass; an update is cut into as many as "
-        "needed and adds up to the same gradient"
+    max_tokens: int | None = Field(
+        None, ge=1, description="tokens of one forward pass, off: 8,192, or 16,384 on a GPU; an "
+        "update is cut into as many passes as needed and adds up to the same gradient"
     )  # fmt: skip
     learning_rate: float = Field(5e-5, gt=0, le=10, description="peak step size of AdamW")
     head_learning_rate: float | None = Field(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+
+from tunewright.errors import NonFiniteLoss, listed
 
 # A leap is a loss of three times the largest of the fifty before it. By chance alone that comes
 # once in 37,000 updates where losses are log-normal with a spread of 0.5, in 900 with one of 1.
@@ -38,6 +41,18 @@ class LossWatch:
     @recent.setter
     def recent(self, losses: Sequence[float]) -> None:
         self._recent = deque(losses, maxlen=WATCHED_UPDATES)
+
+
+def check_finite(norm: float, row_ids: Callable[[], Sequence[int]]) -> float:
+    """Returns a gradient's norm. Raises NonFiniteLoss, with the update's rows, where it is none."""
+    if not math.isfinite(norm):
+        raise NonFiniteLoss(
+            "training",
+            "the loss or its gradient is not finite",
+            f"It happened in an update of the rows {listed(row_ids())}; nothing was changed.",
+            "Try a smaller training.learning_rate, or training.precision=fp32.",
+        )
+    return norm
 
 
 def is_out_of_memory(error: BaseException) -> bool:

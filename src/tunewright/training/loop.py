@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tunewright.devices import Device, release_memory, seed_kernels
 from tunewright.devices.processes import ALONE, Processes, check_answers
-from tunewright.errors import NonFiniteLoss, OutOfMemory, listed
+from tunewright.errors import OutOfMemory
 from tunewright.models.batch import Batch, fill, pack
 from tunewright.models.dropout import DropoutSource
 from tunewright.models.flop import FlopCount
@@ -36,8 +36,7 @@ from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Outputs, Task
 from tunewright.training.events import Shrunk, Spike, Step
 from tunewright.training.gradients import add_up_gradients
-from tunewright.training.guards import LossWatch, is_out_of_memory
-from tunewright.training.native_adamw import NativeAdamW, gradient_norm
+from tunewright.training.guards import LossWatch, check_finite, is_out_of_memory
 from tunewright.training.optimizer import MovingAverage, set_factor
 from tunewright.training.order import (
     STEP,
@@ -48,15 +47,26 @@ from tunewright.training.order import (
     blocks_of,
     generator_of,
     one_ahead,
+    with_next,
 )
 from tunewright.training.schedule import Schedule
-from tunewright.training.sharding import Pass, Sharding, in_step, own_rows
+from tunewright.training.sharding import Pass, Sharding, in_step
 from tunewright.training.shares import shares
+from tunewright.training.stepping import Stepping
 from tunewright.types import Features
 
 # The parts of a summed loss, and what it is to be divided by.
 Accumulated = tuple[list[Tensor], float]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """The rows of an update by processes, and its passes where they are on the device already."""
+
+    row_indices: np.ndarray
+    parts: list[list[Features]]
+    batches: Sequence[tuple[Batch, bool]] | None = None
 
 
 @dataclass
@@ -85,10 +95,15 @@ class Loop:
     step: int = 0
     watch: LossWatch = field(default_factory=LossWatch)
     flop: FlopCount = field(init=False)
+    stepping: Stepping = field(init=False)
     _shrunk: Shrunk | None = field(init=False, default=None)
+    _next: _Ready | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.flop = FlopCount.of(self.model)
+        self.stepping = Stepping(
+            self.model, self.optimizer, self.max_grad_norm, self.l1, self.processes, self.sharding
+        )
 
     def whole(self) -> AbstractContextManager[None]:
         """Returns the context in which the model that others know holds all weights."""
@@ -112,10 +127,10 @@ class Loop:
         """
         while self.step < self.schedule.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            for row_indices in self._updates(epoch, done):
+            for row_indices, then in with_next(self._updates(epoch, done)):
                 if self.step == self.schedule.total_steps:
                     return
-                event = self._update(self.step, epoch, row_indices)
+                event = self._update(self.step, epoch, row_indices, then)
                 self.step = event.step
                 yield from self._odd(event, row_indices)
                 yield event
@@ -162,24 +177,29 @@ class Loop:
         assert len(updates) == math.ceil(len(chunk) / self.batch_size)
         return updates
 
-    def _update(self, step: int, epoch: int, row_indices: np.ndarray) -> Step:
+    def _update(
+        self, step: int, epoch: int, row_indices: np.ndarray, then: np.ndarray | None
+    ) -> Step:
+        """Makes an update; while a GPU is at it, the rows of the one `then` are made ready."""
         started = time.perf_counter()
         self._reseed(step)
         if not self.model.training:  # which walks through all of its parts
             self.model.train()
         factor = self.schedule.factor(step)
         set_factor(self.optimizer, factor)
-        parts = self._shared(row_indices, epoch)
-        own = parts[self.processes.rank]
-        sums, count = self._fitted(step, parts)
+        ready = self._taken(row_indices, epoch)
+        own = ready.parts[self.processes.rank]
+        sums, count = self._fitted(step, ready)
         num_tokens = float(sum(item.num_tokens for item in own))
         flop = self.flop.training(_lengths(own))
         if not self.processes.is_alone:
             total, count, num_tokens, flop = self._added_up(_total(sums), count, num_tokens, flop)
             sums = [torch.tensor(total, dtype=torch.float64)]
-        norm, scale = self._norm_and_scale(count, row_indices)
-        self._step(scale)
+        norm = self.stepping.step(count)
         self.optimizer.zero_grad(set_to_none=True)
+        if then is not None and self.device.kind == "cuda":
+            self._next = self._ready(then, epoch)
+        norm = check_finite(float(norm), lambda: self._row_ids(row_indices))
         if self.average is not None:
             self.average.update()
         return Step(
@@ -222,17 +242,34 @@ class Loop:
         rng = generator_of(VARY, self.seed, epoch, index)
         return [self.task.vary(item, rng) for item in self.rows[index]]
 
-    def _fitted(self, step: int, parts: Sequence[Sequence[Features]]) -> Accumulated:
+    def _ready(self, row_indices: np.ndarray, epoch: int) -> _Ready:
+        """Returns the rows of an update as its passes read them, without waiting for a GPU."""
+        parts = self._shared(row_indices, epoch)
+        if self._is_cached(passes := self._passes(parts)):
+            return _Ready(row_indices, parts)
+        packed = [(pack(piece, self.device.name), counts) for piece, counts in passes]
+        return _Ready(row_indices, parts, packed)
+
+    def _taken(self, row_indices: np.ndarray, epoch: int) -> _Ready:
+        """Returns the rows of an update, which may have been made ready before."""
+        ready, self._next = self._next, None
+        if ready is None or ready.row_indices is not row_indices:
+            ready = _Ready(row_indices, self._shared(row_indices, epoch))
+        return ready
+
+    def _fitted(self, step: int, ready: _Ready) -> Accumulated:
         """Accumulates, in ever smaller forward passes until they fit into memory."""
+        parts, batches = ready.parts, ready.batches
         while True:
             try:
-                return self._accumulate(step, parts)
+                return self._accumulate(step, parts, batches)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     check_answers(error)
                     raise
                 was_here = not isinstance(error, _NoRoomElsewhere)
             # out here nothing holds what the failed pass had made
+            batches = None
             self.optimizer.zero_grad(set_to_none=True)
             if was_here:
                 self._shrink(step, parts[self.processes.rank])
@@ -280,24 +317,34 @@ class Loop:
         self.max_tokens = min(self.max_tokens, largest) // 2
         self._shrunk = Shrunk(step + 1, self.max_tokens)
 
-    def _accumulate(self, step: int, parts: Sequence[Sequence[Features]]) -> Accumulated:
+    def _accumulate(
+        self,
+        step: int,
+        parts: Sequence[Sequence[Features]],
+        batches: Sequence[tuple[Batch, bool]] | None = None,
+    ) -> Accumulated:
         """Adds up the gradient of the summed loss; returns its sum, in parts, and its count.
 
         Those of a loss over a whole update are returned by the process that leads, once. A GPU
         may not be done when this returns: nobody has asked for a number yet.
         """
-        passes = self._passes(parts)
-        if self.task.scope == "batch" and (len(passes) > 1 or not self.processes.is_alone):
-            return self._accumulate_cached(step, parts, passes)
+        packed: Iterable[tuple[Batch, bool]] = batches or ()
+        if batches is None:
+            if self._is_cached(passes := self._passes(parts)):
+                return self._accumulate_cached(step, parts, passes)
+            packed = ((pack(piece, self.device.name), counts) for piece, counts in passes)
         sums, count = list[Tensor](), 0.0
-        for piece, counts in passes:
-            batch = pack(piece, self.device.name)
+        for batch, counts in packed:
             loss = self.task.loss(self._forward(step, batch), batch)
             (loss.sum if counts else 0.0 * loss.sum).backward()
             if counts:
                 sums.append(loss.sum.detach())
                 count += loss.count
         return sums, count
+
+    def _is_cached(self, passes: Sequence[Pass]) -> bool:
+        """Says whether the loss needs the outputs of several passes, or of other processes."""
+        return self.task.scope == "batch" and (len(passes) > 1 or not self.processes.is_alone)
 
     def _passes(self, parts: Sequence[Sequence[Features]]) -> list[Pass]:
         """Returns the forward passes of this process, and whether each counts."""
@@ -420,54 +467,6 @@ class Loop:
         used = [p for p, num in zip(learning, num_used, strict=True) if num]
         add_up_gradients(self.model, used, self.processes)
         return [float(number) for number in told[:, : len(own)].sum(0)]
-
-    def _norm_and_scale(self, count: float, row_indices: np.ndarray) -> tuple[float, float]:
-        """Returns the gradient's norm before clipping, and the scale that divides and clips it.
-
-        Raises NonFiniteLoss, before anything is changed, when the norm is not finite.
-        """
-        gradients = [own_rows(gradient) for gradient in self._gradients()]
-        count = count or 1.0  # an update without anything to learn leaves only decay and L1
-        norm = self._norm(gradients) / count
-        if not math.isfinite(norm):
-            raise NonFiniteLoss(
-                "training",
-                "the loss or its gradient is not finite",
-                f"It happened in an update of the rows {listed(self._row_ids(row_indices))}; "
-                "nothing was changed.",
-                "Try a smaller training.learning_rate, or training.precision=fp32.",
-            )
-        limit = self.max_grad_norm
-        clip = 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
-        return norm, clip / count
-
-    def _step(self, scale: float) -> None:
-        """Updates the weights with the gradients times `scale`."""
-        plain = self.sharding is None and not self.l1
-        if plain and isinstance(self.optimizer, NativeAdamW):
-            self.optimizer.scaled_step(scale)
-        else:
-            self._scale_gradients(scale)
-            self.optimizer.step()
-
-    def _scale_gradients(self, scale: float) -> None:
-        """Multiplies the gradients with `scale` and adds L1."""
-        torch._foreach_mul_([own_rows(gradient) for gradient in self._gradients()], scale)
-        if not self.l1:
-            return
-        for parameter in self.model.parameters():
-            if parameter.grad is not None and parameter.ndim > 1:  # not biases and norms
-                own_rows(parameter.grad).add_(own_rows(parameter).sign(), alpha=self.l1)
-
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.model.parameters() if p.grad is not None]
-
-    def _norm(self, gradients: Sequence[Tensor]) -> float:
-        """Returns the norm of the whole gradient, of which this process may have some rows."""
-        if self.sharding is None:
-            return gradient_norm(self.model, gradients)
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        return float(np.linalg.norm(self.processes.gather_numbers([norm])))
 
     def _row_ids(self, row_indices: np.ndarray) -> list[int]:
         return sorted({item.row_id for index in row_indices for item in self.rows[index]})

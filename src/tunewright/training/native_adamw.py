@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,6 +44,17 @@ def _native_for_all(tensors: Iterable[Tensor]) -> Native | None:
     return made if fit else None
 
 
+@dataclass
+class _Kept:
+    """What a step needs of parameters that learn, which stays from one to the next."""
+
+    parameters: list[nn.Parameter]
+    groups: list[dict[str, Any]]
+    steps: list[Tensor]
+    numbers: list[float]  # those of the steps
+    told: ctypes.Array[_Learning]
+
+
 class NativeAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov & Hutter 2019) that can scale the gradients as it reads them.
 
@@ -54,8 +66,10 @@ class NativeAdamW(torch.optim.AdamW):
         self, groups: Sequence[dict[str, Any]], tables: Iterable[RowEmbedding] = (), **settings: Any
     ) -> None:
         super().__init__(groups, fused=True, **settings)
-        self._tables = {id(table.weight): table for table in tables}
+        self.tables = list(tables)
+        self._tables = {id(table.weight): table for table in self.tables}
         self._seen: dict[int, Tensor] = {}
+        self._kept: _Kept | None = None
 
     @torch.no_grad()
     def scaled_step(self, scale: float) -> None:
@@ -65,34 +79,92 @@ class NativeAdamW(torch.optim.AdamW):
         made = _native_for_all(x for p, _ in learning for x in (p, p.grad))
         if made is None or self._hooked() or not learning:
             torch._foreach_mul_([p.grad for p, _ in learning], scale)
+            self._kept = None
             self.step()
             return
-        for p, _ in learning:
-            if not self.state[p]:
-                self.state[p] = {
-                    "step": torch.zeros((), dtype=torch.float32),
-                    "exp_avg": torch.zeros_like(p),
-                    "exp_avg_sq": torch.zeros_like(p),
-                }
-        torch._foreach_add_([self.state[p]["step"] for p, _ in learning], 1)
-        told = (_Learning * len(learning))(*(self._told(p, group) for p, group in learning))
+        kept = self._kept_for(learning)
+        torch._foreach_add_(kept.steps, 1)
+        for place, (p, group) in enumerate(learning):
+            kept.numbers[place] += 1
+            told, gradient = kept.told[place], p.grad
+            assert gradient is not None
+            told.weight, told.gradient = p.data_ptr(), gradient.data_ptr()
+            told.rate, told.decay, told.step = (
+                group["lr"], group["weight_decay"], kept.numbers[place],
+            )  # fmt: skip
+            if id(p) in self._tables:
+                seen = self._seen_rows(p)
+                told.seen = None if seen is None else seen.data_ptr()
         made.library.adamw(
-            ctypes.addressof(told), len(told), scale, learning[0][1]["eps"],
+            ctypes.addressof(kept.told), len(learning), scale, learning[0][1]["eps"],
             torch.get_num_threads(),
         )  # fmt: skip
+
+    def _kept_for(self, learning: Sequence[tuple[nn.Parameter, dict[str, Any]]]) -> _Kept:
+        """Returns what was kept, or makes it anew where other parameters learn than before."""
+        kept = self._kept
+        if kept is not None and len(kept.parameters) == len(learning):
+            pairs = zip(kept.parameters, kept.groups, learning, strict=True)
+            if all(p is own and group is of for p, group, (own, of) in pairs):
+                return kept
+        for p, _ in learning:
+            if not self.state[p]:
+                self._begun(p)
+        steps = [self.state[p]["step"] for p, _ in learning]
+        told = (_Learning * len(learning))(*(self._told(p, group) for p, group in learning))
+        numbers = [float(step) for step in steps]
+        self._kept = _Kept([p for p, _ in learning], [g for _, g in learning], steps, numbers, told)
+        return self._kept
+
+    @property
+    def can_guard_itself(self) -> bool:
+        """Says whether nothing that waits for a step has to know whether one was made."""
+        return not self._hooked()
+
+    @torch.no_grad()
+    def guarded_step(self, divisor: Tensor, norm: Tensor) -> None:
+        """Makes a step with all gradients over `divisor`, unless `norm` is not finite.
+
+        Both are on the gradients' device; nobody waits for it. The gradients are changed. Torch's
+        own fused kernel is named here, since all that Python does around it takes longer.
+        """
+        wrong = (~norm.isfinite()).float()
+        for group in self.param_groups:
+            learning = [p for p in group["params"] if p.grad is not None]
+            if not learning:
+                continue
+            states = [self.state[p] or self._begun(p) for p in learning]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                learning, [p.grad for p in learning], [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states], [], steps, amsgrad=False,
+                lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
+                weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+                grad_scale=divisor, found_inf=wrong,
+            )  # fmt: skip
+            torch._foreach_sub_(steps, [wrong] * len(steps))
+
+    def _begun(self, p: nn.Parameter) -> dict[str, Tensor]:
+        """Returns a parameter's new state, as torch's own AdamW begins it."""
+        self.state[p] = {
+            "step": torch.zeros((), dtype=torch.float32, device=p.device),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }
+        return self.state[p]
 
     def _hooked(self) -> bool:
         """Says whether something waits for a step, and may look at the gradients or change them."""
         return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
 
     def _told(self, p: nn.Parameter, group: dict[str, Any]) -> _Learning:
-        state, seen = self.state[p], self._seen_rows(p)
-        assert p.grad is not None
+        """Returns what stays the same of a parameter."""
+        state = self.state[p]
         return _Learning(
-            p.data_ptr(), p.grad.data_ptr(), state["exp_avg"].data_ptr(),
-            state["exp_avg_sq"].data_ptr(), None if seen is None else seen.data_ptr(), p.numel(),
-            p.shape[-1] if p.ndim else 1, group["lr"], group["weight_decay"], *group["betas"],
-            float(state["step"]),
+            mean=state["exp_avg"].data_ptr(), square=state["exp_avg_sq"].data_ptr(),
+            number=p.numel(), width=p.shape[-1] if p.ndim else 1,
+            mean_share=group["betas"][0], square_share=group["betas"][1],
         )  # fmt: skip
 
     def _seen_rows(self, p: nn.Parameter) -> Tensor | None:
@@ -115,18 +187,18 @@ class NativeAdamW(torch.optim.AdamW):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._seen.clear()
+        self._kept = None
 
 
-def gradient_norm(model: nn.Module, gradients: Sequence[Tensor]) -> float:
+def gradient_norm(gradients: Sequence[Tensor], tables: Iterable[RowEmbedding] = ()) -> float:
     """Returns the L2 norm of all gradients together; of tables, from the rows that were read."""
     if (made := _native_for_all(gradients)) is None:
-        return float(torch.nn.utils.get_total_norm(gradients))
+        return float(norm_on_device(gradients))
     place = {x.data_ptr(): index for index, x in enumerate(gradients)}
     parts = list(gradients)
-    for module in model.modules():
-        if isinstance(module, RowEmbedding) and (rows := module.rows_written()) is not None:
-            assert module.weight.grad is not None
-            parts[place[module.weight.grad.data_ptr()]] = module.weight.grad[rows]
+    for table in tables:
+        if (rows := table.rows_written()) is not None and table.weight.grad is not None:
+            parts[place[table.weight.grad.data_ptr()]] = table.weight.grad[rows]
     addresses = (ctypes.c_void_p * len(parts))(*(x.data_ptr() for x in parts))
     sizes = (ctypes.c_int64 * len(parts))(*(x.numel() for x in parts))
     sums = torch.empty(sum(-(-x.numel() // _PART) for x in parts), dtype=torch.float64)
@@ -135,3 +207,31 @@ def gradient_norm(model: nn.Module, gradients: Sequence[Tensor]) -> float:
         torch.get_num_threads(),
     )  # fmt: skip
     return total**0.5 if total >= 0 else float("nan")
+
+
+def norm_on_device(gradients: Sequence[Tensor]) -> Tensor:
+    """Returns the L2 norm of all gradients together, a tensor that nobody has waited for."""
+    return torch.nn.utils.get_total_norm(_runs(gradients))
+
+
+def _runs(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Returns tensors with those that lie one behind the other in a larger one as one.
+
+    What Python says to a GPU about a hundred of them takes longer than what it does.
+    """
+    found: list[Tensor] = []
+    base, start, end, place = None, 0, 0, 0
+    for x in tensors:
+        follows = base is not None and x._base is base and x.data_ptr() == place
+        if not follows:
+            if base is not None:
+                found.append(base.as_strided((end - start,), (1,), start))
+            base = x._base if x._base is not None and x.is_contiguous() else None
+            if base is None:
+                found.append(x)
+                continue
+            start = end = int(x.storage_offset())
+        end, place = end + x.numel(), x.data_ptr() + x.nbytes
+    if base is not None:
+        found.append(base.as_strided((end - start,), (1,), start))
+    return found
