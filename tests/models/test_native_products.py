@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import BertConfig, BertModel
 from tunewright.models.native_products import (
     Activation,
     Product,
+    passed,
     use_native_products,
 )
 from tunewright.models.sublayers import kept_weights
@@ -421,3 +423,47 @@ def test_an_output_that_nothing_asks_about_has_a_gradient_of_zero():
     assert parent.value.weight.grad.all()
     weights = parent.query.weight + parent.value.weight
     assert off(values.grad, weights.sum(0).expand(40, -1).double()) <= 0.02
+
+
+@with_tiles
+@pytest.mark.parametrize("rows", [5, 96])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_a_gradient_of_what_is_passed_on_is_added_in_the_product(rows, gelu):
+    layer = product(64, 32, gelu=gelu)
+    leaf = torch.randn(rows, 64).bfloat16().requires_grad_()
+    gradient, beside = torch.randn(rows, 32).bfloat16(), torch.randn(rows, 64).bfloat16()
+    values = leaf * 1
+    outputs = narrow(layer, values)
+    onward = passed(values)
+    assert onward is not values
+    assert torch.equal(onward, values)
+    assert passed(values) is values  # once
+    torch.autograd.backward([outputs, onward], [gradient, beside])
+
+    exact = leaf.detach().double().requires_grad_()
+    weight = layer.weight.detach().bfloat16().double()
+    expected = nn.functional.linear(exact, weight, layer.bias.detach().double())
+    expected = nn.functional.gelu(expected) if gelu else expected
+    torch.autograd.backward([expected, exact * 1], [gradient.double(), beside.double()])
+    assert off(leaf.grad, exact.grad) <= 0.005  # rounded once
+
+
+@with_tiles
+def test_values_that_changed_or_that_no_product_read_are_not_passed_on():
+    layer = product(32, 32)
+    values = torch.randn(4, 32).bfloat16().requires_grad_() * 1
+    assert passed(values) is values
+    narrow(layer, values)
+    with torch.no_grad():
+        values.add_(1)
+    assert passed(values) is values
+
+
+@with_tiles
+def test_a_pass_that_no_gradient_comes_back_to_is_let_go():
+    layer = product(32, 32)
+    values = torch.randn(4, 32).bfloat16().requires_grad_() * 1
+    found = narrow(layer, values)
+    seen = weakref.ref(values)
+    del values, found
+    assert seen() is None

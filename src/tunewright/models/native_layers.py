@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models.dropout import Dropout, scale_of
-from tunewright.models.native_products import use_native_products
+from tunewright.models.native_products import passed, use_native_products
 from tunewright.models.sublayers import is_sublayer_end
 from tunewright.native import native, native_for
 
@@ -71,7 +71,7 @@ class SublayerEnd(nn.Module):
             raw, drop_bytes = dropout.source.raw_bytes(values.shape), dropout.drop_bytes
         dtype = torch.float32 if self.is_last else values.dtype
         found: Tensor = _Normed.apply(  # type: ignore[no-untyped-call]
-            values, input_tensor, norm.weight, norm.bias, raw, (drop_bytes, norm.eps, dtype)
+            values, passed(input_tensor), norm.weight, norm.bias, raw, (drop_bytes, norm.eps, dtype)
         )
         return found
 

@@ -35,8 +35,9 @@ _CHUNK = 256  # tokens that a gradient is summed over at a time, as in products.
 _MOST_PARTS = 3  # layers of one product, as in products.c
 _COUNTS = "rows inner outer num_threads num_parts lays_out"
 _PART_POINTERS = "weight bias output gradient d_weight d_bias"
-_POINTERS = "values before toward back active d_values gradients tokens sums"
-_BROUGHT, _BEFORE = "tunewright_brought", "tunewright_before"  # attributes of tensors
+_POINTERS = "values before toward back active onto d_values gradients tokens sums"
+# Attributes of tensors.
+_BROUGHT, _BEFORE, _PASSED = "tunewright_brought", "tunewright_before", "tunewright_passed"
 
 
 class _Part(ctypes.Structure):
@@ -200,14 +201,32 @@ def multiplied(layers: Sequence[Product], values: Tensor) -> tuple[Tensor, ...]:
         setattr(active, _BROUGHT, _Brought(active, None))
         return (active,)
     before = _before_gelu(values) if narrow is values else None
-    outputs = _Linear.apply(  # type: ignore[no-untyped-call]
-        narrow if before is None else narrow.detach(), before, first.gives_gelu, *parameters
+    passes = narrow is values and before is None and values.requires_grad
+    *outputs, passed = _Linear.apply(  # type: ignore[no-untyped-call]
+        narrow if before is None else narrow.detach(),
+        before,
+        first.gives_gelu,
+        passes,
+        *parameters,
     )
+    if passes:
+        setattr(values, _PASSED, (passed, values._version))
     if first.gives_gelu:
         output, active = outputs
         setattr(output, _BROUGHT, _Brought(output, active))
         return (output,)
-    return outputs
+    return tuple(outputs)
+
+
+def passed(values: Tensor) -> Tensor:
+    """Returns the same numbers as they came through the product that read them before, once.
+
+    What adds to them, as a residual connection does, then hands its gradient to that product, where
+    the sum of both costs no pass of its own. Values that no product has read are returned as they
+    are, and so are those that changed since.
+    """
+    found, version = values.__dict__.pop(_PASSED, (None, 0))
+    return values if found is None or version != values._version else found
 
 
 def _weights(parameters: Sequence[Tensor | None]) -> list[Tensor]:
@@ -247,28 +266,36 @@ def _multiply(
 class _Linear(torch.autograd.Function):
     """values weightᵀ + bias for each part, and GELU of the one where asked.
 
-    With `before`, of which the values are GELU, the gradient is that of `before`.
+    With `before`, of which the values are GELU, the gradient is that of `before`. Last come, where
+    it `passes` them on, the values themselves.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, before: Tensor | None, gelu: bool, *parameters: Tensor | None
-    ) -> tuple[Tensor, ...]:
+        ctx: Any,
+        values: Tensor,
+        before: Tensor | None,
+        gelu: bool,
+        passes: bool,
+        *parameters: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
         numbers = sum(weight.numel() for weight in _weights(parameters))
         back = _narrow(numbers) if any(ctx.needs_input_grad[:2]) else None
         outputs, active, _ = _multiply(values, parameters, gelu, back=back)
-        ctx.save_for_backward(values, before, back, *parameters)
+        # Not the values themselves: they hold what is passed on, which would hold them.
+        ctx.save_for_backward(values.detach(), before, back, *parameters)
         ctx.set_materialize_grads(False)
+        onward = values.data if passes else None  # as `active` below
         if active is None:
-            return outputs
+            return *outputs, onward
         ctx.mark_non_differentiable(active)
-        return *outputs, active
+        return *outputs, active, onward
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         values, before, back, *parameters = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
+        wanted, onto = ctx.needs_input_grad[4:], gradients[-1]
         values, call = values.contiguous(), _call(values, parameters)
         given = [
             values.new_zeros(*values.shape[:-1], len(weight))
@@ -293,11 +320,12 @@ class _Linear(torch.autograd.Function):
             panels = _narrow(padded * call.outer)
             sums = torch.empty(-(-call.rows // _CHUNK), call.outer)
             tokens = _narrow(padded * call.inner) if any(wanted[::2]) else None
-        _point(call, values=values, before=before, back=back, d_values=d_values,
+        onto = None if onto is None else onto.to(torch.bfloat16).contiguous()
+        _point(call, values=values, before=before, back=back, onto=onto, d_values=d_values,
                gradients=panels, tokens=tokens, sums=sums)  # fmt: skip
         _tiles().linear_back(ctypes.byref(call))
         to_values, to_before = (d_values, None) if before is None else (None, d_values)
-        return to_values, to_before, None, *found
+        return to_values, to_before, None, None, *found
 
 
 class _Gelu(torch.autograd.Function):

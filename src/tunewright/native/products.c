@@ -36,6 +36,7 @@ struct linear {
     const void *values, *before; /* values = gelu(before), whose gradient is asked for, if not null */
     void *toward, *back;
     void *active;   /* gelu(output), of one part, if not null; its output may be null then */
+    const void *onto; /* a gradient that the values have already, added to theirs, if not null */
     void *d_values;
     void *gradients, *tokens; /* panels of the gradient and of the values, over tokens */
     float *sums;        /* (chunks, outer) */
@@ -136,10 +137,10 @@ static INLINE uint16_t *column_of(const void *tensor, count column) {
 }
 
 /* Where a panel's columns go, and what is done to them on the way: a product of values has a bias
-   and GELU, a product of gradients goes through the slope of GELU `before`. */
+   and GELU, one of gradients is added `onto` others or goes through the slope of GELU `before`. */
 struct target {
     uint16_t *output, *active;
-    const uint16_t *before;
+    const uint16_t *before, *onto;
     count step;
     const float *bias;
 };
@@ -147,7 +148,8 @@ struct target {
 static INLINE struct target target_of(const struct linear *a, count column, int backward) {
     if (backward)
         return (struct target){.output = column_of(a->d_values, column), .step = a->inner,
-                               .before = column_of(a->before, column)};
+                               .before = column_of(a->before, column),
+                               .onto = column_of(a->onto, column)};
     const struct part *part = part_of(a, &column);
     return (struct target){.output = column_of(part->output, column), .step = part->size,
                            .active = column_of(a->active, column),
@@ -159,6 +161,10 @@ static INLINE void give(const struct target *to, const float *sums, count row) {
     vec low = load(sums), high = load(sums + W);
     count place = row * to->step;
     if (to->bias) low += load(to->bias), high += load(to->bias + W);
+    if (to->onto) {
+        low += load_wide(to->onto, place, 1);
+        high += load_wide(to->onto, place + W, 1);
+    }
     if (to->before) {
         low *= gelu_slope(load_wide(to->before, place, 1));
         high *= gelu_slope(load_wide(to->before, place + W, 1));
