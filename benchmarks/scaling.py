@@ -4,8 +4,9 @@
 
 Random tokens, since only their number matters here; ours alone. One thing changes at a time from a
 middle: MiniLM's sizes, 32 rows of 128 tokens. Each point has a process of its own, whose memory is
-told, too. What more data costs is in `benchmarks/large_data.py`. Results go to
-`benchmarks/scaling.json`; `python -m benchmarks.speed_page` draws them.
+told, too. `data` are whole runs on a file of so many rows, as in `benchmarks/large_data.py`, whose
+memory is without what the system caches of files. Results go to `benchmarks/scaling.json`;
+`python -m benchmarks.speed_page` draws them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
+from benchmarks import large_data
 from benchmarks.sides import Own
 from tunewright.devices import find_device, measure_roof, settle_allocator
 from tunewright.models.flop import FlopCount
@@ -39,6 +41,7 @@ CHANGES = {
     "length": (32, 64, 128, 256, 512, 1024, 2048),
     "rows": (1, 2, 4, 8, 16, 32, 64, 128),
     "width": (128, 256, 384, 512, 768, 1024),
+    "data": (1_000, 10_000, 100_000, 1_000_000),
 }
 
 
@@ -58,6 +61,10 @@ def main() -> None:
     for name in chosen.only:
         entry[name] = []
         for value in CHANGES[name]:
+            if name == "data":
+                entry[name].append({"value": value, **of_data(value)})
+                print(name, entry[name][-1], flush=True)
+                continue
             point = MIDDLE | {name: value}
             command = [sys.executable, "-m", "benchmarks.scaling", "--point", json.dumps(point)]
             done = subprocess.run([*command, "--seconds", str(chosen.seconds)],
@@ -99,6 +106,25 @@ def measured(point: dict[str, int], seconds: float) -> dict[str, Any]:
         "flop_per_second": flop / taken,
         "mb": peak,
         "parameters": FlopCount.of(own.model).matrix_parameters,
+    }
+
+
+def of_data(num_rows: int) -> dict[str, Any]:
+    """Returns tokens a second and the memory of a run on a file of so many rows."""
+    texts, labels = large_data.one_stretch()
+    with tempfile.TemporaryDirectory() as place:
+        data = Path(place) / "data.jsonl"
+        with data.open("w") as file:
+            for number in range(num_rows):
+                stretch, row = divmod(number, len(texts))
+                told = {"text": f"{texts[row]} {stretch:08d}", "label": labels[row]}
+                file.write(json.dumps(told) + "\n")
+        found = large_data.run_child(data, Path(place) / "runs")
+    assert found is not None
+    tokens = large_data.SETTINGS["batch_size"] * large_data.SETTINGS["max_length"]
+    return {
+        "tokens_per_second": round(tokens / found["median_seconds_per_update"], 1),
+        "mb": round(found["peak_anonymous_megabytes"]),
     }
 
 

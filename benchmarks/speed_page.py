@@ -23,12 +23,15 @@ CASES = {
     "news, base": ("BERT-base", "paragraphs of AG News, at most 128 tokens"),
     "reviews, base": ("BERT-base", "reviews of IMDB, at most 512 tokens"),
     "reviews, large": ("BERT-large", "reviews of IMDB, at most 512 tokens"),
+    "reviews, base, 64 rows": ("BERT-base", "the same, updates of 64 rows"),
+    "reviews, large, 64 rows": ("BERT-large", "the same, updates of 64 rows"),
 }
 TEXT = (HERE / "speed_page.md").read_text(encoding="utf-8")
 AXES = {
     "length": "tokens of a text",
     "rows": "rows of an update",
     "width": "width of the model",
+    "data": "rows of the data",
 }
 
 
@@ -156,11 +159,15 @@ def _scaling(results: Mapping[str, Any]) -> str:
                 continue
             told = ", ".join(
                 f"{point['value']:,}: {point['tokens_per_second']:,.0f} "
-                f"({point['flop_per_second'] / entry['roof']:.0%}, {point['mb']:,} MB)"
+                f"({_share(point, entry['roof'])}{point['mb']:,} MB)"
                 for point in entry[name]
             )
             lines.append(f"- {label} ({device}): {told}")
     return "\n".join(lines)
+
+
+def _share(point: Mapping[str, Any], roof: float) -> str:
+    return f"{point['flop_per_second'] / roof:.0%}, " if "flop_per_second" in point else ""
 
 
 def _generating(written: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
@@ -188,23 +195,24 @@ def draw(results: Mapping[str, Any], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(AXES), figsize=(11, 3.2))
+    figure, panels = pyplot.subplots(1, len(AXES), figsize=(14, 3.2))
     for panel, (name, label) in zip(panels, AXES.items(), strict=True):
-        share = panel.twinx()
+        beside = panel.twinx()
         for entry in results.values():
             points: Sequence[Mapping[str, Any]] = entry.get(name, ())
             values = [point["value"] for point in points]
             panel.plot(values, [p["tokens_per_second"] for p in points], "o-", color="#1f5fa8")
-            share.plot(
-                values, [100 * p["flop_per_second"] / entry["roof"] for p in points],
-                "s--", color="#c2571a", markersize=3,
-            )  # fmt: skip
-        panel.set_xscale("log", base=2)
+            if name == "data":
+                others = [p["mb"] for p in points]
+            else:
+                others = [100 * p["flop_per_second"] / entry["roof"] for p in points]
+            beside.plot(values, others, "s--", color="#c2571a", markersize=3)
+        panel.set_xscale("log", base=10 if name == "data" else 2)
         panel.set_xlabel(label)
         panel.set_ylim(bottom=0)
-        share.set_ylim(0, 100)
+        beside.set_ylim(0, None if name == "data" else 100)
         panel.set_ylabel("tokens/s", color="#1f5fa8")
-        share.set_ylabel("% of the peak", color="#c2571a")
+        beside.set_ylabel("MB" if name == "data" else "% of the peak", color="#c2571a")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
