@@ -22,9 +22,9 @@ from tunewright.models.dropout import replace_dropout
 from tunewright.models.embedding import keep_row_gradients
 from tunewright.models.folder import find_model
 from tunewright.models.tokenizers import load_tokenizer
+from tunewright.run.assembly import PASS_TOKENS
 from tunewright.tasks.related_texts import ANCHOR, POSITIVE
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
-from tunewright.training.config import TrainingConfig
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import build_optimizer
 from tunewright.training.schedule import Schedule
@@ -74,7 +74,7 @@ def measure(num_pairs: int, tokens: tuple[int, int]) -> tuple[int, float]:
         schedule=Schedule("constant", 1, 0),
         device=device,
         batch_size=num_pairs,
-        max_tokens=TrainingConfig().max_tokens,
+        max_tokens=PASS_TOKENS[device.kind],
         seed=0,
         dropout=replace_dropout(model),
     )

@@ -41,7 +41,7 @@ TASK = "question-answering"
 class Case:
     """Files of training and test questions, and what both sides are told.
 
-    Of the training questions every `nth` is taken: a peer on a CPU would read all of them for hours.
+    Of the training questions every `nth` is taken: a peer on a CPU reads all of them for hours.
     """
 
     name: str

@@ -87,7 +87,7 @@ def gradients(loop: Loop) -> dict[str, Any]:
     """
     loop.model.train()
     loop._reseed(0)
-    (indices, *_) = loop._updates(0)
+    ((indices, _), *_) = loop._updates(0)
     _, count = loop._accumulate(0, loop._shared(indices, 0))
     _, scale = loop.stepping.norm_and_scale(count)
     loop.stepping.scale_gradients(scale)

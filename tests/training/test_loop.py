@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU, build_loop, gradients, weights
+from tunewright.devices import seed_kernels
 from tunewright.errors import NonFiniteLoss
 from tunewright.models.heads import HEADS
 from tunewright.tasks.base import Loss
 from tunewright.tasks.text_classification import TextClassification
+from tunewright.training.events import Step
 from tunewright.training.order import order_of_epoch
 
 ROWS = rows_of(EXAMPLES["text-classification"])
@@ -288,3 +290,66 @@ def test_a_loop_goes_on_from_its_step(loop, step):
     rows = [[event.num_rows, event.num_tokens, event.epoch] for event in run(whole)]
     assert [[event.num_rows, event.num_tokens, event.epoch] for event in run(later)] == rows[step:]
     assert (later.step, run(later)) == (6, [])
+
+
+@pytest.fixture
+def looks_ahead(loop, monkeypatch):
+    """Returns a function (settings) -> loop that takes the CPU for a GPU."""
+
+    def seed_cpu(device, seed):
+        seed_kernels(CPU, seed)
+
+    monkeypatch.setattr("tunewright.training.loop.seed_kernels", seed_cpu)
+    monkeypatch.setattr("tunewright.training.loop.release_memory", lambda kind: None)
+
+    def build(**settings):
+        one = loop(**settings)
+        one.device = replace(CPU, kind="cuda")
+        return one
+
+    return build
+
+
+SETTINGS = {"steps": 7, "batch_size": 3, "dropout": 0.2, "max_tokens": 30}
+
+
+def test_rows_that_were_packed_ahead_are_learnt_to_the_same_bits(loop, looks_ahead):
+    one, plain = looks_ahead(**SETTINGS), loop(**SETTINGS)
+    losses = [event.loss for event in one.run()]
+    assert losses == [event.loss for event in plain.run()]
+    assert_same(weights(one.model), weights(plain.model))
+    assert one._next is None
+
+
+def test_rows_that_cannot_be_read_are_met_in_their_turn(loop, looks_ahead):
+    class Broken(list):
+        def __getitem__(self, place):
+            if place == broken:
+                raise ValueError("not to be read")
+            return super().__getitem__(place)
+
+    one, plain = looks_ahead(**SETTINGS), loop(**SETTINGS)
+    ((_, _), (later, _), *_) = one._updates(0)
+    broken = later[0]
+    one.rows = Broken(one.rows)
+    running = one.run()
+    assert next(running).loss == next(plain.run()).loss
+    assert one.step == 1
+    assert_same(weights(one.model), weights(plain.model))
+    with pytest.raises(ValueError, match="not to be read"):
+        next(running)
+
+
+def test_of_a_pass_that_does_not_fit_nothing_that_was_packed_is_kept(looks_ahead, monkeypatch):
+    one = looks_ahead(**SETTINGS)
+    forward, sizes = one._forward, []
+
+    def short(step, batch):
+        sizes.append(batch.num_tokens)
+        if batch.num_tokens > 20:
+            raise MemoryError
+        return forward(step, batch)
+
+    monkeypatch.setattr(one, "_forward", short)
+    assert len([event for event in one.run() if isinstance(event, Step)]) == 7
+    assert one.max_tokens <= 20 < max(sizes)

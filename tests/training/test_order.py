@@ -14,7 +14,6 @@ from tunewright.training.order import (
     Picked,
     one_ahead,
     order_of_epoch,
-    with_next,
 )
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any)
@@ -142,8 +141,3 @@ def test_rows_in_blocks_train_to_the_same_bits_from_any_update_on(loop):
 
 def test_rows_in_one_window_train_as_rows_in_memory(loop):
     assert losses(loop(blocks([3, 1, 4], 3, 100))) == losses(loop(Blocks.whole(8)))
-
-
-def test_each_update_comes_with_the_one_behind_it():
-    assert list(with_next(iter("abc"))) == [("a", "b"), ("b", "c"), ("c", None)]
-    assert list(with_next(iter(""))) == []

@@ -47,6 +47,8 @@ class Device:
 def find_device(precision: Precision = "auto", place: int = 0) -> Device:
     """Returns the best device of this machine; the process at `place` takes a GPU of its own.
 
+    A GPU that has a number becomes the thread's current one.
+
     `auto` takes bf16 where matrix products have units for it (AMX, AVX-512 BF16, NVIDIA from
     compute capability 8.0), else fp32. Raises SettingsError when `TUNEWRIGHT_DEVICE` names a
     device that is not here.
@@ -62,6 +64,8 @@ def find_device(precision: Precision = "auto", place: int = 0) -> Device:
             "Unset the variable to take it.",
         )
     device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     chosen = precision if precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     return Device(name, device.type, chosen, torch.get_num_threads(), _describe(device))
 

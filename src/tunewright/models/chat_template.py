@@ -13,6 +13,7 @@ encoded alike every time.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, wraps
@@ -208,10 +209,15 @@ def _to_json(
     )
 
 
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> tuple[_Sandbox, jinja2.Template]:
+@lru_cache(maxsize=64)
+def _compiled_by(thread: int, template: str) -> tuple[_Sandbox, jinja2.Template]:
     sandbox = _Sandbox()
     return sandbox, sandbox.from_string(template)
+
+
+def _compiled(template: str) -> tuple[_Sandbox, jinja2.Template]:
+    """Returns a template, and the sandbox that counts what it does, of this thread alone."""
+    return _compiled_by(threading.get_ident(), template)
 
 
 def check_template(template: str, where: str) -> None:

@@ -56,7 +56,8 @@ def use_gpu_layers(model: nn.Module) -> None:
         end.is_last = end is ends[-1]
     for parent, names in attention_inputs(model):
         layers = [getattr(parent, name) for name in names]
-        if all(type(layer) is nn.Linear and not is_hooked(layer) for layer in layers):
+        plain = all(type(layer) is nn.Linear and not is_hooked(layer) for layer in layers)
+        if plain and len({layer.bias is None for layer in layers}) == 1:
             joined = [Joined.of(layer) for layer in layers]
             for name, layer in zip(names, joined, strict=True):
                 setattr(parent, name, layer)
@@ -69,7 +70,8 @@ def why_not_fused() -> str | None:
     if not torch.cuda.is_available():
         return "there is no NVIDIA GPU"
     try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+        own = [torch.cuda.current_device()]
+        with torch.random.fork_rng(own), torch.inference_mode(False), torch.enable_grad():
             _try_out(torch.device("cuda"))
     except Exception as error:  # no Triton, no compiler for it, or a GPU that it does not know
         return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -109,11 +111,11 @@ def _is_narrow(values: Tensor, *layers: nn.Module) -> bool:
 
 def _narrowed(keeping: Keeping, *weights: Tensor) -> Tensor:
     """Returns weights below one another as bfloat16, made once where they are kept."""
-    if torch.is_grad_enabled() or not keeping.keeps:
-        return _narrow(weights)
-    if keeping.kept is None:
-        keeping.kept = _narrow(weights)
-    return keeping.kept
+    kept = keeping.kept
+    if torch.is_grad_enabled() or kept is None:
+        kept = _narrow(weights)
+        keeping.kept = kept if keeping.keeps and not torch.is_grad_enabled() else None
+    return kept
 
 
 class FusedEnd(nn.Module, Keeping):
@@ -185,9 +187,10 @@ class Joined(nn.Linear, Keeping):
         return made
 
     def forward(self, values: Tensor) -> Tensor:
-        if self.together is None or not _is_narrow(values, self):
+        together = self.together
+        if together is None or not _is_narrow(values, self):
             return super().forward(values)
-        found = self.together.answer(self, values)
+        found = together.answer(self, values)
         return super().forward(values) if found is None else found
 
 
@@ -214,7 +217,8 @@ class _Linear(torch.autograd.Function):
         found = nn.functional.linear(rows, narrow, bias)
         ctx.save_for_backward(rows, narrow)
         ctx.sizes, ctx.shape = [len(w) for w in weights if w is not None], values.shape
-        return tuple(part.view(*values.shape[:-1], -1) for part in found.split(ctx.sizes, dim=1))
+        parts = (part.view(*values.shape[:-1], -1) for part in found.split(ctx.sizes, dim=1))
+        return tuple(part.data for part in parts)  # no views, or nobody may change them in place
 
     @staticmethod
     @once_differentiable
@@ -290,7 +294,9 @@ class _End(torch.autograd.Function):
         block = _power_of_two(width)
         height = max(1, _TILE // 2 // block)
         grid = (_cuts(count, height),)
-        gpu_kernels.end_forward[grid](
+        _launch(
+            gpu_kernels.end_forward,
+            grid,
             product, bias, residual, norm_weight, norm_bias, seed, output, mean, spread,
             count, width, epsilon, 1 / (1 - drop), int(drop * 2**32),
             ROWS=height, BLOCK=block, BIASED=bias is not None, DROPS=bool(drop),
@@ -315,7 +321,9 @@ class _End(torch.autograd.Function):
         tiles = _cuts(_cuts(count, height), _PROGRAMS)
         programs = _cuts(count, height * tiles)
         sums = product.new_empty((programs, 3, width), dtype=torch.float32)
-        gpu_kernels.end_backward[(programs,)](
+        _launch(
+            gpu_kernels.end_backward,
+            (programs,),
             gradients[0].contiguous(), product, bias, residual, norm_weight, seed, mean, spread,
             d_product, d_residual, sums, count, width, 1 / (1 - drop), int(drop * 2**32),
             tiles, ROWS=height, BLOCK=block, BIASED=bias is not None, DROPS=bool(drop),
@@ -351,11 +359,21 @@ def _summed(
     tiles = _cuts(_cuts(count, height), _cuts(4 * _PROGRAMS, across))
     programs = _cuts(count, height * tiles)
     sums = gradient.new_empty((programs, width), dtype=torch.float32)
-    gpu_kernels.columns[(programs, across)](
+    _launch(
+        gpu_kernels.columns,
+        (programs, across),
         gradient, before, through, sums, count, width, tiles, ROWS=height, BLOCK=_COLUMNS,
         GELU=before is not None, num_warps=_WARPS,
     )  # fmt: skip
     return sums.sum(0)
+
+
+def _launch(
+    kernel: Any, grid: tuple[int, ...], first: Tensor, *rest: Any, **constants: Any
+) -> None:
+    """Launches a kernel on the GPU that its tensors are on, whichever a thread has for its own."""
+    with torch.cuda.device_of(first):
+        kernel[grid](first, *rest, **constants)
 
 
 def _wide_product(left: Tensor, right: Tensor) -> Tensor:

@@ -208,8 +208,6 @@ class Graphs:
             if not self._sums:
                 self._learning = [w for w, g in zip(self._learning, found, strict=True)
                                   if g is not None]  # fmt: skip
-                # Matrices first, as an optimizer has them in a group of their own.
-                self._learning.sort(key=lambda weight: weight.ndim == 1)
                 sizes = [weight.numel() for weight in self._learning]
                 self._sum = torch.zeros(sum(sizes), device=gradient.device)
                 parts = zip(self._sum.split(sizes), self._learning, strict=True)

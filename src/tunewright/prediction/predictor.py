@@ -81,7 +81,7 @@ class Predictor:
         """Yields rows by windows, with their features."""
         tokenizer = None
         for window in windows:
-            if tokenizer is None:  # one cannot be used in two threads at once
+            if tokenizer is None:  # whoever has the other may change its settings meanwhile
                 tokenizer = copy.deepcopy(self.tokenizer) if self.ahead else self.tokenizer
             yield window, self._features(window, tokenizer)
 

@@ -18,6 +18,7 @@ from tunewright.models.architecture import (
 from tunewright.models.bases import Base
 from tunewright.models.dropout import DropoutSource, replace_dropout
 from tunewright.models.embedding import keep_row_gradients
+from tunewright.models.gpu_layers import why_not_fused
 from tunewright.models.graphs import Graphs, record_passes
 from tunewright.models.heads import is_packed
 from tunewright.models.own_layers import use_own_layers
@@ -61,6 +62,8 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
         ground.note("Attention dropout is off: packed attention has none.")
     if ground.device.kind == "cpu" and (reason := why_not()):
         ground.note(f"There is no native code ({reason}): training takes more time.")
+    if ground.device.kind == "cuda" and (reason := why_not_fused()):
+        ground.note(f"Layers of our own cannot be compiled here ({reason}): the library's run.")
     if not ground.is_sharded:  # which shares out gradients of its own making
         keep_row_gradients(model)
         use_own_layers(model)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,7 +48,6 @@ from tunewright.training.order import (
     blocks_of,
     generator_of,
     one_ahead,
-    with_next,
 )
 from tunewright.training.schedule import Schedule
 from tunewright.training.sharding import Pass, Sharding, in_step
@@ -62,11 +62,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Ready:
-    """The rows of an update by processes, and its passes where they are on the device already."""
+    """The rows of an update by processes, and its first pass where that was packed before."""
 
     row_indices: np.ndarray
     parts: list[list[Features]]
-    batches: Sequence[tuple[Batch, bool]] | None = None
+    packed: list[Batch] = field(default_factory=list)
 
 
 @dataclass
@@ -125,15 +125,18 @@ class Loop:
         What is odd about an update comes before it. Raises NonFiniteLoss or OutOfMemory before
         anything is changed.
         """
-        while self.step < self.schedule.total_steps:
-            epoch, done = divmod(self.step, self.steps_per_epoch)
-            for row_indices, then in with_next(self._updates(epoch, done)):
-                if self.step == self.schedule.total_steps:
-                    return
-                event = self._update(self.step, epoch, row_indices, then)
-                self.step = event.step
-                yield from self._odd(event, row_indices)
-                yield event
+        try:
+            while self.step < self.schedule.total_steps:
+                epoch, done = divmod(self.step, self.steps_per_epoch)
+                for row_indices, then in self._updates(epoch, done):
+                    if self.step == self.schedule.total_steps:
+                        return
+                    event = self._update(self.step, epoch, row_indices, then)
+                    self.step = event.step
+                    yield from self._odd(event, row_indices)
+                    yield event
+        finally:
+            self._next = None
 
     def rehearse(self, features: Sequence[Features]) -> Any:
         """Returns what a forward pass over features and its loss hand to a backward pass.
@@ -156,15 +159,20 @@ class Loop:
         if usual is not None:
             yield Spike(event.step, event.loss, usual, tuple(self._row_ids(row_indices)))
 
-    def _updates(self, epoch: int, done: int = 0) -> Iterator[np.ndarray]:
-        """Yields the rows of each update of an epoch but the `done` first ones."""
+    def _updates(self, epoch: int, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Yields the rows of each update of an epoch but the `done` first ones.
+
+        With them come those of the next update, or None at the end of a chunk: what follows is not
+        read before its turn.
+        """
         blocks, rows = blocks_of(self.rows), self.rows
         first, done = divmod(done, blocks.chunk_size(self.batch_size) // self.batch_size)
         chunks = blocks.chunks(self.seed, epoch, self.batch_size, first)
         if isinstance(rows, OnDemandRows):
             chunks = one_ahead(chunks, rows.expect)
         for chunk in chunks:
-            yield from self._updates_of(chunk)[done:]
+            updates = self._updates_of(chunk)[done:]
+            yield from zip_longest(updates, updates[1:])
             done = 0
 
     def _updates_of(self, chunk: np.ndarray) -> list[np.ndarray]:
@@ -197,7 +205,7 @@ class Loop:
             sums = [torch.tensor(total, dtype=torch.float64)]
         norm = self.stepping.step(count)
         self.optimizer.zero_grad(set_to_none=True)
-        if then is not None and self.device.kind == "cuda":
+        if then is not None and step + 1 < self.schedule.total_steps:
             self._next = self._ready(then, epoch)
         norm = check_finite(float(norm), lambda: self._row_ids(row_indices))
         if self.average is not None:
@@ -242,13 +250,21 @@ class Loop:
         rng = generator_of(VARY, self.seed, epoch, index)
         return [self.task.vary(item, rng) for item in self.rows[index]]
 
-    def _ready(self, row_indices: np.ndarray, epoch: int) -> _Ready:
-        """Returns the rows of an update as its passes read them, without waiting for a GPU."""
-        parts = self._shared(row_indices, epoch)
-        if self._is_cached(passes := self._passes(parts)):
-            return _Ready(row_indices, parts)
-        packed = [(pack(piece, self.device.name), counts) for piece, counts in passes]
-        return _Ready(row_indices, parts, packed)
+    def _ready(self, row_indices: np.ndarray, epoch: int) -> _Ready | None:
+        """Returns the rows of an update, and its first pass, while a GPU is at the one before.
+
+        None where nobody is to wait for, and where something is wrong with them, which shows again
+        when it is their turn: by then the update before has been told.
+        """
+        if self.device.kind != "cuda":
+            return None
+        try:
+            parts = self._shared(row_indices, epoch)
+            passes = self._passes(parts)
+            packed = [pack(passes[0][0], self.device.name)] if passes else []
+            return _Ready(row_indices, parts, [] if self._is_cached(passes) else packed)
+        except Exception:
+            return None
 
     def _taken(self, row_indices: np.ndarray, epoch: int) -> _Ready:
         """Returns the rows of an update, which may have been made ready before."""
@@ -259,17 +275,17 @@ class Loop:
 
     def _fitted(self, step: int, ready: _Ready) -> Accumulated:
         """Accumulates, in ever smaller forward passes until they fit into memory."""
-        parts, batches = ready.parts, ready.batches
+        parts = ready.parts
         while True:
             try:
-                return self._accumulate(step, parts, batches)
+                return self._accumulate(step, parts, ready.packed)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     check_answers(error)
                     raise
                 was_here = not isinstance(error, _NoRoomElsewhere)
             # out here nothing holds what the failed pass had made
-            batches = None
+            ready.packed.clear()
             self.optimizer.zero_grad(set_to_none=True)
             if was_here:
                 self._shrink(step, parts[self.processes.rank])
@@ -318,23 +334,20 @@ class Loop:
         self._shrunk = Shrunk(step + 1, self.max_tokens)
 
     def _accumulate(
-        self,
-        step: int,
-        parts: Sequence[Sequence[Features]],
-        batches: Sequence[tuple[Batch, bool]] | None = None,
+        self, step: int, parts: Sequence[Sequence[Features]], packed: list[Batch] | None = None
     ) -> Accumulated:
         """Adds up the gradient of the summed loss; returns its sum, in parts, and its count.
 
         Those of a loss over a whole update are returned by the process that leads, once. A GPU
-        may not be done when this returns: nobody has asked for a number yet.
+        may not be done when this returns: nobody has asked for a number yet. The first pass is
+        taken out of `packed` where it is there.
         """
-        packed: Iterable[tuple[Batch, bool]] = batches or ()
-        if batches is None:
-            if self._is_cached(passes := self._passes(parts)):
-                return self._accumulate_cached(step, parts, passes)
-            packed = ((pack(piece, self.device.name), counts) for piece, counts in passes)
+        passes = self._passes(parts)
+        if self._is_cached(passes):
+            return self._accumulate_cached(step, parts, passes)
         sums, count = list[Tensor](), 0.0
-        for batch, counts in packed:
+        for piece, counts in passes:
+            batch = packed.pop() if packed else pack(piece, self.device.name)
             loss = self.task.loss(self._forward(step, batch), batch)
             (loss.sum if counts else 0.0 * loss.sum).backward()
             if counts:

@@ -168,12 +168,3 @@ def one_ahead(
         yield from waiting
         waiting = [chunk]
     yield from waiting
-
-
-def with_next(updates: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields the rows of each update with those of the one behind it, None for the last."""
-    held = next(updates, None)
-    while held is not None:
-        after = next(updates, None)
-        yield held, after
-        held = after
