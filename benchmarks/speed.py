@@ -1,12 +1,12 @@
 """How fast encoders are tuned and answer, beside the libraries that people use.
 
     python -m benchmarks.speed [CASE ...] [--rounds 5] [--compiled]
-    python -m benchmarks.speed [CASE ...] --memory
 
-Finds its texts through TUNEWRIGHT_BENCHMARK_DATA. Every side tunes a model of the same size from
-the same weights on the same rows with updates of as many rows, in turn (ours, peers, peers
-reversed, ours), on the threads and with the allocator that suit it; the first round warms up. What
-counts are real tokens a second: padding is no work. The machine's own peak is measured first.
+Finds its texts through TUNEWRIGHT_BENCHMARK_DATA. Every side is a process of its own, on the
+threads and with the allocator that suit it, and tunes a model of the same size from the same
+weights on the same rows with updates of as many rows, in turn (ours, peers, peers reversed, ours);
+the first round warms up. What counts are real tokens a second: padding is no work. The memory told
+is the most of the GPU, or of the process on a CPU. The machine's own peak is measured first.
 Results go to `benchmarks/speed.json`, a table to docs/performance.md (`python -m
 benchmarks.speed_page`).
 """
@@ -22,10 +22,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,18 +111,14 @@ def main() -> None:
     options.add_argument("--output", type=Path, default=RESULTS)
     options.add_argument("--updates", type=int, help="fewer or more than a case has")
     options.add_argument("--only", nargs="*", help="sides")
-    options.add_argument("--memory", action="store_true", help="measure it alone, on a CPU")
-    options.add_argument("--alone", metavar="SIDE", help="print the most memory that a side takes")
+    options.add_argument("--side", help="run one side, once for each line of the input")
     chosen = options.parse_args()
     if "TUNEWRIGHT_BENCHMARK_DATA" not in os.environ:
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
     settle_allocator()
     device = find_device()
-    if chosen.alone:
-        print(peak_alone(CASES[chosen.cases[0]], device, chosen.alone, chosen.tokenizer))
-        return
-    if chosen.memory:
-        measure_memory(chosen.cases or [*CASES], device, chosen.output)
+    if chosen.side:
+        answer(CASES[chosen.cases[0]], device, chosen.side, chosen.tokenizer, chosen.updates)
         return
     roof = measure_roof(device, 2.0)
     print(f"{device.description}, {torch.get_num_threads()} threads, {device.precision}: "
@@ -132,51 +127,85 @@ def main() -> None:
     for case in CASES.values():
         if case.name not in (chosen.cases or CASES) or device.kind not in case.kinds:
             continue
-        with tempfile.TemporaryDirectory() as place:
-            bench = Bench(case, device, Path(place), chosen.tokenizer, chosen.updates)
-            sides = {
-                name: make()
-                for name, make in bench.sides(chosen.compiled).items()
-                if not chosen.only or name in chosen.only
-            }
-            found = in_turn(sides, chosen.rounds)
+        names = ["ours", *peers_of(device, chosen.compiled)]
+        sides = {
+            name: Apart(case.name, name, chosen.tokenizer, chosen.updates)
+            for name in names
+            if not chosen.only or name in chosen.only
+        }
+        found = in_turn(dict(sides), chosen.rounds)
+        memory = {name: side.end() for name, side in sides.items()}
         entry = {
             "device": device.description,
             "roof": roof,
             "threads": torch.get_num_threads(),
             "rounds": chosen.rounds,
             "sides": {name: _summary(runs, roof) for name, runs in found.items()},
-            "memory": bench.memory,
+            "memory": memory,
         }
         known[f"{case.name} ({device.description})"] = entry
         chosen.output.write_text(json.dumps(known, indent=2) + "\n")
         for name, side in entry["sides"].items():
             print(f"{case.name}: {name:28} {side['tokens_per_second']:9,.0f} tokens/s "
                   f"[{side['range'][0]:,.0f}, {side['range'][1]:,.0f}], MFU {side['mfu']:.1%}, "
-                  f"{bench.memory.get(name, 0) / 1e6:,.0f} MB", flush=True)  # fmt: skip
+                  f"{memory[name] / 1e6:,.0f} MB", flush=True)  # fmt: skip
 
 
-MEMORY_UPDATES = 6
+class Apart:
+    """A side in a process of its own, which runs once for each line that it is given."""
+
+    def __init__(self, case: str, side: str, tokenizer: str, updates: int | None) -> None:
+        command = [sys.executable, "-m", "benchmarks.speed", case, "--side", side]
+        command += ["--tokenizer", tokenizer]
+        command += [] if updates is None else ["--updates", str(updates)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.memory = 0
+
+    def __call__(self) -> Measured:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                found = json.loads(line.removeprefix(ANSWER))
+                self.memory = max(self.memory, found.pop("memory"))
+                return Measured(**found)
+        raise SystemExit("a side ended before it was done; what it said stands above")
+
+    def end(self) -> int:
+        """Lets the process end; returns the most memory that it had, in bytes."""
+        self._process.communicate()
+        return self.memory
 
 
-def measure_memory(cases: Sequence[str], device: Device, output: Path) -> None:
-    """Adds to the results the most memory of a process that trains, for ours and each peer."""
-    known = json.loads(output.read_text())
-    for case in cases:
-        entry = known.get(f"{case} ({device.description})")
-        for side in entry["sides"] if entry else ():
-            command = [sys.executable, "-m", "benchmarks.speed", case, "--alone", side]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            entry["memory"][side] = int(done.stdout.split()[-1])
-            print(f"{case}: {side:28} {entry['memory'][side] / 1e6:,.0f} MB", flush=True)
-            output.write_text(json.dumps(known, indent=2) + "\n")
+ANSWER = "measured "
 
 
-def peak_alone(case: Case, device: Device, side: str, tokenizer: str) -> int:
-    """Returns the most memory of this process, in bytes, after it has trained in one way."""
+def answer(case: Case, device: Device, name: str, tokenizer: str, updates: int | None) -> None:
+    """Runs a side for each line of the input, and prints what was measured."""
     with tempfile.TemporaryDirectory() as place:
-        Bench(case, device, Path(place), tokenizer, MEMORY_UPDATES).sides(False)[side]()()
-    return peak_bytes(device.kind)
+        bench = Bench(case, device, Path(place), tokenizer, updates)
+        side = bench.side(name)
+        for _ in sys.stdin:
+            found = asdict(side())
+            found["memory"] = bench.memory.get(name) or peak_bytes(device.kind)
+            print(ANSWER + json.dumps(found), flush=True)
+
+
+def peers_of(device: Device, compiled: bool) -> dict[str, dict[str, Any]]:
+    """Returns what each peer is told, by its name."""
+    narrow = device.precision == "bf16"
+    best = "Trainer, grouped" + (", bf16" if narrow else "")
+    grouped = {"bf16": narrow, "train_sampling_strategy": "group_by_length"}
+    peers: dict[str, dict[str, Any]] = {"Trainer, fp32": {}}
+    if narrow:
+        peers["Trainer, bf16"] = {"bf16": True}
+    peers[best] = grouped
+    if compiled:
+        peers[f"{best}, compiled"] = {"torch_compile": True, **grouped}
+    return peers
 
 
 def _summary(runs: Sequence[Measured], roof: float) -> dict[str, Any]:
@@ -213,20 +242,11 @@ class Bench:
         self.encoded = [self.task.encode(row, self.tokenizer) for row in rows]
         self.flop = FlopCount.of(AutoModelForSequenceClassification.from_config(config))
 
-    def sides(self, compiled: bool) -> dict[str, Callable[[], Side]]:
-        """Returns what makes each side, by its name."""
-        narrow = self.device.precision == "bf16"
-        best = "Trainer, grouped" + (", bf16" if narrow else "")
-        grouped = {"bf16": narrow, "train_sampling_strategy": "group_by_length"}
-        peers: dict[str, dict[str, Any]] = {"Trainer, fp32": {}}
-        if narrow:
-            peers["Trainer, bf16"] = {"bf16": True}
-        peers[best] = grouped
-        if compiled:
-            peers[f"{best}, compiled"] = {"torch_compile": True, **grouped}
-        return {"ours": self._ours} | {
-            name: partial(self._trainer, name, **settings) for name, settings in peers.items()
-        }
+    def side(self, name: str) -> Side:
+        """Returns a side by its name."""
+        if name == "ours":
+            return self._ours()
+        return self._trainer(name, **peers_of(self.device, compiled=True)[name])
 
     def _ours(self, name: str = "ours") -> Side:
         own = Own.of(self.task, self.place, self.tokenizer, self.device)
