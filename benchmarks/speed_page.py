@@ -189,7 +189,7 @@ def _generating(written: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
 
 
 def draw(results: Mapping[str, Any], file: Path) -> None:
-    """Draws tokens a second, and the share of the peak, against each thing that changes."""
+    """Draws tokens a second, and the share of the peak or the memory, against what changes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -198,21 +198,24 @@ def draw(results: Mapping[str, Any], file: Path) -> None:
     figure, panels = pyplot.subplots(1, len(AXES), figsize=(14, 3.2))
     for panel, (name, label) in zip(panels, AXES.items(), strict=True):
         beside = panel.twinx()
-        for entry in results.values():
+        for mark, (device, entry) in zip("ov^s", results.items(), strict=False):
             points: Sequence[Mapping[str, Any]] = entry.get(name, ())
             values = [point["value"] for point in points]
-            panel.plot(values, [p["tokens_per_second"] for p in points], "o-", color="#1f5fa8")
+            speeds = [point["tokens_per_second"] for point in points]
+            panel.plot(values, speeds, f"{mark}-", color="#1f5fa8", label=device)
             if name == "data":
                 others = [p["mb"] for p in points]
             else:
                 others = [100 * p["flop_per_second"] / entry["roof"] for p in points]
-            beside.plot(values, others, "s--", color="#c2571a", markersize=3)
+            beside.plot(values, others, f"{mark}--", color="#c2571a", markersize=4)
         panel.set_xscale("log", base=10 if name == "data" else 2)
         panel.set_xlabel(label)
+        panel.margins(y=0.15)
         panel.set_ylim(bottom=0)
         beside.set_ylim(0, None if name == "data" else 100)
         panel.set_ylabel("tokens/s", color="#1f5fa8")
         beside.set_ylabel("MB" if name == "data" else "% of the peak", color="#c2571a")
+    panels[0].legend(fontsize=6, frameon=False, loc="upper left")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
