@@ -215,7 +215,7 @@ def draw(results: Mapping[str, Any], file: Path) -> None:
         beside.set_ylim(0, None if name == "data" else 100)
         panel.set_ylabel("tokens/s", color="#1f5fa8")
         beside.set_ylabel("MB" if name == "data" else "% of the peak", color="#c2571a")
-    panels[0].legend(fontsize=6, frameon=False, loc="upper left")
+    panels[2].legend(fontsize=7, frameon=False, loc="upper right")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
