@@ -23,6 +23,8 @@ from tunewright.models.dropout import Dropout
 from tunewright.models.sublayers import (
     ACTIVATION,
     Keeping,
+    OwnLinear,
+    SublayerParts,
     Together,
     attention_inputs,
     is_hooked,
@@ -118,18 +120,10 @@ def _narrowed(keeping: Keeping, *weights: Tensor) -> Tensor:
     return kept
 
 
-class FusedEnd(nn.Module, Keeping):
+class FusedEnd(SublayerParts, Keeping):
     """norm(residual + dropout(dense(values))), with the parts of the module that it stands for."""
 
     dense: nn.Linear
-    dropout: nn.Module
-    LayerNorm: nn.LayerNorm
-
-    def __init__(self, plain: Any) -> None:
-        super().__init__()
-        self.dense, self.LayerNorm, self.dropout = plain.dense, plain.LayerNorm, plain.dropout
-        self.is_last = False
-        self.train(plain.training)
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         norm, dropout = self.LayerNorm, self.dropout
@@ -172,19 +166,10 @@ class FusedIntermediate(nn.Module, Keeping):
         return found
 
 
-class Joined(nn.Linear, Keeping):
+class Joined(OwnLinear):
     """A linear layer that is one product with others that read the same tokens."""
 
     together: Together[Joined] | None = None
-
-    @classmethod
-    def of(cls, layer: nn.Linear) -> Joined:
-        """Returns the layer over the same parameters."""
-        with torch.device("meta"):
-            made = cls(layer.in_features, layer.out_features, layer.bias is not None)
-        made.weight, made.bias = layer.weight, layer.bias
-        made.train(layer.training)
-        return made
 
     def forward(self, values: Tensor) -> Tensor:
         together = self.together

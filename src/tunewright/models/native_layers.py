@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tunewright.models.dropout import Dropout, scale_of
 from tunewright.models.native_products import passed, use_native_products
-from tunewright.models.sublayers import is_sublayer_end
+from tunewright.models.sublayers import SublayerParts, is_sublayer_end
 from tunewright.native import native, native_for
 
 _ROWS = 32  # of a part, as in layers.c
@@ -46,18 +46,8 @@ def _is_on_cpu(module: nn.Module) -> bool:
     return all(each.device.type == "cpu" for each in module.parameters())
 
 
-class SublayerEnd(nn.Module):
+class SublayerEnd(SublayerParts):
     """norm(residual + dropout(dense(values))), with the parts of the module that it stands for."""
-
-    dense: nn.Module
-    dropout: nn.Module
-    LayerNorm: nn.LayerNorm
-
-    def __init__(self, plain: Any) -> None:
-        super().__init__()
-        self.dense, self.LayerNorm, self.dropout = plain.dense, plain.LayerNorm, plain.dropout
-        self.is_last = False
-        self.train(plain.training)
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         values, dropout, norm = self.dense(hidden_states), self.dropout, self.LayerNorm

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from tunewright.models.sublayers import (
     ACTIVATION,
-    Keeping,
+    OwnLinear,
     Together,
     attention_inputs,
     is_hooked,
@@ -92,7 +92,7 @@ def _tiles() -> Any:
     return made.library if made is not None and made.has_tiles else None
 
 
-class Product(nn.Linear, Keeping):
+class Product(OwnLinear):
     """A linear layer whose products are native under autocast; else it is its parent.
 
     With `gelu` its output brings along GELU of it (Hendrycks & Gimpel 2016), for the activation
@@ -103,15 +103,6 @@ class Product(nn.Linear, Keeping):
     gelu: bool = False
     inside: Sequence[nn.Module] = ()
     together: Together[Product] | None = None
-
-    @classmethod
-    def of(cls, layer: nn.Linear) -> Product:
-        """Returns the layer over the same parameters."""
-        with torch.device("meta"):
-            made = cls(layer.in_features, layer.out_features, layer.bias is not None)
-        made.weight, made.bias = layer.weight, layer.bias
-        made.train(layer.training)
-        return made
 
     def forward(self, values: Tensor) -> Tensor:
         if not self._is_narrow(values):

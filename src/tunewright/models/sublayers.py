@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,36 @@ class Keeping:
 
     keeps: bool = False
     kept: Tensor | None = None
+
+
+class OwnLinear(nn.Linear, Keeping):
+    """A linear layer in the place of a library's, over its parameters."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> Self:
+        """Returns the layer over the same parameters."""
+        with torch.device("meta"):
+            made = cls(layer.in_features, layer.out_features, layer.bias is not None)
+        made.weight, made.bias = layer.weight, layer.bias
+        made.train(layer.training)
+        return made
+
+
+class SublayerParts(nn.Module):
+    """The parts of a sublayer's end, under the names of the module that it stands for.
+
+    The last one of a model widens its result for the head.
+    """
+
+    dense: nn.Module
+    dropout: nn.Module
+    LayerNorm: nn.LayerNorm
+
+    def __init__(self, plain: Any) -> None:
+        super().__init__()
+        self.dense, self.LayerNorm, self.dropout = plain.dense, plain.LayerNorm, plain.dropout
+        self.is_last = False
+        self.train(plain.training)
 
 
 @contextmanager
