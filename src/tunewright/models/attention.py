@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from tunewright.models.attention_dropout import AttentionDropout, Lots, dropout_of
 from tunewright.models.blocks import Block, blocks_of, paired_blocks_of
 from tunewright.models.native_attention import can_attend, native_attend
 from tunewright.models.varlen import Spans, attend_flash, is_fit, spans_of
@@ -45,7 +46,8 @@ class _PackedAttention(torch.autograd.Function):
     dQ = scale · dS K, dK = scale · dSᵀ Q (Dao et al. 2022, appendix B.2), and that of the bias is
     the sum of dS over the sequences. The scale is applied inside the products and dS is made in one
     pass, so that bf16 rounds once. Fillers of a block hand on no gradient: their rows of dO are
-    zero, and with them those of dS.
+    zero, and with them those of dS. With dropout O and dV are of the probabilities that are kept,
+    dP is of theirs alone, and all three are scaled.
     """
 
     @staticmethod
@@ -59,9 +61,10 @@ class _PackedAttention(torch.autograd.Function):
         scale: float,
         causal: bool,
         window: int | None,
+        lots: Lots | None,
     ) -> Tensor:
         output_NHD = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
-        kept: list[Tensor] = []
+        kept: list[Tensor | None] = []
         for of_queries, of_keys in blocks:
             query = _heads(of_queries, query_NHD)
             key, value = (_heads(of_keys, x) for x in (key_MHD, value_MHD))
@@ -70,8 +73,10 @@ class _PackedAttention(torch.autograd.Function):
                 _every_sequence(scores_XST, of_queries).add_(_corner(bias_HST, scores_XST))
             _hide(scores_XST, of_keys, causal, window)
             probabilities_XST = torch.softmax(scores_XST, dim=-1)
-            _put(of_queries, torch.bmm(probabilities_XST, value), output_NHD)
-            kept += query, key, value, probabilities_XST
+            factor_XST = None if lots is None else lots.factor(of_queries, probabilities_XST)
+            seen_XST = probabilities_XST if factor_XST is None else probabilities_XST * factor_XST
+            _put(of_queries, torch.bmm(seen_XST, value), output_NHD)
+            kept += query, key, value, probabilities_XST, factor_XST
         ctx.save_for_backward(bias_HST, *kept)
         ctx.blocks, ctx.scale, ctx.shapes = blocks, scale, (query_NHD.shape, key_MHD.shape)
         return output_NHD
@@ -86,12 +91,16 @@ class _PackedAttention(torch.autograd.Function):
         )
         d_bias = None if bias_HST is None else torch.zeros_like(bias_HST)
         for number, (of_queries, of_keys) in enumerate(ctx.blocks):
-            query, key, value, probabilities_XST = kept[4 * number : 4 * number + 4]
+            query, key, value, probabilities_XST, factor_XST = kept[5 * number : 5 * number + 5]
+            seen_XST = probabilities_XST
             gradient = _heads(of_queries, gradients[0])
             if of_queries.filler is not None:
                 filler_XS1 = _each_head(of_queries, of_queries.filler.transpose(1, 2), gradient)
                 gradient = gradient.masked_fill(filler_XS1, 0)
             d_probabilities = torch.bmm(gradient, value.transpose(1, 2))
+            if factor_XST is not None:
+                d_probabilities.mul_(factor_XST)
+                seen_XST = probabilities_XST * factor_XST
             d_scores = torch._softmax_backward_data(
                 d_probabilities, probabilities_XST, -1, probabilities_XST.dtype
             )
@@ -100,8 +109,8 @@ class _PackedAttention(torch.autograd.Function):
                 corner += _every_sequence(d_scores, of_queries).sum(0, dtype=d_bias.dtype)
             _put(of_queries, _scaled_product(d_scores, key, ctx.scale), d_query)
             _put(of_keys, _scaled_product(d_scores.transpose(1, 2), query, ctx.scale), d_key)
-            _put(of_keys, torch.bmm(probabilities_XST.transpose(1, 2), gradient), d_value)
-        return d_query, d_key, d_value, d_bias, None, None, None, None
+            _put(of_keys, torch.bmm(seen_XST.transpose(1, 2), gradient), d_value)
+        return d_query, d_key, d_value, d_bias, None, None, None, None, None
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -219,13 +228,15 @@ def attend(
     causal: bool = False,
     window: int | None = None,
     bias_HST: Tensor | None = None,
+    dropout: AttentionDropout | None = None,
 ) -> Tensor:
     """Attention of packed sequences to themselves, or to those of another packed row; (N, H, D).
 
     `queries` and `keys` are the boundaries of both rows, sequence by sequence; without `keys` each
     sequence attends to itself, `causal` to its own past only. `bias_HST` is added to the scores of
     every sequence, from its first token on. Keys and values may have fewer heads, each shared by
-    as many of the queries, where native code attends.
+    as many of the queries, where native code attends. `dropout`, on a CPU, hides some keys of each
+    query.
     """
     if is_fit(value_MHD, bias_HST):
         return attend_flash(
@@ -241,8 +252,9 @@ def attend(
     queries, keys = tuple(queries), None if keys is None else tuple(keys)
     if can_attend(value_MHD):
         return native_attend(
-            query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal, window
-        )
+            query_NHD, key_MHD, value_MHD, bias_HST, queries, keys or queries, scale, causal,
+            window, dropout,
+        )  # fmt: skip
     if keys is None:
         blocks: Blocks = [(block, block) for block in blocks_of(queries, query_NHD.device)]
     else:
@@ -252,10 +264,14 @@ def attend(
     dtype = value_MHD.dtype
     query_NHD, key_MHD = query_NHD.to(dtype), key_MHD.to(dtype)
     bias_HST = None if bias_HST is None else bias_HST.to(dtype)
+    given = (query_NHD, key_MHD, value_MHD, bias_HST, blocks, scale, causal, window)
     needs_gradient = torch.is_grad_enabled() and query_NHD.requires_grad
-    function = _PackedAttention.apply if needs_gradient else _fused
     with torch.autocast(query_NHD.device.type, enabled=False):
-        return function(query_NHD, key_MHD, value_MHD, bias_HST, blocks, scale, causal, window)
+        if not needs_gradient and dropout is None:
+            return _fused(*given)
+        lots = None if dropout is None else dropout.lots(queries)
+        found: Tensor = _PackedAttention.apply(*given, lots)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _spans(boundaries: tuple[int, ...] | Spans, device: torch.device) -> Spans:
@@ -278,9 +294,9 @@ def packed_attention(
     """Attention inside each packed sequence; the signature is transformers' own.
 
     Takes `query` (1, H, N, D) and `key`, `value` (1, K, N, D); returns (1, N, H, D) and no
-    probabilities. `sliding_window` w lets a token see the keys at a distance under w. Attention
-    dropout is not applied (`dropout` is ignored): it would take CPU attention off its fast path.
-    The run's log says so.
+    probabilities. `sliding_window` w lets a token see the keys at a distance under w. `dropout`,
+    the share of the keys that a query loses, is applied on a CPU; elsewhere the run's log says that
+    it is not.
 
     Raises TypeError when `boundaries` is missing, which means that a model did not hand its
     keyword arguments on and must take the padded route.
@@ -291,14 +307,17 @@ def packed_attention(
     if groups > 1 and not can_attend(value):
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    places = boundaries if isinstance(boundaries, Spans) else tuple(boundaries)
+    loses = dropout > 0 and isinstance(places, tuple)
     output_NHD = attend(
         query.squeeze(0).transpose(0, 1),
         key.squeeze(0).transpose(0, 1),
         value.squeeze(0).transpose(0, 1),
-        boundaries if isinstance(boundaries, Spans) else tuple(boundaries),
+        places,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         causal=causal,
         window=sliding_window,
+        dropout=dropout_of(module, dropout, value, len(tuple(places)) - 1) if loses else None,
     )
     return output_NHD[None], None
 

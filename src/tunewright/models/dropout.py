@@ -24,6 +24,9 @@ from tunewright.native import native, native_for
 # Masks of one shape that are drawn together: a model has many, and each draw has its cost.
 MASKS_AT_ONCE = 4
 
+# Odd numbers whose multiples lie far apart: a head's, and a call's.
+GOLDEN, OTHER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
+
 
 class _Masked(torch.autograd.Function):
     """Zeroes elements and scales the others up, keeping one byte an element for the gradient."""
@@ -87,7 +90,20 @@ class DropoutSource:
         """Says which stream the next masks are of; until then it is the first that fits."""
         self._read = stream
 
+    def seeds(self, number: int) -> np.ndarray:
+        """Returns uint64 (number,): one for each sequence of a pass, others at every call.
+
+        What follows the batch's own sequences is filler, whose seeds mean nothing.
+        """
+        self._num_calls += 1
+        found = np.zeros(max(number, len(self._keys)), np.uint64)
+        found[: len(self._keys)] = self._begun_streams().first
+        if number < len(self._keys):  # these sequences are not those of the batch
+            found = np.bitwise_xor.reduce(found) + np.arange(number, dtype=np.uint64)
+        return found + np.uint64(self._num_calls * int(OTHER) % 2**64)
+
     def _forget(self) -> None:
+        self._num_calls = 0
         self._streams: _Streams | None = None
         self._shared: np.random.SFC64 | None = None
         self._drawn: dict[tuple[str | None, torch.Size], list[np.ndarray]] = {}
@@ -110,12 +126,16 @@ class DropoutSource:
             key = (n for key in self._keys for n in key)
             self._shared = self._shared or np.random.SFC64(self._seeds(*key))
             return _random_bytes(self._shared, count)[None]
-        self._streams = self._streams or _Streams([self._seeds(*key) for key in self._keys])
+        streams = self._begun_streams()
         raw = np.empty((MASKS_AT_ONCE, count), np.uint8)
         if sum(number for _, number in places) * width < count:
             raw.fill(255)  # what no sequence has is kept
-        self._streams.draw(np.array(places, np.int64) * width, raw)
+        streams.draw(np.array(places, np.int64) * width, raw)
         return raw
+
+    def _begun_streams(self) -> _Streams:
+        self._streams = self._streams or _Streams([self._seeds(*key) for key in self._keys])
+        return self._streams
 
     def _places(self, shape: torch.Size) -> Sequence[tuple[int, int]] | None:
         """Returns where each sequence lies in a tensor, as (first, number) of its vectors."""
@@ -141,6 +161,7 @@ class _Streams:
 
     def __init__(self, seeds: Sequence[np.random.SeedSequence]) -> None:
         self._states = np.array([np.random.SFC64(seed).state["state"]["state"] for seed in seeds])
+        self.first = self._states[:, 0].copy()
 
     def draw(self, places: np.ndarray, raw: np.ndarray) -> None:
         """Draws bytes for each mask of `raw`, (masks, elements).
@@ -198,10 +219,12 @@ def read_stream(module: nn.Module, stream: str) -> None:
 def replace_dropout(model: nn.Module) -> DropoutSource:
     """Swaps every `nn.Dropout` of the model for ours; returns the source that seeds them all.
 
-    Dropout has no weights, so what is saved does not change.
+    Dropout has no weights, so what is saved does not change. Packed attention, a function, finds
+    the source at the module that calls it.
     """
     source = DropoutSource()
     for module in list(model.modules()):
+        module.dropout_source = source  # type: ignore[assignment]
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, Dropout(min(child.p, 255 / 256), source))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunewright.models.attention_dropout import AttentionDropout
 from tunewright.native import native, native_for
 
 UNLIMITED = 1 << 30  # of a window: no text is as long
@@ -26,7 +27,7 @@ _COUNTS = (
     "num_sequences num_heads num_shared width num_queries",
     "queries keys order query key value gradient",
     "query_token query_head key_token key_head value_token value_head gradient_token gradient_head",
-    "behind ahead narrow num_threads scratch_floats bias_rows bias_step",
+    "behind ahead narrow num_threads scratch_floats bias_rows bias_step dropped",
 )
 _POINTERS = "bias log_sums output d_query d_key d_value d_bias scratch"
 
@@ -36,6 +37,7 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for line in _COUNTS for name in line.split()),
+        ("seeds", ctypes.c_void_p),
         ("scale", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in _POINTERS.split()),
     )
@@ -62,6 +64,17 @@ def _boundaries(queries: tuple[int, ...], keys: tuple[int, ...]) -> _Boundaries:
     return _Boundaries(starts, ends, turn, (max(lengths[0]), max(lengths[1])))
 
 
+@dataclass(frozen=True, eq=False)
+class _Settings:
+    """What holds for a call and for its gradient."""
+
+    ends: _Boundaries
+    scale: float
+    behind: int
+    ahead: int
+    dropout: AttentionDropout | None
+
+
 def can_attend(values: Tensor) -> bool:
     """Says whether native code attends to values of this kind: bf16 or fp32, on the CPU."""
     return native_for(values) is not None
@@ -77,6 +90,7 @@ def native_attend(
     scale: float,
     causal: bool,
     window: int | None,
+    dropout: AttentionDropout | None = None,
 ) -> Tensor:
     """softmax(Q Kᵀ · scale + bias) V inside each sequence, (N, H, D); H is a multiple of K.
 
@@ -84,7 +98,9 @@ def native_attend(
     """
     dtype = value_MKD.dtype
     behind = UNLIMITED if window is None else window - 1
-    settings = (_boundaries(queries, keys), scale, behind, 0 if causal else behind)
+    settings = _Settings(
+        _boundaries(queries, keys), scale, behind, 0 if causal else behind, dropout
+    )
     found: Tensor = _NativeAttention.apply(  # type: ignore[no-untyped-call]
         query_NHD.to(dtype), key_MKD.to(dtype), value_MKD, bias_HST, settings
     )
@@ -99,7 +115,7 @@ class _NativeAttention(torch.autograd.Function):
         key_MKD: Tensor,
         value_MKD: Tensor,
         bias_HST: Tensor | None,
-        settings: tuple[_Boundaries, float, int, int],
+        settings: _Settings,
     ) -> Tensor:
         tensors = [_rows(x) for x in (query_NHD, key_MKD, value_MKD)]
         output = torch.empty_like(query_NHD, memory_format=torch.contiguous_format)
@@ -144,7 +160,7 @@ def _turned(bias_HST: Tensor | None) -> Tensor | None:
 
 
 def _call(
-    settings: tuple[_Boundaries, float, int, int],
+    settings: _Settings,
     tensors: list[Tensor],
     bias: Tensor | None,
     backward: int,
@@ -153,7 +169,7 @@ def _call(
 ) -> None:
     made = native()
     assert made is not None
-    ends, scale, behind, ahead = settings
+    ends, dropout = settings.ends, settings.dropout
     query, key, _ = tensors
     num_threads = torch.get_num_threads()
     floats = made.library.attention_scratch(*ends.longest, query.shape[2])
@@ -161,10 +177,13 @@ def _call(
     call = _Call(
         num_sequences=len(ends.order), num_heads=query.shape[1], num_shared=key.shape[1],
         width=query.shape[2], num_queries=len(query), queries=ctypes.addressof(ends.queries),
-        keys=ctypes.addressof(ends.keys), order=ctypes.addressof(ends.order), behind=behind,
-        ahead=ahead, narrow=query.dtype == torch.bfloat16, num_threads=num_threads, scale=scale,
-        scratch_floats=floats, scratch=scratch.data_ptr(),
+        keys=ctypes.addressof(ends.keys), order=ctypes.addressof(ends.order),
+        behind=settings.behind, ahead=settings.ahead, narrow=query.dtype == torch.bfloat16,
+        num_threads=num_threads, scale=settings.scale, scratch_floats=floats,
+        scratch=scratch.data_ptr(),
     )  # fmt: skip
+    if dropout is not None:
+        call.seeds, call.dropped = dropout.seeds.ctypes.data, dropout.dropped
     for name, given in zip(
         ("query", "key", "value", "gradient"), (*tensors, gradient), strict=True
     ):

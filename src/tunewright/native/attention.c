@@ -1,63 +1,4 @@
-#include "tiles.h"
-
-/* Products of small matrices --------------------------------------------------------------- */
-
-/* The matrices in scratch memory are of words, so one text serves both precisions. */
-
-static INLINE vec add_product(vec sum, float left, vec right, int pairs) {
-#if HAS_PAIRS
-    if (pairs) {
-        uint32_t bits;
-        memcpy(&bits, &left, 4);
-        return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)bits),
-                                     (__m512bh)right);
-    }
-#endif
-    return sum + left * right;
-}
-
-static INLINE void tile(int vectors, count depth, const float *left, count left_step,
-                        const float *right, count right_step, float *out, count out_step,
-                        int more, int pairs) {
-    vec sums[TALL][2];
-    UNROLL for (int r = 0; r < TALL; r++)
-        UNROLL for (int v = 0; v < vectors; v++)
-            sums[r][v] = more ? load(out + r * out_step + v * W) : all(0.0f);
-    for (count k = 0; k < depth; k++) {
-        vec row[2];
-        UNROLL for (int v = 0; v < vectors; v++) row[v] = load(right + k * right_step + v * W);
-        UNROLL for (int r = 0; r < TALL; r++)
-            UNROLL for (int v = 0; v < vectors; v++)
-                sums[r][v] = add_product(sums[r][v], left[r * left_step + k], row[v], pairs);
-    }
-    UNROLL for (int r = 0; r < TALL; r++)
-        UNROLL for (int v = 0; v < vectors; v++) store(out + r * out_step + v * W, sums[r][v]);
-}
-
-/* out (rows, vectors * W) = left (rows, depth) right (depth, vectors * W), or += with `more`.
-   Rows are computed by TALL at a time; `left` and `out` have room for that. With `tiles` they have
-   it for whole blocks, and what a block has more of than was asked for is finite, or zero where it
-   is summed over. */
-static INLINE void product(count rows, count vectors, count depth, const float *left,
-                           count left_step, const float *right, count right_step, float *out,
-                           count out_step, int more, int pairs, int tiles) {
-#if HAS_TILES
-    for (count v = 0; tiles && v < vectors; v += 2)
-        for (count r = 0; r < rows; r += SIDE)
-            block((struct left){left + r * left_step, left_step, W}, right + v * W, right_step,
-                  up(depth, W), out + r * out_step + v * W, out_step, more);
-    if (tiles) return;
-#endif
-    for (count v = 0; v < vectors; v += 2)
-        for (count r = 0; r < rows; r += TALL) {
-            const float *l = left + r * left_step, *x = right + v * W;
-            float *o = out + r * out_step + v * W;
-            if (vectors - v >= 2)
-                tile(2, depth, l, left_step, x, right_step, o, out_step, more, pairs);
-            else
-                tile(1, depth, l, left_step, x, right_step, o, out_step, more, pairs);
-        }
-}
+#include "matrices.h"
 
 #define SOME 64 /* keys that go through the backward pass together */
 
@@ -67,14 +8,16 @@ static INLINE void product(count rows, count vectors, count depth, const float *
    comes first. Steps are in elements, from one token or head to the next; the outputs are
    contiguous (N, H, D). `num_shared` are the heads of keys and values. A query sees the keys at
    most `behind` before and `ahead` after its own place. `bias` and `d_bias` are float32
-   (H, bias_rows, bias_step), key by query. `scratch` has `scratch_floats` for each thread. */
+   (H, bias_rows, bias_step), key by query. With `seeds`, one of a sequence, `dropped` of 65,536 keys
+   are hidden from each query. `scratch` has `scratch_floats` for each thread. */
 struct attention {
     count num_sequences, num_heads, num_shared, width, num_queries;
     const count *queries, *keys, *order;
     const void *query, *key, *value, *gradient;
     count query_token, query_head, key_token, key_head, value_token, value_head, gradient_token,
         gradient_head;
-    count behind, ahead, narrow, num_threads, scratch_floats, bias_rows, bias_step;
+    count behind, ahead, narrow, num_threads, scratch_floats, bias_rows, bias_step, dropped;
+    const uint64_t *seeds;
     double scale;
     const float *bias;
     float *log_sums; /* (H, N): logarithm of the sum of the exponentials of a query's scores */
@@ -252,10 +195,43 @@ static INLINE void put_block(const struct attention *a, void *tensor, count toke
     }
 }
 
+/* Dropout of a head's probabilities. It draws no numbers and keeps none: which keys a query loses is
+   a hash of their places, made again for the gradient. */
+struct lots {
+    uint32_t first, second, dropped;
+    float scale; /* of what is kept */
+};
+
+static INLINE struct lots lots_of(const struct attention *a, count sequence, count head) {
+    if (!a->seeds) return (struct lots){.scale = 1.0f};
+    uint64_t x = a->seeds[sequence] + (head + 1) * 0x9e3779b97f4a7c15; /* splitmix64 (Steele 2014) */
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+    x = (x ^ x >> 27) * 0x94d049bb133111eb;
+    x ^= x >> 31;
+    return (struct lots){x, x >> 32, a->dropped, 65536.0f / (65536 - a->dropped)};
+}
+
+/* A number below 65,536 in each half of a word for each of a vector of queries: the lots of key
+   2 `pair` and of the next one. The rounds are those of lowbias32 (Wellons 2018). */
+static INLINE uvec drawn(const struct lots *lots, count query, count pair) {
+    uvec x = (uvec)((ivec){LANES} + (int32_t)query) * 0x9e3779b1u;
+    x += (uint32_t)pair * 0x85ebca77u + lots->first;
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15 ^ lots->second) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+/* Zero where a lot is under `dropped`. */
+static INLINE vec kept(vec values, uvec lot, uint32_t dropped) {
+    return (vec)((uvec)values & (uvec)(lot >= dropped));
+}
+
 /* The weight of each key for each query of a block, exp(score - most), as words that run over keys;
-   `most` and `sum` are over keys. There is room behind the last scores. */
-static INLINE void weigh_keys(float *scores, count seen, int vectors, float scale, float *weights,
-                              vec *most, vec *sum, int pairs) {
+   `most` and `sum` are over keys, those that are dropped too. There is room behind the last scores. */
+static INLINE void weigh_keys(float *scores, const struct view *w, int vectors, float scale,
+                              const struct lots *lots, float *weights, vec *most, vec *sum,
+                              int pairs) {
+    count seen = w->high - w->low;
     vec other[2];
     for (int v = 0; v < vectors; v++) {
         sum[v] = all(0.0f);
@@ -274,6 +250,11 @@ static INLINE void weigh_keys(float *scores, count seen, int vectors, float scal
             vec upper = raised(load(place), scale, most[v], pairs);
             vec lower = raised(load(place + WIDE), scale, most[v], pairs);
             sum[v] += upper + lower;
+            if (lots->dropped) {
+                uvec lot = drawn(lots, w->first + v * W, (w->low + t) / 2);
+                upper = kept(upper, lot & 0xffff, lots->dropped);
+                lower = kept(lower, lot >> 16, lots->dropped);
+            }
             put_by_key(weights + half(t, pairs) * WIDE + v * W, upper, lower, pairs);
         }
 }
@@ -301,6 +282,7 @@ static INLINE void forward_item(const struct attention *a, count sequence, count
         take(query, z.step, at(a->query, z.q0 * a->query_token + head * a->query_head, narrow),
              a->query_token, z.S, z.Sp, z.D, narrow, pairs);
         transpose(query_t, z.Sp, query, z.step, z.Sp, z.step);
+        struct lots lots = lots_of(a, sequence, head);
         for (count first = 0; first < z.S; first += WIDE) {
             struct view w = view_of(a, first, z, pairs);
             count seen = w.high - w.low;
@@ -311,12 +293,14 @@ static INLINE void forward_item(const struct attention *a, count sequence, count
             const float *bias =
                 a->bias ? a->bias + (head * a->bias_rows + w.low) * a->bias_step + first : 0;
             float scale = finish_scores(a, &w, scores, bias);
-            if (w.vectors == 2) weigh_keys(scores, seen, 2, scale, weights, most, sum, pairs);
-            else weigh_keys(scores, seen, 1, scale, weights, most, sum, pairs);
+            if (w.vectors == 2)
+                weigh_keys(scores, &w, 2, scale, &lots, weights, most, sum, pairs);
+            else
+                weigh_keys(scores, &w, 1, scale, &lots, weights, most, sum, pairs);
             for (int v = 0; v < w.vectors; v++) {
                 for (count k = half(seen, pairs); w.tiles && k % W; k++)
                     store(weights + k * WIDE + v * W, all(0.0f));
-                share[v] = seen ? 1.0f / sum[v] : all(0.0f);
+                share[v] = seen ? lots.scale / sum[v] : all(0.0f);
                 store(lane[0], most[v]);
                 store(lane[1], sum[v]);
                 count start = first + v * W, number = fewer(W, z.S - start);
@@ -338,21 +322,33 @@ static INLINE void forward_item(const struct attention *a, count sequence, count
 }
 
 /* From scores and log_sums, the chance of each key P, and from that, `slope`, dP, and `mean`, its
-   dS: as words that run over queries and, dS, over keys. Rows from `seen` to `rows` are zero. dS adds
-   to `d_bias`. */
-static INLINE void slope_keys(float *scores, const float *slope, count seen, count rows,
-                              int vectors, float scale, const float *log_sums, const float *mean,
-                              float *chance_rows, float *slope_rows, float *by_key, float *d_bias,
-                              count bias_step, int pairs) {
-    count across = half(WIDE, pairs);
+   dS: as words that run over queries and, dS, over keys. Rows from those seen to `rows` are zero. dS
+   adds to `d_bias`. Of a key that is dropped dP is zero, and the chance that is handed on. */
+static INLINE void slope_keys(float *scores, const float *slope, const struct view *w, count rows,
+                              int vectors, float scale, const struct lots *lots,
+                              const float *log_sums, const float *mean, float *chance_rows,
+                              float *slope_rows, float *by_key, float *d_bias, count bias_step,
+                              int pairs) {
+    count across = half(WIDE, pairs), seen = w->high - w->low;
     for (count i = seen * WIDE; i < rows * WIDE; i += W) store(scores + i, all(-INFINITY));
     for (count t = 0; t < rows; t += 2) {
         vec p[2][2] = {0}, s[2][2] = {0};
+        uvec lot[2];
+        if (lots->dropped)
+            for (int v = 0; v < vectors; v++)
+                lot[v] = drawn(lots, w->first + v * W, (w->low + t) / 2);
         UNROLL for (int i = 0; i < 2; i++) {
             UNROLL for (int v = 0; v < vectors; v++) {
                 count place = (t + i) * WIDE + v * W;
-                p[i][v] = raised(load(scores + place), scale, load(log_sums + v * W), pairs);
-                s[i][v] = p[i][v] * (load(slope + place) - load(mean + v * W));
+                vec all_p = raised(load(scores + place), scale, load(log_sums + v * W), pairs);
+                vec d_p = load(slope + place);
+                p[i][v] = all_p;
+                if (lots->dropped) {
+                    uvec own = i ? lot[v] >> 16 : lot[v] & 0xffff;
+                    p[i][v] = kept(all_p, own, lots->dropped);
+                    d_p = kept(d_p * lots->scale, own, lots->dropped);
+                }
+                s[i][v] = all_p * (d_p - load(mean + v * W));
                 if (d_bias && t + i < seen) {
                     float *bias = d_bias + (t + i) * bias_step + v * W;
                     store(bias, load(bias) + s[i][v]);
@@ -368,8 +364,9 @@ static INLINE void slope_keys(float *scores, const float *slope, count seen, cou
 
 /* The gradients of the same heads. With P the probabilities, made anew from the scores and their
    kept log_sums: dV = P' dO, dP = dO V', dS = P * (dP - rowsum(dO * O)), dQ = scale dS K and
-   dK = scale dS' Q (Dao et al. 2022, appendix B.2); dS is also the gradient of the bias. Keys are
-   taken SOME at a time, so that what is between the products stays in the nearest cache. */
+   dK = scale dS' Q (Dao et al. 2022, appendix B.2); dS is also the gradient of the bias. With
+   dropout dV is of the kept P and dP of those alone, both scaled, and rowsum stays. Keys are taken
+   SOME at a time, so that what is between the products stays in the nearest cache. */
 static INLINE void backward_item(const struct attention *a, count sequence, count shared,
                                  float *free, int narrow, int pairs) {
     struct sizes z = sizes_of(a, sequence, pairs);
@@ -404,6 +401,7 @@ static INLINE void backward_item(const struct attention *a, count sequence, coun
         transpose(given_t, z.Sp, given, z.step, z.Sp, z.step);
         const float *query_by = by_token(&own, query, z.Sp, z.step, pairs);
         const float *given_by = by_token(&own, given, z.Sp, z.step, pairs);
+        struct lots lots = lots_of(a, sequence, head);
         memset(mean, 0, z.Sp * 4);
         for (count i = 0; i < z.S; i++) {
             count place = ((z.q0 + i) * a->num_heads + head) * z.D;
@@ -429,10 +427,10 @@ static INLINE void backward_item(const struct attention *a, count sequence, coun
                 float scale = finish_scores(a, &w, scores, a->bias ? a->bias + offset : 0);
                 float *d_bias = a->d_bias ? a->d_bias + offset : 0;
                 if (w.vectors == 2)
-                    slope_keys(scores, slope, seen, rows, 2, scale, log_sums, mean + first,
+                    slope_keys(scores, slope, &w, rows, 2, scale, &lots, log_sums, mean + first,
                                chance_rows, slope_rows, by_key, d_bias, a->bias_step, pairs);
                 else
-                    slope_keys(scores, slope, seen, rows, 1, scale, log_sums, mean + first,
+                    slope_keys(scores, slope, &w, rows, 1, scale, &lots, log_sums, mean + first,
                                chance_rows, slope_rows, by_key, d_bias, a->bias_step, pairs);
                 product(z.D, w.vectors, half(seen, pairs), key_t + half(low, pairs), Tw, by_key,
                         WIDE, out, WIDE, low > all_seen.low, pairs, w.tiles);
@@ -451,7 +449,8 @@ static INLINE void backward_item(const struct attention *a, count sequence, coun
     for (count t = 0; t < z.T; t++) {
         count place = ((z.k0 + t) * a->num_shared + shared) * z.D;
         put((void *)at(a->d_key, place, narrow), d_key + t * z.wide, z.D, a->scale, narrow);
-        put((void *)at(a->d_value, place, narrow), d_value + t * z.wide, z.D, 1.0f, narrow);
+        put((void *)at(a->d_value, place, narrow), d_value + t * z.wide, z.D,
+            lots_of(a, sequence, shared).scale, narrow);
     }
 }
 

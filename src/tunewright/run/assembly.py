@@ -58,8 +58,10 @@ def load_model(ground: Groundwork) -> tuple[Any, str]:
     model.to(ground.device.name)
     if route != "packed":
         ground.note(f"{ground.config.model.name} runs in padded batches ({route}).")
-    elif any(getattr(model.config, name, 0) for name in ATTENTION_DROPOUT):
-        ground.note("Attention dropout is off: packed attention has none.")
+    elif ground.device.kind != "cpu" and any(
+        getattr(model.config, name, 0) for name in ATTENTION_DROPOUT
+    ):
+        ground.note("Attention dropout is off: packed attention has none on a GPU.")
     if ground.device.kind == "cpu" and (reason := why_not()):
         ground.note(f"There is no native code ({reason}): training takes more time.")
     if ground.device.kind == "cuda" and (reason := why_not_fused()):
