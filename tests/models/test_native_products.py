@@ -1,4 +1,4 @@
-"""Products on matrix tiles, against plain torch in double precision."""
+"""Products of bfloat16 numbers, against plain torch in double precision."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tunewright.models.sublayers import kept_weights
 from tunewright.native import native
 
 made = native()
-with_tiles = pytest.mark.skipif(
-    made is None or not made.has_tiles, reason="there are no matrix tiles here"
+with_products = pytest.mark.skipif(
+    made is None or not made.has_products, reason="this processor multiplies no bfloat16"
 )
 
 
@@ -50,7 +50,7 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
-@with_tiles
+@with_products
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.sampled_from([1, 2, 31, 32, 33, 64, 129, 513, 700]),
@@ -94,7 +94,7 @@ class FeedForward(nn.Module):
         return self.down(self.touched(activated(self.up, values)))
 
 
-@with_tiles
+@with_products
 @pytest.mark.parametrize(
     "touched",
     [
@@ -120,7 +120,7 @@ def test_a_product_of_gelu_gives_the_gradient_of_what_came_before_it(touched, ro
         assert off(parameter.grad, expected.grad) <= 0.02
 
 
-@with_tiles
+@with_products
 def test_a_gradient_of_gelu_that_something_waits_for_is_there():
     both, values = FeedForward(), torch.randn(5, 64).bfloat16()
     seen = []
@@ -137,7 +137,7 @@ def test_a_gradient_of_gelu_that_something_waits_for_is_there():
     assert torch.equal(both.up.weight.grad, grown)
 
 
-@with_tiles
+@with_products
 def test_what_an_output_brings_along_is_given_once():
     layer, gelu = product(64, 96, gelu=True), Activation(nn.GELU())
     with torch.autocast("cpu", torch.bfloat16):
@@ -149,7 +149,7 @@ def test_what_an_output_brings_along_is_given_once():
     assert off(first / 2, expected.double()) <= 0.008
 
 
-@with_tiles
+@with_products
 def test_gelu_that_two_products_read_learns_from_both():
     up, first, second = product(64, 96, gelu=True), product(96, 32), product(96, 64)
     values = torch.randn(40, 64).bfloat16().requires_grad_()
@@ -165,7 +165,7 @@ def test_gelu_that_two_products_read_learns_from_both():
     assert off(learned([first, second]), apart) <= 0.02
 
 
-@with_tiles
+@with_products
 @pytest.mark.parametrize("gelu", [False, True])
 def test_what_is_not_a_number_is_seen(gelu):
     values = torch.randn(40, 64)
@@ -176,7 +176,7 @@ def test_what_is_not_a_number_is_seen(gelu):
     assert found[torch.arange(40).remainder(2) == 0].isfinite().all()
 
 
-@with_tiles
+@with_products
 def test_a_token_s_numbers_are_the_same_in_any_batch_and_on_any_threads():
     layer, values = product(96, 64, gelu=True), torch.randn(300, 96)
     whole, before = narrow(layer, values), torch.get_num_threads()
@@ -194,7 +194,7 @@ def test_a_token_s_numbers_are_the_same_in_any_batch_and_on_any_threads():
     assert torch.equal(*gradients)
 
 
-@with_tiles
+@with_products
 def test_gradients_go_only_where_they_are_wanted():
     layer, values = product(64, 32, gelu=True), torch.randn(10, 64)
     narrow(layer, values).sum().backward()
@@ -208,7 +208,7 @@ def test_gradients_go_only_where_they_are_wanted():
     assert both.abs().sum() > 0
 
 
-@with_tiles
+@with_products
 def test_panels_are_kept_for_a_block_and_no_longer():
     layer, values = product(64, 64), torch.randn(5, 64)
     with torch.no_grad(), kept_weights(layer):
@@ -224,7 +224,7 @@ def test_panels_are_kept_for_a_block_and_no_longer():
         assert layer.kept is None  # whoever learns changes the weight
 
 
-@with_tiles
+@with_products
 def test_no_rows_and_odd_sides_are_left_to_torch():
     assert narrow(product(64, 32), torch.randn(0, 64)).shape == (0, 32)
     model = nn.Sequential(nn.Linear(30, 64), nn.Linear(64, 64, dtype=torch.float64))
@@ -247,7 +247,7 @@ def tiny_bert() -> BertModel:
     return BertModel(config, add_pooling_layer=False).eval()
 
 
-@with_tiles
+@with_products
 def test_a_model_has_the_same_weights_and_answers_with_them():
     plain = tiny_bert()
     model = copy.deepcopy(plain)
@@ -262,7 +262,7 @@ def test_a_model_has_the_same_weights_and_answers_with_them():
     assert off(found, expected.double()) <= 0.03
 
 
-@with_tiles
+@with_products
 def test_what_something_hooks_on_to_is_left_alone():
     model = tiny_bert()
     first, second = model.encoder.layer
@@ -273,7 +273,7 @@ def test_what_something_hooks_on_to_is_left_alone():
     assert not second.intermediate.dense.gelu
 
 
-@with_tiles
+@with_products
 @settings(max_examples=20, deadline=None)
 @given(
     rows=st.sampled_from([1, 33, 100, 600]),
@@ -310,7 +310,7 @@ def test_layers_that_read_the_same_values_give_what_each_gives(rows, sizes, froz
         assert mine_ is None or torch.equal(mine_, expected_)
 
 
-@with_tiles
+@with_products
 def test_attention_to_something_else_answers_layer_by_layer():
     parent = nn.Module()
     parent.query, parent.key, parent.value = (nn.Linear(32, 32) for _ in range(3))
@@ -324,7 +324,7 @@ def test_attention_to_something_else_answers_layer_by_layer():
     assert parent.query.together is None
 
 
-@with_tiles
+@with_products
 def test_layers_of_other_widths_answer_alone():
     parent = nn.Module()
     parent.query, parent.key, parent.value = nn.Linear(64, 64), nn.Linear(32, 64), nn.Linear(32, 64)
@@ -333,13 +333,13 @@ def test_layers_of_other_widths_answer_alone():
     assert narrow(parent.query, torch.randn(3, 64)).shape == (3, 64)
 
 
-@with_tiles
+@with_products
 def test_values_of_another_width_are_refused_as_torch_refuses_them():
     with pytest.raises(RuntimeError, match="shapes"):
         narrow(product(96, 32), torch.randn(4, 64))
 
 
-@with_tiles
+@with_products
 def test_outputs_can_be_changed_in_place():
     layer, values = product(64, 32), torch.randn(5, 64, requires_grad=True)
     found = narrow(layer, values)
@@ -348,7 +348,7 @@ def test_outputs_can_be_changed_in_place():
     assert off(values.grad, (layer.weight / 2).sum(0).expand(5, -1).double()) <= 0.02
 
 
-@with_tiles
+@with_products
 def test_the_gradient_of_a_turned_weight_is_as_it_lies():
     layer = product(64, 32)
     layer.weight = nn.Parameter(torch.randn(64, 32).t())
@@ -357,7 +357,7 @@ def test_the_gradient_of_a_turned_weight_is_as_it_lies():
     assert off(layer.weight.grad, values.bfloat16().double().sum(0).expand(32, -1)) <= 0.02
 
 
-@with_tiles
+@with_products
 def test_a_model_that_stopped_half_way_can_be_copied():
     parent = nn.Module()
     parent.query, parent.key, parent.value = (nn.Linear(32, 32) for _ in range(3))
@@ -375,7 +375,7 @@ class Around(nn.Module):
         return self.base_layer(values) + 1
 
 
-@with_tiles
+@with_products
 @pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("where", ["around", "hook", "hook before the activation", "replaced"])
 def test_gelu_comes_after_what_is_put_between(where, learns):
@@ -397,7 +397,7 @@ def test_gelu_comes_after_what_is_put_between(where, learns):
     assert off(found, expected(plain).double()) <= 0.03
 
 
-@with_tiles
+@with_products
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_model_that_only_answers_gives_what_one_that_learns_gives(keeps):
     model, ids = tiny_bert(), torch.arange(12)[None]
@@ -410,7 +410,7 @@ def test_a_model_that_only_answers_gives_what_one_that_learns_gives(keeps):
             assert torch.equal(model(ids).last_hidden_state, expected)
 
 
-@with_tiles
+@with_products
 def test_an_output_that_nothing_asks_about_has_a_gradient_of_zero():
     torch.manual_seed(0)
     parent = nn.Module()
@@ -425,7 +425,7 @@ def test_an_output_that_nothing_asks_about_has_a_gradient_of_zero():
     assert off(values.grad, weights.sum(0).expand(40, -1).double()) <= 0.02
 
 
-@with_tiles
+@with_products
 @pytest.mark.parametrize("rows", [5, 96])
 @pytest.mark.parametrize("gelu", [False, True])
 def test_a_gradient_of_what_is_passed_on_is_added_in_the_product(rows, gelu):
@@ -448,7 +448,7 @@ def test_a_gradient_of_what_is_passed_on_is_added_in_the_product(rows, gelu):
     assert off(leaf.grad, exact.grad) <= 0.005  # rounded once
 
 
-@with_tiles
+@with_products
 def test_values_that_changed_or_that_no_product_read_are_not_passed_on():
     layer = product(32, 32)
     values = torch.randn(4, 32).bfloat16().requires_grad_() * 1
@@ -459,7 +459,7 @@ def test_values_that_changed_or_that_no_product_read_are_not_passed_on():
     assert passed(values) is values
 
 
-@with_tiles
+@with_products
 def test_a_pass_that_no_gradient_comes_back_to_is_let_go():
     layer = product(32, 32)
     values = torch.randn(4, 32).bfloat16().requires_grad_() * 1

@@ -1,4 +1,4 @@
-"""The products of linear layers on a processor with matrix tiles (AMX).
+"""The products of linear layers on a processor that multiplies bfloat16 (AVX-512 BF16, AMX).
 
 Torch's own product is prepared for each shape by rules that leave a core idle for some sizes of a
 packed batch, and reads a turned operand, as the gradient of a weight does, at half its speed. Here
@@ -60,7 +60,7 @@ class _Call(ctypes.Structure):
 
 
 def use_native_products(model: nn.Module) -> None:
-    """Gives a model's linear layers their native products, where the processor has tiles.
+    """Gives a model's linear layers their native products, where the processor has some.
 
     GELU behind one becomes a part of it. What something else hooks on to is left alone.
     """
@@ -80,16 +80,16 @@ def use_native_products(model: nn.Module) -> None:
 
 
 def _fits(layer: nn.Linear) -> bool:
-    """Says whether a layer is float32 on a CPU, with sides of 32s, and there are tiles for it."""
+    """Says whether a layer is float32 on a CPU, with sides of 32s, and has products here."""
     parts = [layer.weight, *([] if layer.bias is None else [layer.bias])]
     plain = all(part.device.type == "cpu" and part.dtype == torch.float32 for part in parts)
-    return plain and not any(side % SIDE for side in layer.weight.shape) and _tiles() is not None
+    return plain and not any(side % SIDE for side in layer.weight.shape) and _library() is not None
 
 
-def _tiles() -> Any:
+def _library() -> Any:
     """Returns the native library if it has products, or None."""
     made = native()
-    return made.library if made is not None and made.has_tiles else None
+    return made.library if made is not None and made.has_products else None
 
 
 class Product(OwnLinear):
@@ -126,7 +126,7 @@ class Product(OwnLinear):
         narrow = torch.is_autocast_enabled("cpu") and self.weight.dtype == torch.float32
         narrow = narrow and torch.get_autocast_dtype("cpu") == torch.bfloat16
         fits = values.numel() > 0 and values.shape[-1] == self.in_features
-        return narrow and fits and _tiles() is not None
+        return narrow and fits and _library() is not None
 
 
 class Activation(nn.Module):
@@ -250,7 +250,7 @@ def _multiply(
         output = outputs[place] if outputs else None
         _point(part, weight=held[2 * place], bias=held[2 * place + 1], output=output)
     _point(call, values=values, toward=toward, back=back, active=active)
-    _tiles().linear(ctypes.byref(call))
+    _library().linear(ctypes.byref(call))
     return outputs, active, toward
 
 
@@ -314,7 +314,7 @@ class _Linear(torch.autograd.Function):
         onto = None if onto is None else onto.to(torch.bfloat16).contiguous()
         _point(call, values=values, before=before, back=back, onto=onto, d_values=d_values,
                gradients=panels, tokens=tokens, sums=sums)  # fmt: skip
-        _tiles().linear_back(ctypes.byref(call))
+        _library().linear_back(ctypes.byref(call))
         to_values, to_before = (d_values, None) if before is None else (None, d_values)
         return to_values, to_before, None, None, *found
 

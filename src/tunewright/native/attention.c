@@ -116,7 +116,7 @@ static INLINE struct view view_of(const struct attention *a, count first, struct
     if (first > w.behind) w.low = (first - w.behind) & ~1; /* pairs begin at even keys */
     if (last + w.ahead + 1 < z.T) w.high = last + w.ahead + 1;
     w.low = fewer(w.low, w.high); /* a window may lie behind the last key */
-    w.tiles = HAS_TILES && tiles_allowed && pairs && !w.low;
+    w.tiles = USES_TILES && pairs && !w.low;
     return narrowed_view(a, w, w.low, w.high - w.low);
 }
 

@@ -42,13 +42,11 @@ static INLINE void tile(int vectors, count depth, const float *left, count left_
 static INLINE void product(count rows, count vectors, count depth, const float *left,
                            count left_step, const float *right, count right_step, float *out,
                            count out_step, int more, int pairs, int tiles) {
-#if HAS_TILES
     for (count v = 0; tiles && v < vectors; v += 2)
         for (count r = 0; r < rows; r += SIDE)
-            block((struct left){left + r * left_step, left_step, W}, right + v * W, right_step,
-                  up(depth, W), out + r * out_step + v * W, out_step, more);
+            tile_block((struct left){left + r * left_step, left_step, W}, right + v * W, right_step,
+                       up(depth, W), out + r * out_step + v * W, out_step, more);
     if (tiles) return;
-#endif
     for (count v = 0; v < vectors; v += 2)
         for (count r = 0; r < rows; r += TALL) {
             const float *l = left + r * left_step, *x = right + v * W;

@@ -1,8 +1,8 @@
 #include "tiles.h"
 
-/* The products of a linear layer on tiles ---------------------------------------------------- */
+/* The products of a linear layer of bfloat16 numbers ------------------------------------------ */
 
-/* Weights and, for their gradient, tokens are laid out first in the order in which tiles read them:
+/* Weights and, for their gradient, tokens are laid out first in the order in which blocks read them:
    a panel is 32 columns of a right factor, (depth, 32) words, or 32 rows of a left one,
    (depth / 16, 32, 16). What follows a product (bias, GELU, rounding) happens while its block is in
    the cache. Each number of a result is summed in the same order, whatever else is computed with
@@ -49,7 +49,7 @@ static INLINE const struct part *part_of(const struct linear *a, count *column) 
     return part;
 }
 
-#if HAS_TILES
+#if HAS_PAIRS
 
 static count num_chunks(const struct linear *a) { return (a->rows + CHUNK - 1) / CHUNK; }
 static count num_groups(count width) { return (width / SIDE + GROUP - 1) / GROUP; }
@@ -179,7 +179,8 @@ static INLINE void give(const struct target *to, const float *sums, count row) {
 }
 
 /* A block whose sums are there and are given away row by row, while tiles compute the next one:
-   what multiplies and what follows a product are different parts of a core. */
+   what multiplies and what follows a product are different parts of a core. Without tiles it is given
+   away at once. */
 struct waiting {
     struct target to;
     const float *sums;
@@ -210,32 +211,39 @@ static INLINE int factors_of(const struct linear *a, count row, int backward, st
 static INLINE void multiply_block(const struct factor *from, int number, count depth,
                                   const word *panel, float *sums, struct waiting *before) {
     count share = (SIDE * W + depth - 1) / depth, until = 0;
-    start_block();
+    if (USES_TILES) start_block();
     for (int p = 0; p < number; p++) {
         const struct factor own = from[p];
-        for (count k = 0; k < own.depth; k += W, panel += W * SIDE) {
-            step_block((struct left){own.rows + k, own.depth, W}, panel, SIDE);
+        for (count k = 0; USES_TILES && k < own.depth; k += W) {
+            step_block((struct left){own.rows + k, own.depth, W}, panel + k * SIDE, SIDE);
             give_rows(before, until += share);
         }
+        if (!USES_TILES)
+            block((struct left){own.rows, own.depth, W}, panel, SIDE, own.depth, sums, SIDE, p > 0);
+        panel += own.depth * SIDE;
     }
     give_rows(before, SIDE);
-    end_block(sums, SIDE);
+    if (USES_TILES) end_block(sums, SIDE);
 }
 
-/* The same for the last rows, of which there are fewer: copied to where there are 32. */
+/* The same for the last rows, of which there are fewer: copied to where there are enough. */
 static INLINE void multiply_last(const struct factor *from, int number, count left,
                                  const word *panel, float *sums) {
-    start_block();
+    int more = 0;
+    if (USES_TILES) start_block();
     for (int p = 0; p < number; p++)
-        for (count k = 0; k < from[p].depth; k += W, panel += W * SIDE) {
-            word some[SIDE * W] = {0};
+        for (count k = 0; k < from[p].depth; k += W, panel += W * SIDE, more = 1) {
+            word some[SIDE * W] __attribute__((aligned(64))) = {0};
             for (count r = 0; r < left; r++)
                 memcpy(some + r * W, from[p].rows + r * from[p].depth + k, 4 * W);
             SEEN(some);
-            step_block((struct left){some, W, 0}, panel, SIDE);
+            if (USES_TILES) step_block((struct left){some, W, 0}, panel, SIDE);
             SEEN(some);
+            for (count r = 0; !USES_TILES && r < left; r += TALL)
+                vector_rows((struct left){some + r * W, W, 0}, panel, SIDE, W, sums + r * SIDE, SIDE,
+                            more);
         }
-    end_block(sums, SIDE);
+    if (USES_TILES) end_block(sums, SIDE);
 }
 
 /* The product of values and the weights or, backward, of the outputs' gradients and the weights turned.
@@ -410,6 +418,9 @@ static void weigh(const struct linear *a) {
 
 #endif
 
+/* Says whether there are products here. */
+int has_products(void) { return HAS_PAIRS; }
+
 /* Says whether this processor has the instructions that the compiler was told of. It is called
    before anything else, and has none of them itself. */
 int runs_here(void) {
@@ -447,7 +458,7 @@ int ask_for_tiles(void) {
 /* output = values weights' + biases, and GELU of it where asked. Without `lays_out` the panels are
    there. */
 void linear(const struct linear *a) {
-#if HAS_TILES
+#if HAS_PAIRS
     if (a->lays_out) lay_out_weight(a);
     multiply(a, 0);
 #endif
@@ -455,7 +466,7 @@ void linear(const struct linear *a) {
 
 /* The gradients that have room: of the values, of weights and biases. */
 void linear_back(const struct linear *a) {
-#if HAS_TILES
+#if HAS_PAIRS
     if (a->gradients) lay_out_rows(a);
     if (a->tokens) weigh(a);
     if (a->d_values) multiply(a, 1);
