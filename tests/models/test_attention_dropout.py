@@ -11,13 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import BertConfig, BertModel
 
 from tests.models.test_native_attention import TOLERANCE, everything
-from tunewright.models.attention import attend, packed_attention
+from tunewright.models.attention import PACKED, attend, packed_attention, register
 from tunewright.models.attention_dropout import AttentionDropout, kept_keys
 from tunewright.models.batch import pack
 from tunewright.models.dropout import replace_dropout
 from tunewright.native import native
+from tunewright.training.recompute import recompute_activations
 from tunewright.types import Features, TokenStream
 
 HEADS, WIDTH = 3, 16
@@ -155,6 +157,68 @@ def test_a_row_loses_the_same_keys_whatever_shares_its_pass_and_others_at_each_c
     same = torch.randn(30, HEADS, WIDTH)
     (twins,) = attended([(1, same), (2, same)])
     assert not torch.allclose(twins[1], twins[2], atol=1e-3)
+
+
+def encoder(dropout=0.4):
+    """A small packed encoder in training mode whose only dropout is attention's."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, hidden_dropout_prob=0, attention_probs_dropout_prob=dropout,
+    )  # fmt: skip
+    model = BertModel(config).train()
+    register()
+    model.set_attn_implementation(PACKED)
+    return model
+
+
+IDS, ENDS = torch.arange(40)[None], (0, 12, 40)
+
+
+def test_a_model_drops_what_its_configuration_asks_for_while_it_learns():
+    model = encoder()
+    source = replace_dropout(model)
+    rows = [Features(row, {"text": TokenStream([7] * size)}) for row, size in ((1, 12), (2, 28))]
+
+    def found(update):
+        source.begin((0, update), pack(rows))
+        return model(IDS, boundaries=ENDS).last_hidden_state.detach()
+
+    assert torch.equal(found(1), found(1))
+    assert not torch.allclose(found(1), found(2), atol=1e-3)
+    plain = encoder(dropout=0.0)
+    assert torch.allclose(
+        model.eval()(IDS, boundaries=ENDS)[0], plain(IDS, boundaries=ENDS)[0], atol=1e-6
+    )
+
+
+def test_activations_that_are_computed_anew_lose_the_same_keys():
+    found = []
+    for recomputes in (False, True):
+        model = encoder()
+        if recomputes:
+            recompute_activations(model)
+        torch.manual_seed(5)
+        model(IDS, boundaries=ENDS).last_hidden_state.square().sum().backward()
+        found.append([parameter.grad for parameter in model.encoder.parameters()])
+
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_a_configuration_may_leave_it_open():
+    values = torch.randn(1, HEADS, 9, WIDTH)
+    found, _ = packed_attention(nn.Module(), *[values] * 3, None, None, boundaries=(0, 9))
+    plain, _ = packed_attention(nn.Module(), *[values] * 3, None, 0.0, boundaries=(0, 9))
+    assert torch.equal(found, plain)
+
+
+def test_a_pass_of_other_sequences_than_the_batch_s_is_refused():
+    source = replace_dropout(nn.Module())
+    source.begin((0,), pack([Features(row, {"text": TokenStream([7])}) for row in range(3)]))
+    assert len(source.seeds(4)) == 4  # one of filler
+    with pytest.raises(ValueError, match="a pass of 3 sequences asks for the seeds of 2"):
+        source.seeds(2)
 
 
 def test_without_a_source_torchs_random_state_says_which_keys():

@@ -73,12 +73,13 @@ class _PackedAttention(torch.autograd.Function):
                 _every_sequence(scores_XST, of_queries).add_(_corner(bias_HST, scores_XST))
             _hide(scores_XST, of_keys, causal, window)
             probabilities_XST = torch.softmax(scores_XST, dim=-1)
-            factor_XST = None if lots is None else lots.factor(of_queries, probabilities_XST)
-            seen_XST = probabilities_XST if factor_XST is None else probabilities_XST * factor_XST
+            left_XST = None if lots is None else lots.kept(of_queries, probabilities_XST)
+            seen_XST = _dropped(probabilities_XST, left_XST, lots)
             _put(of_queries, torch.bmm(seen_XST, value), output_NHD)
-            kept += query, key, value, probabilities_XST, factor_XST
+            kept += query, key, value, probabilities_XST, left_XST
         ctx.save_for_backward(bias_HST, *kept)
         ctx.blocks, ctx.scale, ctx.shapes = blocks, scale, (query_NHD.shape, key_MHD.shape)
+        ctx.lots = lots
         return output_NHD
 
     @staticmethod
@@ -91,16 +92,14 @@ class _PackedAttention(torch.autograd.Function):
         )
         d_bias = None if bias_HST is None else torch.zeros_like(bias_HST)
         for number, (of_queries, of_keys) in enumerate(ctx.blocks):
-            query, key, value, probabilities_XST, factor_XST = kept[5 * number : 5 * number + 5]
-            seen_XST = probabilities_XST
+            query, key, value, probabilities_XST, left_XST = kept[5 * number : 5 * number + 5]
             gradient = _heads(of_queries, gradients[0])
             if of_queries.filler is not None:
                 filler_XS1 = _each_head(of_queries, of_queries.filler.transpose(1, 2), gradient)
                 gradient = gradient.masked_fill(filler_XS1, 0)
             d_probabilities = torch.bmm(gradient, value.transpose(1, 2))
-            if factor_XST is not None:
-                d_probabilities.mul_(factor_XST)
-                seen_XST = probabilities_XST * factor_XST
+            d_probabilities = _dropped(d_probabilities, left_XST, ctx.lots)
+            seen_XST = _dropped(probabilities_XST, left_XST, ctx.lots)
             d_scores = torch._softmax_backward_data(
                 d_probabilities, probabilities_XST, -1, probabilities_XST.dtype
             )
@@ -111,6 +110,13 @@ class _PackedAttention(torch.autograd.Function):
             _put(of_keys, _scaled_product(d_scores.transpose(1, 2), query, ctx.scale), d_key)
             _put(of_keys, torch.bmm(seen_XST.transpose(1, 2), gradient), d_value)
         return d_query, d_key, d_value, d_bias, None, None, None, None, None
+
+
+def _dropped(values_XST: Tensor, left_XST: Tensor | None, lots: Lots | None) -> Tensor:
+    """Returns the values of keys that are left, scaled, and zero for the others."""
+    if left_XST is None or lots is None:
+        return values_XST
+    return (values_XST * left_XST).mul_(lots.dropout.scale)
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -284,7 +290,7 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
+    dropout: float | None = 0.0,
     scaling: float | None = None,
     boundaries: Sequence[int] | Spans | None = None,
     is_causal: bool | None = None,
@@ -308,7 +314,9 @@ def packed_attention(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     places = boundaries if isinstance(boundaries, Spans) else tuple(boundaries)
-    loses = dropout > 0 and isinstance(places, tuple)
+    hides = None
+    if dropout and isinstance(places, tuple):
+        hides = dropout_of(module, dropout, value, len(places) - 1)
     output_NHD = attend(
         query.squeeze(0).transpose(0, 1),
         key.squeeze(0).transpose(0, 1),
@@ -317,7 +325,7 @@ def packed_attention(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         causal=causal,
         window=sliding_window,
-        dropout=dropout_of(module, dropout, value, len(tuple(places)) - 1) if loses else None,
+        dropout=hides,
     )
     return output_NHD[None], None
 

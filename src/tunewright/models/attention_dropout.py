@@ -50,8 +50,8 @@ class Lots:
     seed_N: np.ndarray
     position_N: np.ndarray
 
-    def factor(self, of_queries: Block, like_XST: Tensor) -> Tensor:
-        """Returns 0 for each key that a query loses, and else the scale, (X, S, T)."""
+    def kept(self, of_queries: Block, like_XST: Tensor) -> Tensor:
+        """Says which keys each query keeps, booleans (X, S, T)."""
         rows = of_queries.rows if isinstance(of_queries.rows, slice) else of_queries.rows.numpy()
         shape = of_queries.num_sequences, of_queries.length
         seed_GS, position_GS = (x[rows].reshape(shape) for x in (self.seed_N, self.position_N))
@@ -62,8 +62,7 @@ class Lots:
             num_keys=like_XST.shape[2],
             dropped=self.dropout.dropped,
         )
-        kept_XST = torch.from_numpy(kept_GHST).view(like_XST.shape)
-        return kept_XST.to(like_XST.dtype).mul_(self.dropout.scale)
+        return torch.from_numpy(kept_GHST).view(like_XST.shape)
 
 
 def kept_keys(

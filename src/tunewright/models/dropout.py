@@ -93,13 +93,13 @@ class DropoutSource:
     def seeds(self, number: int) -> np.ndarray:
         """Returns uint64 (number,): one for each sequence of a pass, others at every call.
 
-        What follows the batch's own sequences is filler, whose seeds mean nothing.
+        A sequence of filler may follow the batch's own.
         """
+        if number not in (size := len(self._keys), size + 1):
+            raise ValueError(f"a pass of {size} sequences asks for the seeds of {number}")
         self._num_calls += 1
-        found = np.zeros(max(number, len(self._keys)), np.uint64)
-        found[: len(self._keys)] = self._begun_streams().first
-        if number < len(self._keys):  # these sequences are not those of the batch
-            found = np.bitwise_xor.reduce(found) + np.arange(number, dtype=np.uint64)
+        found = np.zeros(number, np.uint64)
+        found[:size] = self._begun_streams().first
         return found + np.uint64(self._num_calls * int(OTHER) % 2**64)
 
     def _forget(self) -> None:

@@ -56,7 +56,10 @@ class TrainingConfig(BaseModel):
         "all, so that only the head learns"
     )  # fmt: skip
     dropout: float | None = Field(
-        None, ge=0, lt=1, description="every dropout of the model; off: its own"
+        None,
+        ge=0,
+        lt=1,
+        description="every dropout of the model (of attention on a CPU only); off: its own",
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of the moving average of weights that is judged and "
