@@ -28,10 +28,11 @@ from tunewright.types import Features, Row
 FIRST_WINDOW_ROWS, WINDOW_ROWS, WINDOW_CHARACTERS = 16, 2048, 16_000_000
 
 # Tokens of one forward pass. On a CPU what lies between two layers should stay in the cache: 1,000
-# texts took 3.9 s by 2,048 tokens and 4.6 s by 16,384 (MiniLM-L6, two cores). With matrix tiles the
-# calls weigh more: 1,500 texts took 2.4 s by 2,048 tokens, 2.3 s by 4,096 and 2.2 s by 8,192. Where
-# texts are written, many at once share each step.
-CACHED_TOKENS, TILED_TOKENS, MANY_TOKENS = 2048, 8192, 16_384
+# texts took 3.9 s by 2,048 tokens and 4.6 s by 16,384 (MiniLM-L6, two cores). Where products are
+# native there is less of that, and the calls weigh more: 1,500 texts took 2.4 s by 2,048 tokens, 2.3 s
+# by 4,096 and 2.2 s by 8,192 with matrix tiles, and 4.6, 4.5 and 4.4 s without. Where texts are
+# written, many at once share each step.
+CACHED_TOKENS, NATIVE_TOKENS, MANY_TOKENS = 2048, 8192, 16_384
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Predictor:
         if self.max_tokens or self.device.kind != "cpu" or self.task.generates:
             return self.max_tokens or MANY_TOKENS
         made = native() if self.device.precision == "bf16" else None
-        return TILED_TOKENS if made is not None and made.has_tiles else CACHED_TOKENS
+        return NATIVE_TOKENS if made is not None and made.has_products else CACHED_TOKENS
 
     @property
     def ahead(self) -> bool:
