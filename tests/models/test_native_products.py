@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import weakref
 from contextlib import nullcontext
+from itertools import product as product_of
 
 import pytest
 import torch
@@ -77,6 +79,21 @@ def test_outputs_and_gradients_are_those_of_double_precision(rows, sides, gelu, 
     if bias:
         assert off(layer.bias.grad, wide.grad) <= 0.008
     assert layer.weight.grad.dtype == torch.float32
+
+
+@with_products
+def test_products_in_vectors_are_those_on_tiles(monkeypatch):
+    """Where there are tiles, without them; elsewhere compiled for tiles that the system refuses."""
+    flags = "-mno-amx-tile -mno-amx-bf16" if made.has_tiles else "-mamx-tile -mamx-bf16"
+    monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} {flags}")
+    other = native()
+    if other is None:
+        pytest.skip("this compiler does not know the flags")
+    assert (other.has_products, other.has_tiles) == (True, False)
+    check = test_outputs_and_gradients_are_those_of_double_precision.hypothesis.inner_test
+    for rows, gelu in product_of((1, 9, 32, 300), (False, True)):
+        check(rows=rows, sides=(64, 160), gelu=gelu, bias=True)
+        check(rows=rows, sides=(160, 32), gelu=gelu, bias=False)
 
 
 class FeedForward(nn.Module):
