@@ -176,9 +176,9 @@ the right answer and the three others that are nearest to the question by their 
 
 F1 of entities as seqeval counts them; the peer is `transformers.Trainer`, as above. CLUENER2020
 begins from a Chinese encoder as in [pretraining](pretraining.md#what-it-is-worth), of four passes
-instead of twelve. From the one of twelve, when packed attention had no dropout of probabilities yet,
-ours had 55.56 and the peer 57.36 (two seeds, -3.50 to -0.22); that was not run again. From the one of
-four, seed 1 of ours has 58.52 without that dropout and 58.60 with it.
+instead of twelve. From the one of twelve, when packed attention had no dropout of probabilities
+yet, ours had 55.56 and the peer 57.36 (two seeds, -3.50 to -0.22); that was not run again. From the
+one of four, seed 1 of ours has 58.52 without that dropout and 58.60 with it.
 """,
     "question_answering": """## Answers in texts
 

@@ -29,9 +29,9 @@ FIRST_WINDOW_ROWS, WINDOW_ROWS, WINDOW_CHARACTERS = 16, 2048, 16_000_000
 
 # Tokens of one forward pass. On a CPU what lies between two layers should stay in the cache: 1,000
 # texts took 3.9 s by 2,048 tokens and 4.6 s by 16,384 (MiniLM-L6, two cores). Where products are
-# native there is less of that, and the calls weigh more: 1,500 texts took 2.4 s by 2,048 tokens, 2.3 s
-# by 4,096 and 2.2 s by 8,192 with matrix tiles, and 4.6, 4.5 and 4.4 s without. Where texts are
-# written, many at once share each step.
+# native there is less of that, and the calls weigh more: 1,500 texts took 2.4 s by 2,048 tokens,
+# 2.3 s by 4,096 and 2.2 s by 8,192 with matrix tiles, and 4.6, 4.5 and 4.4 s without. Where texts
+# are written, many at once share each step.
 CACHED_TOKENS, NATIVE_TOKENS, MANY_TOKENS = 2048, 8192, 16_384
 
 
