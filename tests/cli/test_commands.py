@@ -323,6 +323,7 @@ def test_doctor_measures_the_machine(command):
     assert ended.json["roof_tflops"] > 0
     assert ended.json["extras"]["starter"] == "installed"
     assert ended.json["native_code"] == "compiled"
+    assert ended.json["native_products"] in ("used", "none")
     assert ended.json["matrix_tiles"] in ("used", "none")
 
 

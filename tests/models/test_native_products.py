@@ -47,6 +47,13 @@ def narrow(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
         return activated(layer, values)
 
 
+def slope(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Returns the gradient of the values when each output's is one."""
+    leaf = values.clone().requires_grad_()
+    narrow(layer, leaf).sum().backward()
+    return leaf.grad
+
+
 def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     found, expected = found.detach(), expected.detach()
     return float((found.double() - expected).abs().max() / expected.abs().max())
@@ -94,6 +101,10 @@ def test_products_in_vectors_are_those_on_tiles(monkeypatch):
     for rows, gelu in product_of((1, 9, 32, 300), (False, True)):
         check(rows=rows, sides=(64, 160), gelu=gelu, bias=True)
         check(rows=rows, sides=(160, 32), gelu=gelu, bias=False)
+    together = test_layers_that_read_the_same_values_give_what_each_gives.hypothesis.inner_test
+    for rows in (1, 33, 300):
+        together(rows=rows, sizes=(96, 32, 96), frozen=set())
+    test_a_token_s_numbers_are_the_same_in_any_batch_and_on_any_threads()
 
 
 class FeedForward(nn.Module):
@@ -197,8 +208,10 @@ def test_what_is_not_a_number_is_seen(gelu):
 def test_a_token_s_numbers_are_the_same_in_any_batch_and_on_any_threads():
     layer, values = product(96, 64, gelu=True), torch.randn(300, 96)
     whole, before = narrow(layer, values), torch.get_num_threads()
-    assert torch.equal(narrow(layer, values[100:101]), whole[100:101])
-    assert torch.equal(narrow(layer, values[37:250]), whole[37:250])
+    d_whole = slope(layer, values)
+    for some in (slice(100, 101), slice(37, 250)):
+        assert torch.equal(narrow(layer, values[some]), whole[some])
+        assert torch.equal(slope(layer, values[some]), d_whole[some])
     gradients = []
     try:
         for number in (1, 3):
@@ -209,6 +222,14 @@ def test_a_token_s_numbers_are_the_same_in_any_batch_and_on_any_threads():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*gradients)
+
+
+@with_products
+def test_a_layer_without_outputs_is_left_to_torch():
+    parent = nn.Sequential(nn.utils.skip_init(nn.Linear, 64, 0), nn.Linear(64, 32))
+    use_native_products(parent)
+    assert [type(layer) for layer in parent] == [nn.Linear, Product]
+    assert narrow(parent[0], torch.randn(5, 64)).shape == (5, 0)
 
 
 @with_products

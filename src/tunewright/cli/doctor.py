@@ -44,6 +44,7 @@ def examine(as_json: bool) -> None:
         "threads": torch.get_num_threads(),
         "roof_tflops": round(measure_roof(device) / 1e12, 3),
         "native_code": f"none: {why_not()}" if made is None else "compiled",
+        "native_products": "used" if made is not None and made.has_products else "none",
         "matrix_tiles": "used" if made is not None and made.has_tiles else "none",
         "allocator": ALLOCATORS[allocator]
         + ("" if allocator == "own" else f" (no own: {keeper()})"),

@@ -79,11 +79,17 @@ def use_native_products(model: nn.Module) -> None:
             Together(layers, multiplied)
 
 
+def has_native_products(model: nn.Module) -> bool:
+    """Says whether some of a model's layers multiply here when they are given bfloat16."""
+    return any(isinstance(module, Product) for module in model.modules())
+
+
 def _fits(layer: nn.Linear) -> bool:
     """Says whether a layer is float32 on a CPU, with sides of 32s, and has products here."""
     parts = [layer.weight, *([] if layer.bias is None else [layer.bias])]
     plain = all(part.device.type == "cpu" and part.dtype == torch.float32 for part in parts)
-    return plain and not any(side % SIDE for side in layer.weight.shape) and _library() is not None
+    sides = all(side > 0 and side % SIDE == 0 for side in layer.weight.shape)
+    return plain and sides and _library() is not None
 
 
 def _library() -> Any:

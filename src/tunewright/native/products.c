@@ -180,7 +180,7 @@ static INLINE void give(const struct target *to, const float *sums, count row) {
 
 /* A block whose sums are there and are given away row by row, while tiles compute the next one:
    what multiplies and what follows a product are different parts of a core. Without tiles it is given
-   away at once. */
+   away after that. */
 struct waiting {
     struct target to;
     const float *sums;

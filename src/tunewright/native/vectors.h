@@ -1,4 +1,4 @@
-/* What a CPU does between the matrix products of a packed batch, and those products on tiles.
+/* What a CPU does between the matrix products of a packed batch, and those products of bfloat16.
 
    Compiled at first use by build.py and called through ctypes (models/native_attention.py and its
    neighbours); every function has a counterpart in plain torch, against which it is tested. It is

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -16,8 +17,8 @@ from tunewright.devices import Device
 from tunewright.models.batch import fill, pack
 from tunewright.models.generation import Generation
 from tunewright.models.heads import is_packed
+from tunewright.models.native_products import has_native_products
 from tunewright.models.sublayers import kept_weights
-from tunewright.native import native
 from tunewright.prediction.ahead import made_ahead, spread
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row
@@ -60,8 +61,11 @@ class Predictor:
     def pass_tokens(self) -> int:
         if self.max_tokens or self.device.kind != "cpu" or self.task.generates:
             return self.max_tokens or MANY_TOKENS
-        made = native() if self.device.precision == "bf16" else None
-        return NATIVE_TOKENS if made is not None and made.has_products else CACHED_TOKENS
+        return NATIVE_TOKENS if self._multiplies_natively else CACHED_TOKENS
+
+    @cached_property
+    def _multiplies_natively(self) -> bool:
+        return self.device.precision == "bf16" and has_native_products(self.model)
 
     @property
     def ahead(self) -> bool:
