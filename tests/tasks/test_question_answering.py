@@ -131,6 +131,14 @@ def test_targets_are_the_answer_s_tokens_or_the_first_token(tiny_folder, archite
     assert set(spelt) == {"new film"}
 
 
+def test_an_update_counts_windows(tiny_folder):
+    task, tokenizer = learned(limit=24), load_tokenizer(tiny_folder("bert"))
+    long = {"question": "who won", "context": "the team won . " * 30, "answers": []}
+    rows = [task.encode(row, tokenizer) for row in rows_of([VALUES[0], long])]
+    assert len(rows[1]) > 1
+    assert task.units(rows) == [[window] for windows in rows for window in windows]
+
+
 def test_a_model_without_special_tokens_is_refused(tiny_folder):
     with pytest.raises(ModelError, match="puts no special token around a text"):
         predictor(learned(), tiny_folder("qwen2"))

@@ -127,6 +127,10 @@ class QuestionAnswering(Task):
             for number, w in enumerate(windows)
         ]
 
+    def units(self, rows: Sequence[Sequence[Features]]) -> list[list[Features]]:
+        """Returns each window as a row of its own: `batch_size` counts windows."""
+        return [[window] for windows in rows for window in windows]
+
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
     ) -> tuple[Any, tuple[str, ...]]:
