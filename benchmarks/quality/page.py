@@ -187,8 +187,8 @@ preparation and search for the best span. SQuAD v1 learns from 3,545 of its own 
 of new articles, and is measured on the whole official development set; of SQuAD v2 half of the
 articles are learnt. No threshold for "no answer" was fitted on either side. CMRC2018 begins from
 the Chinese encoder of four passes that the entities begin from, and learns from every sixth
-question: so small a model has hardly begun to answer there, and the peer is ahead of it by six
-tenths of a point, which is not explained.
+question: so small a model has hardly begun to answer there. SQuAD's figures are older than the
+rule that an update counts windows, of which a context there has hardly more than one.
 """,
     "multi_task": """## Several tasks in one model
 
