@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 # A shell starts what runs in the background with this signal ignored, and so it would stay.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", params=["1", "0"], ids=["native", "torch"])
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Holds a module's tests to the same both ways: native code, and plain torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEWRIGHT_NATIVE", request.param)
+        yield
 
 
 @pytest.fixture(scope="session")

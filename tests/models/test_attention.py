@@ -11,13 +11,7 @@ from torch import nn
 from tunewright.models.attention import attend, packed_attention
 from tunewright.models.blocks import paired_blocks_of
 
-
-@pytest.fixture(autouse=True, scope="module", params=["1", "0"], ids=["native", "torch"])
-def _way(request):
-    """Both ways are held to the same: native code, and plain torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNEWRIGHT_NATIVE", request.param)
-        yield
+pytestmark = pytest.mark.usefixtures("either_way")
 
 
 # bf16 keeps 8 bits, and scores, probabilities and products are each rounded to them. The largest

@@ -39,12 +39,7 @@ CASES = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(autouse=True, scope="module", params=["1", "0"], ids=["native", "torch"])
-def _way(request):
-    """Both ways are held to the same: native code, and plain torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNEWRIGHT_NATIVE", request.param)
-        yield
+pytestmark = pytest.mark.usefixtures("either_way")
 
 
 def drawn(case):

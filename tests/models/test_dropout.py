@@ -13,12 +13,7 @@ from tunewright.types import Features, TokenStream
 WIDTH = 8
 
 
-@pytest.fixture(autouse=True, scope="module", params=["1", "0"], ids=["native", "torch"])
-def _way(request):
-    """Both ways are held to the same: native code, and plain torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNEWRIGHT_NATIVE", request.param)
-        yield
+pytestmark = pytest.mark.usefixtures("either_way")
 
 
 def batch_of(rows):

@@ -309,6 +309,11 @@ class Task(ABC):
         return json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
 
 
+def each_window(rows: Sequence[Sequence[Features]]) -> list[list[Features]]:
+    """Returns the windows of encoded rows, each as a row of its own."""
+    return [[window] for windows in rows for window in windows]
+
+
 def build_task(task_class: type[Task], options: Mapping[str, Any], where: str = "[task]") -> Task:
     """Returns a task from its settings; every mistake is a SettingsError that names its key."""
     known = [item.name for item in fields(task_class)]  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ from tunewright.models.masking import (
 )
 from tunewright.models.tokens import encode_windows
 from tunewright.tasks import PASSAGE
-from tunewright.tasks.base import Loss, Outputs, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
 from tunewright.tasks.texts import text_of
 from tunewright.types import Features, Role, Row, Target, TokenStream
 
@@ -170,7 +170,7 @@ class MaskedLanguageModelling(Task):
 
     def units(self, rows: Sequence[Sequence[Features]]) -> list[list[Features]]:
         """Returns each window as a row of its own: `batch_size` counts windows."""
-        return [[window] for windows in rows for window in windows]
+        return each_window(rows)
 
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
         """Returns the window hidden anew, as BERT was trained: 80 % mask, 10 % other, 10 % same."""

@@ -34,7 +34,7 @@ from tunewright.models.heads import token_outputs
 from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long, encode_windows
 from tunewright.tasks import ANSWERS, CONTEXT, QUESTION
-from tunewright.tasks.base import Loss, Outputs, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
 from tunewright.tasks.found_spans import best_spans, true_answers
 from tunewright.tasks.texts import fitting_length, text_of
 from tunewright.types import Features, Role, Row, TokenStream
@@ -129,7 +129,7 @@ class QuestionAnswering(Task):
 
     def units(self, rows: Sequence[Sequence[Features]]) -> list[list[Features]]:
         """Returns each window as a row of its own: `batch_size` counts windows."""
-        return [[window] for windows in rows for window in windows]
+        return each_window(rows)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int

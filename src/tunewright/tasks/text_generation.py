@@ -46,7 +46,7 @@ from tunewright.models.tokens import bare_ids, too_long_error
 from tunewright.models.weights import read_json_object
 from tunewright.models.writing import Writing, cut_at_stop, write
 from tunewright.tasks import CHAT_ROLES
-from tunewright.tasks.base import Loss, Outputs, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
 from tunewright.tasks.conversations import check_prompt_template, is_plain_text, messages_of
 from tunewright.tasks.texts import fitting_length, text_of
 from tunewright.types import Features, Role, Row, TokenStream
@@ -246,7 +246,7 @@ class TextGeneration(Task):
 
     def units(self, rows: Sequence[Sequence[Features]]) -> list[list[Features]]:
         """Returns each sequence as a row of its own: `batch_size` counts windows of a text."""
-        return [[item] for items in rows for item in items]
+        return each_window(rows)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int

@@ -55,7 +55,7 @@ from tunewright.models.heads import token_outputs
 from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long, encode_windows
 from tunewright.tasks import ENTITIES, PLAIN_TEXT, TAGS, TOKENS
-from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, each_window
 from tunewright.tasks.labels import Weights, weights_of
 from tunewright.tasks.texts import fitting_length
 from tunewright.tasks.words import (
@@ -232,7 +232,7 @@ class TokenClassification(Task):
 
     def units(self, rows: Sequence[Sequence[Features]]) -> Sequence[Sequence[Features]]:
         """Returns each window as a row of its own, but for a CRF, which needs the whole text."""
-        return rows if self.crf else [[window] for windows in rows for window in windows]
+        return rows if self.crf else each_window(rows)
 
     def _window(self) -> int:
         if self.max_length is None:
