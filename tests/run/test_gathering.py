@@ -9,7 +9,7 @@ from tunewright.run.gathering import gather_statistics, in_order
 
 GATHERED = """
 import numpy as np
-from tunewright.devices.processes import join_processes, leave_processes
+from tunewright.devices.processes import join_processes
 from tunewright.run.gathering import gather_statistics
 processes = join_processes()
 rows = [
@@ -30,7 +30,6 @@ for part, expected in zip(found, (rows, rows[1:], [])):
             assert type(row[name]) is type(value), name
             np.testing.assert_array_equal(row[name], value)
             assert getattr(row[name], "dtype", None) == getattr(value, "dtype", None)
-leave_processes()  # or a thread that still waits for the others may end the process badly
 """
 
 

@@ -108,7 +108,7 @@ def within(room: int, forward: Any, step: int, batch: Any) -> Any:
 
 
 def main(folders: Mapping[str, str], parallel: str) -> None:
-    from tunewright.devices.processes import join_processes, leave_processes
+    from tunewright.devices.processes import join_processes
 
     processes = join_processes()
     told = {}
@@ -138,7 +138,6 @@ def main(folders: Mapping[str, str], parallel: str) -> None:
         }
     if processes.leads:
         print(json.dumps(told))
-    leave_processes()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,22 @@ def test_processes_of_one_machine_know_how_many_share_its_memory(told):
     assert sizes == {"alone": {1}, "ddp": {2}, "fsdp": {2}}
 
 
+ENDED = """
+import atexit
+from torch import distributed
+from tunewright.devices.processes import join_processes
+atexit.register(lambda: print(distributed.is_initialized()))  # what is registered first runs last
+join_processes().wait()
+"""
+
+
+def test_the_threads_that_carry_messages_end_before_python():
+    processes = started(2, "-c", ENDED)
+    said = [process.communicate(timeout=120) for process in processes]
+    assert said == [("False\n", "")] * 2
+    assert [process.returncode for process in processes] == [0, 0]
+
+
 LEFT_ALONE = """
 from tunewright.devices.processes import join_processes
 processes = join_processes()

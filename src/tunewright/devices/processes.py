@@ -7,6 +7,7 @@ they tell each other are numbers and JSON; nothing is pickled.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -164,6 +165,7 @@ def join_processes() -> Processes:
             world_size=size,
             timeout=timedelta(seconds=seconds),
         )
+    atexit.register(_leave)
     if "LOCAL_RANK" not in os.environ:  # then they are on one machine
         return Processes(rank, size, rank, size)
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -183,11 +185,14 @@ def _meeting_place() -> Store:
     return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
-def leave_processes() -> None:
-    """Parts from the others, who must have no more to ask."""
-    if dist.is_available() and dist.is_initialized():
+def _leave() -> None:
+    """Ends the threads that carry the messages.
+
+    One of them may still want Python's lock for its last message. If Python ends first, that ends
+    the process as an error does, though all its work is done.
+    """
+    if dist.is_initialized():
         dist.destroy_process_group()
-    join_processes.cache_clear()
 
 
 @contextmanager
