@@ -161,9 +161,10 @@ same rows, settings, seeds and minibatches.
     "reranking": """## Reading again
 
 On MedQuAD a cross-encoder orders anew the 20 documents that the tuned starter finds nearest
-(`vectors`). It begins from the starter and learns the same 9,000 rows, with five hard negatives of
-each question that the tuned search has mined, in one of four ways; the validation rows say which is
-best. The `peer` is the CrossEncoder of sentence-transformers on the pairs of `pointwise`.
+(`vectors`). It begins from the starter and learns the same rows, 9,000 or the first 640, with five
+hard negatives of each question that the tuned search has mined, in one of several ways; the
+validation rows say which is best. The `peer` is the CrossEncoder of sentence-transformers on the
+pairs of `pointwise`.
 """,
     "sequence_level": """## Labels, pairs, scores and choices
 

@@ -4,7 +4,8 @@ MedQuAD, as in `benchmarks/quality/embedding.py`: the starter learns to search f
 rows, and a cross-encoder, from the starter too, orders anew the 20 documents that this search finds
 nearest. It has learnt the same rows, with hard negatives that the tuned search has mined. Several
 ways to train it are measured on validation rows, which say which is the best, and on test rows; the
-CrossEncoder of sentence-transformers reads the pairs of the first way.
+CrossEncoder of sentence-transformers reads the pairs of the first way. All of it is done with all
+training rows, and with the first of them alone, which a laptop does in minutes.
 
 `--only NAME` makes some of the runs, `--rows 300` takes the first rows of every split. Results go
 to `benchmarks/quality/reranking.json`.
@@ -21,7 +22,13 @@ from typing import Any
 import numpy as np
 
 import tunewright as tw
-from benchmarks.quality.embedding import MEDQUAD, RANKINGS, Search, reducer_of_ranking
+from benchmarks.quality.embedding import (
+    MEDQUAD,
+    RANKINGS,
+    SAMPLE_ROWS,
+    Search,
+    reducer_of_ranking,
+)
 from benchmarks.quality.harness import (
     Comparison,
     Results,
@@ -42,6 +49,7 @@ from tunewright.types import Row
 RESULTS = Path(__file__).with_suffix(".json")
 NUM_CANDIDATES, NUM_NEGATIVES = 20, 5
 SPLITS = ("validation", "test")
+SAMPLES = {"MedQuAD": None, f"MedQuAD, {SAMPLE_ROWS} rows": SAMPLE_ROWS}
 
 
 @dataclass(frozen=True)
@@ -66,21 +74,23 @@ PEER, PEERS_WAY = "peer", WAYS["pointwise"]
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", SPLITS, ("vectors", *WAYS, PEER))
+    given = arguments(__doc__ or "", tuple(SAMPLES), ("vectors", *WAYS, PEER))
     results = Results(None if given.rows else given.results or RESULTS)
     folder = data_root() / "retrieval" / "medquad"
     rows = {name: read_rows(folder / f"{name}.jsonl.gz")[: given.rows]
             for name in ("train", *SPLITS)}  # fmt: skip
     searches = {split: Search({"train": rows["train"], "test": rows[split]}) for split in SPLITS}
-    run = cache(Runs(rows["train"], searches).measured)
-    for split in given.names:
-        results.measure(compared(split, searches[split], run, given.seeds), given.only)
+    for name in given.names:
+        runs = cache(Runs(rows["train"][: SAMPLES[name]], searches).measured)
+        for split, search in searches.items():
+            comparison = compared(f"{name}, {split}", split, search, runs, given.seeds)
+            results.measure(comparison, given.only)
     print(table(results.found))
 
 
-def compared(split: str, search: Search, run: Any, seeds: Sequence[int]) -> Comparison:
+def compared(name: str, split: str, search: Search, run: Any, seeds: Sequence[int]) -> Comparison:
     return Comparison(
-        f"MedQuAD, {split}",
+        name,
         PEERS_WAY.settings,
         RANKINGS,
         {
