@@ -128,6 +128,14 @@ def test_other_processors_compute_the_same(target, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_MARCH", target)
     if native() is None:
         pytest.skip("this compiler, or this processor, does not know it")
+    check_attention()
+
+
+def test_tiles_compute_the_same(plain_tiles):
+    check_attention()
+
+
+def check_attention() -> None:
     for dtype, causal in product(TOLERANCE, (False, True)):
         case = {"lengths": [(70, 9), (33, 150)], "crosses": not causal, "shared": 2, "groups": 2}
         case |= {"width": 48, "causal": causal, "window": 50 if causal else None}

@@ -97,6 +97,15 @@ def test_products_in_vectors_are_those_on_tiles(monkeypatch):
     if other is None:
         pytest.skip("this compiler does not know the flags")
     assert (other.has_products, other.has_tiles) == (True, False)
+    check_products()
+
+
+@with_products
+def test_products_on_tiles_are_those_in_vectors(plain_tiles):
+    check_products()
+
+
+def check_products() -> None:
     check = test_outputs_and_gradients_are_those_of_double_precision.hypothesis.inner_test
     for rows, gelu in product_of((1, 9, 32, 300), (False, True)):
         check(rows=rows, sides=(64, 160), gelu=gelu, bias=True)

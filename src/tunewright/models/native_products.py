@@ -13,7 +13,7 @@ Shape letters: N tokens, I inner and O outer width.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,11 +31,10 @@ from tunewright.models.sublayers import (
 from tunewright.native import native
 
 SIDE = 32  # of a block, as in tiles.h
-_CHUNK = 256  # tokens that a gradient is summed over at a time, as in products.c
 _MOST_PARTS = 3  # layers of one product, as in products.c
 _COUNTS = "rows inner outer num_threads num_parts lays_out"
 _PART_POINTERS = "weight bias output gradient d_weight d_bias"
-_POINTERS = "values before toward back active onto d_values gradients tokens sums"
+_POINTERS = "values before toward back active onto d_values scratch"
 # Attributes of tensors.
 _BROUGHT, _BEFORE, _PASSED = "tunewright_brought", "tunewright_before", "tunewright_passed"
 
@@ -226,6 +225,18 @@ def passed(values: Tensor) -> Tensor:
     return values if found is None or version != values._version else found
 
 
+def ready_product(rows: int, inner: int, outer: int) -> Callable[[], object] | None:
+    """Returns a product of random numbers, its weight laid out, to be timed; None without native.
+
+    It is (rows, inner) by (inner, outer), as a linear layer has it that only answers.
+    """
+    if _library() is None:
+        return None
+    values, weight = torch.randn(rows, inner).to(torch.bfloat16), torch.randn(outer, inner)
+    *_, panels = _multiply(values, [weight, None], gelu=False)
+    return lambda: _multiply(values, [weight, None], False, panels)
+
+
 def _weights(parameters: Sequence[Tensor | None]) -> list[Tensor]:
     return [weight for weight in parameters[::2] if weight is not None]
 
@@ -311,15 +322,13 @@ class _Linear(torch.autograd.Function):
         ):
             _point(part, gradient=gradient, d_weight=weight, d_bias=bias)
         d_values = torch.empty_like(values) if any(ctx.needs_input_grad[:2]) else None
-        panels = tokens = sums = None
+        scratch = None
         if any(wanted):
-            padded = -(-call.rows // SIDE) * SIDE
-            panels = _narrow(padded * call.outer)
-            sums = torch.empty(-(-call.rows // _CHUNK), call.outer)
-            tokens = _narrow(padded * call.inner) if any(wanted[::2]) else None
+            size = _library().linear_scratch(call.num_threads)
+            scratch = torch.empty(size, dtype=torch.uint8)
         onto = None if onto is None else onto.to(torch.bfloat16).contiguous()
         _point(call, values=values, before=before, back=back, onto=onto, d_values=d_values,
-               gradients=panels, tokens=tokens, sums=sums)  # fmt: skip
+               scratch=scratch)  # fmt: skip
         _library().linear_back(ctypes.byref(call))
         to_values, to_before = (d_values, None) if before is None else (None, d_values)
         return to_values, to_before, None, None, *found

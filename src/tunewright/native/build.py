@@ -205,6 +205,7 @@ def _folder() -> Path:
 # What the functions take: n a count, i an int, f a float, d a double, p an address.
 _KERNELS = {
     "attention_scratch": ("n", "nnn"),
+    "linear_scratch": ("n", "n"),
     "attention": ("", "pi"),
     "drop": ("", "pppnifii"),
     "random_bytes": ("", "ppnpnni"),

@@ -13,10 +13,10 @@
 #include <unistd.h>
 #endif
 
-#define GROUP 4   /* panels that a thread lays out at a time, or multiplies of few rows */
+#define GROUP 4   /* panels that a thread multiplies of few rows */
 #define CHUNK 256 /* tokens that a weight's gradient is summed over at a time */
 #define TALLEST 8 /* panels of the left factor that a weight's gradient is summed for at a time */
-#define WIDEST 12 /* and those of the right one: their sums stay in the second cache */
+#define WIDEST 12 /* and those of the right one, which are more: their sums stay in the second cache */
 
 /* Layers that read the same values: one, or the query's, key's and value's. A part has `size`
    columns of the output; weight and bias, (size, inner) and (size) or null, are float32. */
@@ -38,8 +38,7 @@ struct linear {
     void *active;   /* gelu(output), of one part, if not null; its output may be null then */
     const void *onto; /* a gradient that the values have already, added to theirs, if not null */
     void *d_values;
-    void *gradients, *tokens; /* panels of the gradient and of the values, over tokens */
-    float *sums;        /* (chunks, outer) */
+    void *scratch; /* of all threads, for the gradient of the weights */
 };
 
 /* Returns the part that a column is of, and its place there. */
@@ -51,7 +50,6 @@ static INLINE const struct part *part_of(const struct linear *a, count *column) 
 
 #if HAS_PAIRS
 
-static count num_chunks(const struct linear *a) { return (a->rows + CHUNK - 1) / CHUNK; }
 static count num_groups(count width) { return (width / SIDE + GROUP - 1) / GROUP; }
 
 static INLINE __m512i words_at(const void *row) { return _mm512_loadu_si512(row); }
@@ -287,84 +285,62 @@ static INLINE count panel_depth(count rows, count chunk) { /* in words, of that 
     return up(fewer(CHUNK, rows - chunk * CHUNK), SIDE) / 2;
 }
 
-/* 32 tokens, from `row` on, of 32 columns: two tokens to a word, (16, 32). With `totals` they are of
-   the gradient. */
-static INLINE void pair_tokens(const struct linear *a, count row, count column, float *pairs,
+/* What a thread has of a weight's gradient: the sums of some of it, what they are made of, and the
+   bias's. All of it stays in the second cache. */
+struct weighing {
+    float sums[TALLEST][WIDEST][SIDE * SIDE];
+    word left[TALLEST][CHUNK / 2 * SIDE], right[WIDEST][CHUNK / 2 * SIDE];
+    float bias[WIDEST][SIDE];
+};
+
+/* 32 tokens of 32 columns: two tokens to a word, (16, 32). Those beyond `left` are zero. */
+static INLINE void pair_tokens(const uint16_t *from, count width, count left, float *pairs,
                                vec *totals) {
-    count own = column, width = a->inner;
-    const uint16_t *tensor = a->values;
-    if (totals) {
-        const struct part *part = part_of(a, &own);
-        tensor = part->gradient, width = part->size;
-    }
-    vec tokens[2 * W];
-    for (int r = 0; r < 2 * W; r++) {
-        const uint16_t *from = tensor + (row + r) * width + own;
-        if (row + r >= a->rows) {
-            tokens[r] = all(0.0f);
-            continue;
+    vec low = all(0.0f), high = all(0.0f);
+    for (int r = 0; r < 2 * W; r += 2, from += 2 * width) {
+        vec rows[2];
+        UNROLL for (int i = 0; i < 2; i++) {
+            rows[i] = r + i < left ? (vec)words_at(from + i * width) : all(0.0f);
+            __builtin_prefetch(from + (2 * W + i) * width); /* asked for meanwhile */
+            vec even, odd;
+            widened((__m512i)rows[i], &even, &odd);
+            low += even, high += odd;
         }
-        __builtin_prefetch(from + 2 * W * width); /* what comes next is asked for meanwhile */
-        __m512i found = words_at(from);
-        tokens[r] = (vec)found;
-        if (!totals) continue;
-        vec even, odd;
-        widened(found, &even, &odd);
-        totals[0] += even, totals[1] += odd;
+        pair_rows(pairs + r / 2 * SIDE, (float *)rows, (float *)(rows + 1), W);
     }
-    for (int r = 0; r < W; r++)
-        pair_rows(pairs + r * SIDE, (float *)(tokens + 2 * r), (float *)(tokens + 2 * r + 1), W);
+    totals[0] += low, totals[1] += high;
 }
 
-/* Says whether the values are the left factor of the weight's gradient: the narrower side is, since
-   it takes more to lay one out. */
-static INLINE int values_lead(const struct linear *a) { return a->inner < a->outer; }
-
-/* Up to GROUP panels of a chunk's tokens, from `first` on. */
+/* Panels of a chunk's tokens, from `first` on: of the gradient, whose sum over tokens is added to
+   `bias` where that is not null, or of the values. The left factor's are turned. */
 static void lay_out_tokens(const struct linear *a, count chunk, count first, count last,
-                           int of_gradient) {
-    count depth = panel_depth(a->rows, chunk), width = of_gradient ? a->outer : a->inner;
-    word *panels = (word *)(of_gradient ? a->gradients : a->tokens) + chunk * CHUNK / 2 * width;
-    int is_left = of_gradient != values_lead(a);
-    vec totals[GROUP][2] = {0};
+                           int of_gradient, int is_left, word *panels, float *bias) {
+    count depth = panel_depth(a->rows, chunk), row = chunk * CHUNK;
+    const uint16_t *from[WIDEST];
+    count width[WIDEST];
+    for (count p = first; p < last; p++) {
+        count own = p * SIDE;
+        const struct part *part = of_gradient ? part_of(a, &own) : 0;
+        width[p - first] = part ? part->size : a->inner;
+        from[p - first] = column_of(part ? part->gradient : a->values, row * width[p - first] + own);
+    }
+    vec totals[WIDEST][2] = {0};
     float pairs[W * SIDE] __attribute__((aligned(64)));
     for (count k = 0; k < depth; k += W)
-        for (count p = first; p < last; p++) {
-            float *panel = (float *)panels + p * SIDE * depth + k * SIDE;
-            pair_tokens(a, chunk * CHUNK + 2 * k, p * SIDE, is_left ? pairs : panel,
-                        of_gradient ? totals[p - first] : 0);
+        for (count p = 0; p < last - first; p++) {
+            float *panel = (float *)panels + p * CHUNK / 2 * SIDE + k * SIDE;
+            pair_tokens(from[p] + 2 * k * width[p], width[p], a->rows - row - 2 * k,
+                        is_left ? pairs : panel, totals[p]);
             if (is_left) transpose(panel, W, pairs, SIDE, W, SIDE);
         }
-    for (count p = first; of_gradient && p < last; p++) {
-        float *sums = a->sums + chunk * width + p * SIDE;
-        store(sums, zip_low(totals[p - first][0], totals[p - first][1]));
-        store(sums + W, zip_high(totals[p - first][0], totals[p - first][1]));
-    }
-}
-
-/* Lays out gradients and values for the gradient of the weight, and sums up that of the bias. */
-static void lay_out_rows(const struct linear *a) {
-    count first_part = num_groups(a->outer);
-    count groups = first_part + (a->tokens ? num_groups(a->inner) : 0);
-#pragma omp parallel for schedule(static) num_threads(a->num_threads)
-    for (count item = 0; item < groups * num_chunks(a); item++) {
-        count group = item % groups, of_gradient = group < first_part;
-        count first = (of_gradient ? group : group - first_part) * GROUP;
-        count last = fewer((of_gradient ? a->outer : a->inner) / SIDE, first + GROUP);
-        lay_out_tokens(a, item / groups, first, last, of_gradient);
-    }
-    for (count o = 0; o < a->outer; o++) {
-        count own = o;
-        float *d_bias = part_of(a, &own)->d_bias, sum = 0;
-        for (count chunk = 0; d_bias && chunk < num_chunks(a); chunk++)
-            sum += a->sums[chunk * a->outer + o];
-        if (d_bias) d_bias[own] = sum;
+    for (count p = 0; bias && p < last - first; p++, bias += SIDE) {
+        store(bias, load(bias) + zip_low(totals[p][0], totals[p][1]));
+        store(bias + W, load(bias + W) + zip_high(totals[p][0], totals[p][1]));
     }
 }
 
 /* Writes a block of the weight's gradient, whose rows are of the left factor. */
-static void write_block(const struct linear *a, float *sums, count left, count right) {
-    int turned = values_lead(a);
+static void write_block(const struct linear *a, float *sums, count left, count right, int turned) {
     count column = turned ? left : right, row = turned ? right : left;
     float *d_weight = part_of(a, &row)->d_weight;
     if (!d_weight) return;
@@ -380,36 +356,63 @@ static void write_block(const struct linear *a, float *sums, count left, count r
     }
 }
 
-/* Each part's d_weight (size, inner) = gradient' values, chunk by chunk. */
+static void write_bias(const struct linear *a, const float *sums, count first, count last) {
+    for (count p = first; p < last; p++, sums += SIDE) {
+        count own = p * SIDE;
+        float *d_bias = part_of(a, &own)->d_bias;
+        if (d_bias) memcpy(d_bias + own, sums, 4 * SIDE);
+    }
+}
+
+/* Some of the left factor's panels and of the right one's, whose products a thread sums up. */
+struct some {
+    count first, last, low, high;
+};
+
+/* Adds up a chunk of tokens, which is laid out where the products read it. Where values lead, they
+   are the left factor. */
+static void weigh_chunk(const struct linear *a, struct weighing *w, struct some of, count chunk,
+                        int values_lead, int weighs) {
+    count depth = panel_depth(a->rows, chunk);
+    int sums_left = !values_lead && of.low == 0, sums_right = values_lead && of.first == 0;
+    if (weighs || sums_left)
+        lay_out_tokens(a, chunk, of.first, of.last, !values_lead, 1, w->left[0],
+                       sums_left ? w->bias[0] : 0);
+    if (weighs || sums_right)
+        lay_out_tokens(a, chunk, of.low, of.high, values_lead, 0, w->right[0],
+                       sums_right ? w->bias[0] : 0);
+    for (count l = 0; weighs && l < of.last - of.first; l++)
+        for (count r = 0; r < of.high - of.low; r++)
+            block((struct left){w->left[l], W, W * SIDE}, w->right[r], SIDE, depth, w->sums[l][r],
+                  SIDE, chunk > 0);
+}
+
+/* Each part's d_weight (size, inner) = gradient' values, and its d_bias, chunk by chunk. It takes
+   more to lay out the left factor, so the narrower side is that. */
 static void weigh(const struct linear *a) {
-    int turned = values_lead(a);
+    int values_lead = a->inner < a->outer, weighs = 0;
+    for (int p = 0; p < a->num_parts; p++) weighs |= a->parts[p].d_weight != 0;
     count inner = a->inner / SIDE, outer = a->outer / SIDE;
-    count lefts = turned ? inner : outer, rights = turned ? outer : inner;
+    count lefts = values_lead ? inner : outer, rights = values_lead ? outer : inner;
     count bands = up(rights, WIDEST) / WIDEST, groups = up(lefts, TALLEST) / TALLEST;
     while (groups < lefts && groups * bands % a->num_threads) groups++;
     count tall = up(lefts, groups) / groups, wide = up(rights, bands) / bands;
 #pragma omp parallel num_threads(a->num_threads)
     {
-        float sums[TALLEST][WIDEST][SIDE * SIDE] __attribute__((aligned(64)));
+        struct weighing *w = (struct weighing *)a->scratch + omp_get_thread_num();
         begin_tiles();
 #pragma omp for schedule(dynamic) nowait
         for (count item = 0; item < groups * bands; item++) {
             count first = item / bands * tall, low = item % bands * wide;
-            count last = fewer(lefts, first + tall), high = fewer(rights, low + wide);
-            for (count chunk = 0; chunk < num_chunks(a); chunk++) {
-                count depth = panel_depth(a->rows, chunk), before = chunk * CHUNK / 2 * SIDE;
-                const word *left = (const word *)(turned ? a->tokens : a->gradients);
-                const word *right = (const word *)(turned ? a->gradients : a->tokens);
-                left += before * lefts, right += before * rights;
-                for (count l = first; l < last; l++)
-                    for (count r = low; r < high; r++)
-                        block((struct left){left + l * SIDE * depth, W, W * SIDE},
-                              right + r * SIDE * depth, SIDE, depth, sums[l - first][r - low],
-                              SIDE, chunk > 0);
-            }
-            for (count l = first; l < last; l++)
-                for (count r = low; r < high; r++)
-                    write_block(a, sums[l - first][r - low], l * SIDE, r * SIDE);
+            struct some of = {first, fewer(lefts, first + tall), low, fewer(rights, low + wide)};
+            memset(w->bias, 0, sizeof w->bias);
+            for (count chunk = 0; chunk * CHUNK < a->rows; chunk++)
+                weigh_chunk(a, w, of, chunk, values_lead, weighs);
+            for (count l = first; weighs && l < of.last; l++)
+                for (count r = low; r < of.high; r++)
+                    write_block(a, w->sums[l - first][r - low], l * SIDE, r * SIDE, values_lead);
+            if (values_lead ? first == 0 : low == 0)
+                write_bias(a, w->bias[0], values_lead ? low : first, values_lead ? of.high : of.last);
         }
         _mm_sfence(); /* so that other threads see what was streamed */
         end_tiles();
@@ -420,6 +423,15 @@ static void weigh(const struct linear *a) {
 
 /* Says whether there are products here. */
 int has_products(void) { return HAS_PAIRS; }
+
+/* The bytes that linear_back needs for a number of threads. */
+count linear_scratch(count num_threads) {
+#if HAS_PAIRS
+    return num_threads * sizeof(struct weighing);
+#else
+    return 0;
+#endif
+}
 
 /* Says whether this processor has the instructions that the compiler was told of. It is called
    before anything else, and has none of them itself. */
@@ -467,8 +479,7 @@ void linear(const struct linear *a) {
 /* The gradients that have room: of the values, of weights and biases. */
 void linear_back(const struct linear *a) {
 #if HAS_PAIRS
-    if (a->gradients) lay_out_rows(a);
-    if (a->tokens) weigh(a);
+    if (a->scratch) weigh(a);
     if (a->d_values) multiply(a, 1);
 #endif
 }

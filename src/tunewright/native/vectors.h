@@ -273,10 +273,14 @@ static void transpose(float *to, count to_step, const float *from, count from_st
 
 /* Two rows of numbers as one row of words that pair them, from words that pair neighbours. */
 static INLINE void pair_rows(float *to, const float *upper, const float *lower, count words) {
+#if HAS_PAIRS
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
+                                         8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (count i = 0; i < words; i += W) {
-        uvec a = (uvec)load(upper + i), b = (uvec)load(lower + i);
-        vec even = (vec)((a & 0xffff) | (b << 16)), odd = (vec)((a >> 16) | (b & 0xffff0000));
-        store(to + 2 * i, zip_low(even, odd));
-        store(to + 2 * i + W, zip_high(even, odd));
+        __m512i a = (__m512i)load(upper + i), b = (__m512i)load(lower + i);
+        store(to + 2 * i, (vec)_mm512_permutex2var_epi16(a, low, b));
+        store(to + 2 * i + W, (vec)_mm512_permutex2var_epi16(a, high, b));
     }
+#endif
 }
