@@ -1,13 +1,14 @@
 """How fast a model answers many texts, beside the libraries that people use.
 
-    python -m benchmarks.answering [--texts 10000] [--rounds 3]
+    python -m benchmarks.answering [--texts 10000] [--rounds 3] [--at-most avx2]
 
 Finds its texts through TUNEWRIGHT_BENCHMARK_DATA: sentences, news and reviews, mixed. Every side
 is given the texts themselves and gives vectors (the starter model, mean of tokens, 256 tokens at
 most) or labels (a classifier of its size), in turn and end to end: reading tokens counts, loading
 does not. A peer is shown at the fastest of its batch sizes and precisions, found on a tenth of the
-texts. ONNX Runtime and OpenVINO take part where they are installed. `cosine` is the mean to vectors
-in fp32. Results go to `benchmarks/answering.json`.
+texts. ONNX Runtime and OpenVINO take part where they are installed, but not with `--at-most`, which
+does not reach them. `cosine` is the mean to vectors in fp32. Results go to
+`benchmarks/answering.json`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from tunewright.devices import find_device, measure_roof, settle_allocator
+from benchmarks.masks import add_mask, begin_masked, check_mask
+from tunewright.devices import Device, find_device, measure_roof, settle_allocator
 from tunewright.models.folder import find_model
+from tunewright.models.native_products import ready_product
 from tunewright.models.own_layers import use_own_layers
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
@@ -42,6 +45,8 @@ from tunewright.types import Row
 RESULTS = Path(__file__).with_suffix(".json")
 MAX_LENGTH, SIZES = 256, (16, 32, 64, 128)
 MIXED = ("sst2", "ag_news", "imdb_2k")
+OPENVINO, ONNX = "OpenVINO", "ONNX Runtime, int8"
+UNMASKED = (OPENVINO, ONNX)
 
 Side = Callable[[Sequence[str]], Any]
 
@@ -51,22 +56,29 @@ def main() -> None:
     options.add_argument("--texts", type=int, default=10_000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--only", choices=["vectors", "labels"])
+    options.add_argument("--output", type=Path, default=RESULTS)
+    add_mask(options)
     chosen = options.parse_args()
+    begin_masked(chosen.at_most)
     if "TUNEWRIGHT_BENCHMARK_DATA" not in os.environ:
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
     settle_allocator()
     device = find_device()
+    check_mask(chosen.at_most, device.description)
     texts = mixed_texts(chosen.texts)
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known = json.loads(chosen.output.read_text()) if chosen.output.exists() else {}
     with tempfile.TemporaryDirectory() as place, torch.inference_mode():
         for job, sides_of in {"vectors": _vector_sides, "labels": _label_sides}.items():
             if chosen.only and job != chosen.only:
                 continue
-            sides = fastest(sides_of(Path(place)), texts[::10])
+            ways = sides_of(Path(place))
+            if chosen.at_most:
+                ways = {name: each for name, each in ways.items() if name not in UNMASKED}
+            sides = fastest(ways, texts[::10])
             seconds, answers = in_turn(sides, texts, chosen.rounds)
             entry = {
                 "device": device.description,
-                "roof": measure_roof(device, 2.0),
+                "roof": measure_roof(device, 2.0, ready_product),
                 "threads": torch.get_num_threads(),
                 "texts": len(texts),
                 "seconds": {
@@ -77,7 +89,7 @@ def main() -> None:
             if job == "vectors":
                 entry["cosine"] = _cosines(answers, texts)
             known[f"{job} ({device.description})"] = entry
-            RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+            chosen.output.write_text(json.dumps(known, indent=2) + "\n")
             print(json.dumps(entry, indent=2), flush=True)
 
 
@@ -139,7 +151,7 @@ def _vector_sides(place: Path) -> dict[str, dict[str, Side]]:
     encoder = load_encoder("starter", max_length=MAX_LENGTH)
     sides: dict[str, dict[str, Side]] = {"ours": {"": encoder.encode}}
     ways: dict[str, Side] = {}
-    for kind in (torch.float32, torch.bfloat16):
+    for kind in _dtypes(find_device()):
         model = SentenceTransformer(str(find_model("starter")), model_kwargs={"dtype": kind})
         model.max_seq_length = MAX_LENGTH
         for size in SIZES:
@@ -156,6 +168,11 @@ def _sentence_transformers(model: Any, size: int) -> Side:
         return vectors
 
     return run
+
+
+def _dtypes(device: Device) -> list[torch.dtype]:
+    """Returns the precisions of peers; without units for bf16 it takes a hundred times as long."""
+    return [torch.float32, *([torch.bfloat16] if device.precision == "bf16" else [])]
 
 
 class _Pooled(torch.nn.Module):
@@ -189,7 +206,7 @@ def _exported(place: Path) -> dict[str, dict[str, Side]]:
             found: np.ndarray = compiled([ids, mask])[0]
             return found
 
-        sides["OpenVINO"] = _ways(tokenizer, by_openvino)
+        sides[OPENVINO] = _ways(tokenizer, by_openvino)
     if find_spec("onnxruntime"):
         import onnxruntime
         from onnxruntime.quantization import quantize_dynamic
@@ -206,7 +223,7 @@ def _exported(place: Path) -> dict[str, dict[str, Side]]:
             found: np.ndarray = session.run(None, dict(zip(names, (ids, mask), strict=True)))[0]
             return found
 
-        sides["ONNX Runtime, int8"] = _ways(tokenizer, by_onnx)
+        sides[ONNX] = _ways(tokenizer, by_onnx)
     return sides
 
 
@@ -256,7 +273,7 @@ def _label_sides(place: Path) -> dict[str, dict[str, Side]]:
         return list(predictor.answers(asked))
 
     ways: dict[str, Side] = {}
-    for kind in (torch.float32, torch.bfloat16):
+    for kind in _dtypes(device):
         pipe = pipeline("text-classification", str(folder), dtype=kind, device=device.name)
         for size in (1, *SIZES):
             ways[f"{str(kind)[6:]}, {size} at once"] = _piped(pipe, size)

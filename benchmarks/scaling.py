@@ -29,6 +29,7 @@ from benchmarks import large_data
 from benchmarks.sides import Own
 from tunewright.devices import find_device, measure_roof, settle_allocator
 from tunewright.models.flop import FlopCount
+from tunewright.models.native_products import ready_product
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.schedule import Schedule
@@ -57,7 +58,7 @@ def main() -> None:
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     device = find_device()
     entry = known.setdefault(device.description, {})
-    entry |= {"roof": measure_roof(device, 2.0), "threads": torch.get_num_threads()}
+    entry |= {"roof": measure_roof(device, 2.0, ready_product), "threads": torch.get_num_threads()}
     for name in chosen.only:
         entry[name] = []
         for value in CHANGES[name]:

@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks.answering import mixed_texts
 from tunewright.devices import find_device, measure_roof
+from tunewright.models.native_products import ready_product
 
 RESULTS = Path(__file__).with_suffix(".json")
 CLIENTS = (1, 8, 32, 128)
@@ -141,7 +142,7 @@ def main() -> None:
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
     texts = mixed_texts(NUM_TEXTS)
     device = find_device()
-    roof = measure_roof(device, 2.0)
+    roof = measure_roof(device, 2.0, ready_product)
     command = [sys.executable, "-m", "tunewright", "serve", "starter", "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

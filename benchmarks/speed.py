@@ -1,14 +1,15 @@
 """How fast encoders are tuned and answer, beside the libraries that people use.
 
-    python -m benchmarks.speed [CASE ...] [--rounds 5] [--compiled]
+    python -m benchmarks.speed [CASE ...] [--rounds 5] [--compiled] [--at-most avx2]
 
 Finds its texts through TUNEWRIGHT_BENCHMARK_DATA. Every side is a process of its own, on the
 threads and with the allocator that suit it, and tunes a model of the same size from the same
 weights on the same rows with updates of as many rows, in turn (ours, peers, peers reversed, ours);
-the first round warms up. What counts are real tokens a second: padding is no work. The memory told
-is the most of the GPU, or of the process on a CPU. The machine's own peak is measured first.
-Results go to `benchmarks/speed.json`, a table to docs/performance.md (`python -m
-benchmarks.speed_page`).
+the first round warms up, and a peer that compiles does so then; its seconds are noted, since a user
+pays them. What counts are real tokens a second: padding is no work. The memory told is the most of
+the GPU, or of the process on a CPU. The machine's own peak is measured first. With `--at-most` all
+sides run as on a lesser processor. Results go to `benchmarks/speed.json`, a table to
+docs/performance.md (`python -m benchmarks.speed_page`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,6 +39,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from benchmarks.masks import add_mask, begin_masked, check_mask
 from benchmarks.sides import (
     LEARNING_RATE,
     WARM_UPDATES,
@@ -58,6 +61,7 @@ from tunewright.devices.memory import peak_bytes
 from tunewright.models.flop import FlopCount
 from tunewright.models.folder import find_model
 from tunewright.models.graphs import MET_BEFORE, record_passes
+from tunewright.models.native_products import ready_product
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.schedule import Schedule
@@ -112,7 +116,9 @@ def main() -> None:
     options.add_argument("--updates", type=int, help="fewer or more than a case has")
     options.add_argument("--only", nargs="*", help="sides")
     options.add_argument("--side", help="run one side, once for each line of the input")
+    add_mask(options)
     chosen = options.parse_args()
+    begin_masked(chosen.at_most)
     if "TUNEWRIGHT_BENCHMARK_DATA" not in os.environ:
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
     settle_allocator()
@@ -120,7 +126,8 @@ def main() -> None:
     if chosen.side:
         answer(CASES[chosen.cases[0]], device, chosen.side, chosen.tokenizer, chosen.updates)
         return
-    roof = measure_roof(device, 2.0)
+    check_mask(chosen.at_most, device.description)
+    roof = measure_roof(device, 2.0, ready_product)
     print(f"{device.description}, {torch.get_num_threads()} threads, {device.precision}: "
           f"{roof / 1e12:.2f} TFLOP/s", flush=True)  # fmt: skip
     known = json.loads(chosen.output.read_text()) if chosen.output.exists() else {}
@@ -137,18 +144,21 @@ def main() -> None:
         memory = {name: side.end() for name, side in sides.items()}
         entry = {
             "device": device.description,
+            "kind": device.kind,
             "roof": roof,
             "threads": torch.get_num_threads(),
             "rounds": chosen.rounds,
             "sides": {name: _summary(runs, roof) for name, runs in found.items()},
             "memory": memory,
+            "first_round_seconds": {name: round(side.first, 1) for name, side in sides.items()},
         }
         known[f"{case.name} ({device.description})"] = entry
         chosen.output.write_text(json.dumps(known, indent=2) + "\n")
         for name, side in entry["sides"].items():
             print(f"{case.name}: {name:28} {side['tokens_per_second']:9,.0f} tokens/s "
                   f"[{side['range'][0]:,.0f}, {side['range'][1]:,.0f}], MFU {side['mfu']:.1%}, "
-                  f"{memory[name] / 1e6:,.0f} MB", flush=True)  # fmt: skip
+                  f"{memory[name] / 1e6:,.0f} MB, first round {sides[name].first:.1f} s",
+                  flush=True)  # fmt: skip
 
 
 class Apart:
@@ -161,7 +171,7 @@ class Apart:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.memory = 0
+        self.memory, self.first = 0, 0.0  # the seconds of the first round
 
     def __call__(self) -> Measured:
         assert self._process.stdin is not None
@@ -171,6 +181,8 @@ class Apart:
             if line.startswith(ANSWER):
                 found = json.loads(line.removeprefix(ANSWER))
                 self.memory = max(self.memory, found.pop("memory"))
+                taken = found.pop("taken")
+                self.first = self.first or taken
                 return Measured(**found)
         raise SystemExit("a side ended before it was done; what it said stands above")
 
@@ -181,6 +193,7 @@ class Apart:
 
 
 ANSWER = "measured "
+COMPILED = ", compiled"
 
 
 def answer(case: Case, device: Device, name: str, tokenizer: str, updates: int | None) -> None:
@@ -189,22 +202,24 @@ def answer(case: Case, device: Device, name: str, tokenizer: str, updates: int |
         bench = Bench(case, device, Path(place), tokenizer, updates)
         side = bench.side(name)
         for _ in sys.stdin:
+            started = time.perf_counter()
             found = asdict(side())
+            found["taken"] = time.perf_counter() - started
             found["memory"] = bench.memory.get(name) or peak_bytes(device.kind)
             print(ANSWER + json.dumps(found), flush=True)
 
 
 def peers_of(device: Device, compiled: bool) -> dict[str, dict[str, Any]]:
-    """Returns what each peer is told, by its name."""
+    """Returns what each peer is told, by its name; of those that compile the same as of others."""
     narrow = device.precision == "bf16"
-    best = "Trainer, grouped" + (", bf16" if narrow else "")
-    grouped = {"bf16": narrow, "train_sampling_strategy": "group_by_length"}
-    peers: dict[str, dict[str, Any]] = {"Trainer, fp32": {}}
+    plain, grouped = "Trainer, fp32", "Trainer, grouped" + (", bf16" if narrow else "")
+    peers: dict[str, dict[str, Any]] = {plain: {}}
     if narrow:
-        peers["Trainer, bf16"] = {"bf16": True}
-    peers[best] = grouped
+        plain = "Trainer, bf16"
+        peers[plain] = {"bf16": True}
+    peers[grouped] = {"bf16": narrow, "train_sampling_strategy": "group_by_length"}
     if compiled:
-        peers[f"{best}, compiled"] = {"torch_compile": True, **grouped}
+        peers |= {f"{name}{COMPILED}": peers[name] for name in (plain, grouped)}
     return peers
 
 
@@ -268,7 +283,7 @@ class Bench:
                 found = measured(loop)
             for graph in graphs:
                 if graph.failure:
-                    print("no graphs:", graph.failure)
+                    print("no graphs:", graph.failure, file=sys.stderr)
             return found
 
         return run
@@ -294,6 +309,11 @@ class Bench:
 
     def _trainer(self, name: str, **settings: Any) -> Side:
         model = AutoModelForSequenceClassification.from_pretrained(self.place)
+        compiles = name.endswith(COMPILED)
+        if compiles:
+            # Not by the Trainer: the next one would find a model that is prepared, and run it as it
+            # is. Any number of tokens fits.
+            model.compile(dynamic=True)
         rows = [
             {
                 "input_ids": item.streams["text"].token_ids.tolist(),
@@ -302,6 +322,7 @@ class Bench:
             }
             for (item,) in self.encoded
         ]
+        graphs: list[int] = []  # that were compiled by the end of each round
 
         def run() -> Measured:
             seen: list[list[int]] = []
@@ -330,6 +351,12 @@ class Bench:
             trainer = Trainer(model, arguments, collated, rows, callbacks=[watch])
             with self._watched(name):
                 trainer.train()
+            graphs.append(_num_compiled() if compiles else 0)
+            if len(graphs) > 1 and graphs[-1] > graphs[-2]:
+                print(
+                    f"{name} compiled again in round {len(graphs) - 1}, which counts",
+                    file=sys.stderr,
+                )
             lengths = seen[: len(watch.ends)][WARM_UPDATES:]
             return Measured(
                 sum(map(sum, lengths)),
@@ -338,6 +365,13 @@ class Bench:
             )
 
         return run
+
+
+def _num_compiled() -> int:
+    """Returns how many graphs torch has compiled in this process."""
+    from torch._dynamo.utils import counters  # only here: it takes memory
+
+    return counters["stats"]["unique_graphs"]
 
 
 def _padded(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ CASES = {
     "reviews, large, 64 rows": ("BERT-large", "the same, updates of 64 rows"),
 }
 TEXT = (HERE / "speed_page.md").read_text(encoding="utf-8")
+COMPILED = ", compiled"
 AXES = {
     "length": "tokens of a text",
     "rows": "rows of an update",
@@ -47,8 +48,10 @@ def main() -> None:
         draw(scaling, IMAGES / "scaling.png")
     parts = {
         "tuning": "\n\n".join(_tuning(device, speed) for device in _devices(speed)),
+        "compiled": "" if _has_compiled(speed) else " Peers that compile.",
         "tasks": _tasks(tasks),
         "answering": _answering(answering),
+        "texts": _num_texts(answering),
         "scaling": _scaling(scaling),
         "generating": _generating(written, chat),
         "losses": "\n".join(f"- {told(device, found)}" for device, found in losses.items()),
@@ -74,34 +77,54 @@ def _tuning(device: str, results: Mapping[str, Any]) -> str:
     any_entry = next(iter(entries.values()))
     # The highest one: neighbours may have lowered the others.
     roof = max(entry["roof"] for entry in entries.values())
+    usual = _usual(any_entry)
     lines = [
         f"**{device}**, {any_entry['threads']} threads, {roof / 1e12:.2f} TFLOP/s:\n",
-        "| model | texts | ours, tokens/s | MFU | fastest peer, tokens/s | times faster "
-        "| than its defaults |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| model | texts | ours, tokens/s | MFU | GB | fastest peer, tokens/s | MFU | GB "
+        f"| times faster | than {usual} |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, entry in entries.items():
         model, texts = CASES[name]
         sides = entry["sides"]
-        ours = sides["ours"]
         peers = {name: side for name, side in sides.items() if not name.startswith("ours")}
         best = max(peers, key=lambda name: peers[name]["tokens_per_second"])
-        usual = "Trainer, bf16" if "H200" in device else "Trainer, fp32"
         lines.append(
-            f"| {model} | {texts} | {_with_range(ours)} | {ours['mfu'] * entry['roof'] / roof:.1%} "
-            f"| {_with_range(peers[best])} ({best}) | {_times(ours, peers[best])} "
-            f"| {_times(ours, peers[usual]) if usual in peers else ''} |"
+            f"| {model} | {texts} | {_measured('ours', entry, roof)} "
+            f"| {_measured(best, entry, roof, told=f' ({best})')} "
+            f"| {_times(sides['ours'], peers[best])} "
+            f"| {_times(sides['ours'], peers[usual]) if usual in peers else '-'} |"
         )
-    memory = {name: entry["memory"] for name, entry in entries.items() if entry.get("memory")}
-    if memory:
-        told = "; ".join(
-            f"{CASES[name][0]}, {name}: {sizes['ours'] / 1e9:.1f} of "
-            f"{min(v for k, v in sizes.items() if k != 'ours') / 1e9:.1f} GB"
-            for name, sizes in memory.items()
-        )
-        of = "process" if "CPU" in device else "device"
-        lines.append(f"\nMost memory of the {of}, ours of the peer's: {told}.")
+    lines += _first_rounds(entries)
     return "\n".join(lines)
+
+
+def _usual(entry: Mapping[str, Any]) -> str:
+    """Returns the peer as it is used without a thought of speed: on a GPU that is bf16."""
+    kind = entry.get("kind") or ("cpu" if "CPU" in entry["device"] else "cuda")
+    return "Trainer, fp32" if kind == "cpu" else "Trainer, bf16"
+
+
+def _measured(name: str, entry: Mapping[str, Any], roof: float, told: str = "") -> str:
+    """Returns the cells of a side: its speed, its share of the peak, and its most memory."""
+    side, memory = entry["sides"][name], entry.get("memory", {}).get(name)
+    share = f"{side['mfu'] * entry['roof'] / roof:.1%}" if "mfu" in side else "-"
+    return f"{_with_range(side)}{told} | {share} | {f'{memory / 1e9:.1f}' if memory else '-'}"
+
+
+def _has_compiled(results: Mapping[str, Any]) -> bool:
+    return any(side.endswith(COMPILED) for entry in results.values() for side in entry["sides"])
+
+
+def _first_rounds(entries: Mapping[str, Any]) -> list[str]:
+    """Returns what a user waits for first, where a side compiles."""
+    lines = []
+    for name, entry in entries.items():
+        seconds = entry.get("first_round_seconds", {})
+        if any(side.endswith(COMPILED) for side in seconds):
+            told = ", ".join(f"{side} {taken:,.0f} s" for side, taken in seconds.items())
+            lines.append(f"\nThe first round, which does not count ({name}): {told}.")
+    return lines
 
 
 def _with_range(side: Mapping[str, Any]) -> str:
@@ -116,19 +139,28 @@ def _times(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
 def _tasks(results: Mapping[str, Any]) -> str:
     if not results:
         return "Not measured on a quiet machine."
-    lines = ["| task | rows | ours, tokens/s | MFU | peer as it comes | at its fastest "
+    return "\n\n".join(_tasks_on(device, results) for device in _devices(results))
+
+
+def _tasks_on(device: str, results: Mapping[str, Any]) -> str:
+    """Returns the table of one device."""
+    own = {name: entry for name, entry in results.items() if entry["device"] == device}
+    threads = max(entry["threads"] for entry in own.values())
+    roof = max(entry["roof"] for entry in own.values())
+    lines = [f"**{device}**, {threads} threads, {roof / 1e12:.2f} TFLOP/s:\n",
+             "| task | rows | ours, tokens/s | MFU | peer as it comes | at its fastest "
              "| times faster |",
              "|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for name, entry in results.items():
+    for name, entry in own.items():
         ours, *peers = (statistics.median(each) for each in entry["tokens_per_second"].values())
         link = f"[{entry['task']}](tasks/{entry['task']}.md)"
         told = " | ".join(f"{speed:,.0f}" for speed in peers)
         times = " / ".join(f"{ours / speed:.2f}" for speed in peers)
-        rows = f"{name}, {entry['batch_rows']} of at most {entry['max_length']} tokens"
-        lines.append(f"| {link} | {rows} | {ours:,.0f} | {entry['mfu']:.0%} | {told} | {times} |")
-    machines = {(e["device"], e["threads"], f"{e['roof'] / 1e12:.2f}") for e in results.values()}
-    told = "; ".join(f"{name}, {n} threads, {roof} TFLOP/s" for name, n, roof in sorted(machines))
-    return "\n".join([*lines, f"\nMeasured on {told}."])
+        data = name.split(" (")[0]
+        rows = f"{data}, {entry['batch_rows']} of at most {entry['max_length']} tokens"
+        share = f"{entry['mfu'] * entry['roof'] / roof:.0%}"
+        lines.append(f"| {link} | {rows} | {ours:,.0f} | {share} | {told} | {times} |")
+    return "\n".join(lines)
 
 
 def _answering(results: Mapping[str, Any]) -> str:
@@ -145,6 +177,12 @@ def _answering(results: Mapping[str, Any]) -> str:
                 f"| {'' if cosine is None else f'{min(cosine, 1.0):.5f}'} |"
             )
     return "\n".join(lines)
+
+
+def _num_texts(results: Mapping[str, Any]) -> str:
+    """Returns how many texts each machine was given."""
+    counts = {entry["device"]: entry["texts"] for entry in results.values()}
+    return "; ".join(f"{count:,} on {device}" for device, count in counts.items())
 
 
 def _ours(sides: Mapping[str, Any]) -> str:

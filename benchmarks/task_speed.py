@@ -1,6 +1,6 @@
 """How fast every task is trained, beside the trainer that people would take for it.
 
-    python -m benchmarks.task_speed [CASE ...] [--rounds 2]
+    python -m benchmarks.task_speed [CASE ...] [--rounds 2] [--at-most avx2]
 
 Finds its data through TUNEWRIGHT_BENCHMARK_DATA. All sides tune the starter model on the same
 rows, cut to the same length, with updates of as many rows, in turn, forth and back; the first round
@@ -50,6 +50,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from benchmarks.masks import add_mask, begin_masked, check_mask
 from benchmarks.quality import question_peer, sequence_data, sequence_peer, token_classification
 from benchmarks.quality.harness import Rows, Settings, data_root, read_rows
 from benchmarks.sides import (
@@ -64,6 +65,7 @@ from benchmarks.sides import (
 )
 from tunewright.devices import find_device, measure_roof, settle_allocator
 from tunewright.models.folder import find_model
+from tunewright.models.native_products import ready_product
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks import find_task
 from tunewright.training.schedule import Schedule
@@ -100,10 +102,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--updates", type=int, help="fewer than a case has, to try it out")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    add_mask(parser)
     given = parser.parse_args()
+    begin_masked(given.at_most)
     settle_allocator()
     device = find_device()
-    roof = measure_roof(device, 2.0)
+    check_mask(given.at_most, device.description)
+    roof = measure_roof(device, 2.0, ready_product)
     known = json.loads(given.output.read_text()) if given.output.exists() else {}
     for case in CASES:
         if case.name not in given.names:
@@ -119,7 +124,7 @@ def main() -> None:
             name: [round(run.tokens_per_second) for run in runs] for name, runs in found.items()
         }
         mfu = statistics.median(run.flop / run.seconds for run in found["ours"]) / roof
-        known[case.name] = {
+        known[f"{case.name} ({device.description})"] = {
             "device": device.description, "threads": torch.get_num_threads(), "roof": roof,
             "task": case.task, "peer": case.peer_name, "max_length": case.max_length,
             "batch_rows": case.batch_rows, "mfu": round(mfu, 4), "tokens_per_second": speeds,
@@ -144,8 +149,10 @@ def our_side(case: Case, rows: Rows, device: Any) -> Side:
 
 
 def peer_sides(case: Case, rows: Rows, place: Path, device: Any) -> dict[str, Side]:
-    """Returns functions that train on the rows once with the peer, as it comes and at its best."""
-    trainer_of, num_tokens = case.peer(case, rows)
+    """Returns functions that train on the rows once with the peer, as it comes and at its best.
+
+    Each has a model of its own: in bf16 the model that a Trainer was given stays so.
+    """
     updates = len(rows) // case.batch_rows
     usual: dict[str, Any] = {
         "output_dir": str(place),
@@ -165,6 +172,8 @@ def peer_sides(case: Case, rows: Rows, place: Path, device: Any) -> dict[str, Si
         fast["train_sampling_strategy"] = "group_by_length"
 
     def side(settings: dict[str, Any]) -> Side:
+        trainer_of, num_tokens = case.peer(case, rows)
+
         def run() -> Measured:
             watch = Watch()
             trainer_of(settings, [watch]).train()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import QUICK
+from tunewright.devices.cores import Cores
 from tunewright.run.cache import RowCache
 
 RUN_FOLDER = {
@@ -321,10 +322,20 @@ def test_doctor_measures_the_machine(command):
     ended = command("doctor", "--json")
 
     assert ended.json["roof_tflops"] > 0
+    assert ended.json["copy_gb_per_second"] > 0
+    assert {"cores", "cpu_quota", "numa_nodes"} <= ended.json.keys()
     assert ended.json["extras"]["starter"] == "installed"
     assert ended.json["native_code"] == "compiled"
     assert ended.json["native_products"] in ("used", "none")
     assert ended.json["matrix_tiles"] in ("used", "none")
+
+
+def test_doctor_says_how_to_stay_on_one_node_of_memory(command, monkeypatch):
+    monkeypatch.setattr("tunewright.devices.find_cores", lambda: Cores(32, 16, 8.5, 2))
+    found = command("doctor", "--json").json
+
+    assert (found["cores"], found["cpu_quota"], found["numa_nodes"]) == (16, 8.5, 2)
+    assert "numactl --cpunodebind=0 --membind=0" in command("doctor").out
 
 
 def test_doctor_says_why_there_is_no_native_code(command, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from tunewright.cli.launching import Launch, environment, kubernetes, slurm
+from tunewright.devices.cores import Cores
 
 LAUNCH = Launch(("train", "my reviews.csv", "--label", "stars"), nproc=4, nnodes=2)
 
@@ -63,7 +64,7 @@ def test_a_kubernetes_job_has_a_pod_for_each_machine():
 
 
 def test_cores_are_shared_unless_the_user_has_said_it(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("tunewright.devices.cores.find_cores", lambda: Cores(32, 16, 8.0, 1))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert environment(2)["OMP_NUM_THREADS"] == "4"
     assert environment(16)["OMP_NUM_THREADS"] == "1"

@@ -210,6 +210,29 @@ def test_parameters_may_join_and_leave_between_steps():
     assert steps == [float(optimizers[1].state[p]["step"]) for p in plain.parameters()]
 
 
+@pytest.mark.parametrize("step", ["hooked", "guarded"])
+def test_rows_that_a_step_of_torch_s_own_has_read_keep_their_moments(step):
+    model, plain = model_of(), model_of()
+    for one, optimizer in (
+        (model, optimizer_of(model)),
+        (plain, optimizer_of(plain, tables=False)),
+    ):
+        updated(one, optimizer, [[1]])
+        backward(one, [2])  # a row that native code has never seen
+        if step == "guarded":
+            norm = norm_on_device([p.grad for p in one.parameters()])
+            optimizer.guarded_step(torch.tensor(2.0), norm)
+        else:
+            hook = optimizer.register_step_pre_hook(lambda *_: None)
+            optimizer.scaled_step(0.5)
+            hook.remove()
+        optimizer.zero_grad(set_to_none=True)
+        updated(one, optimizer, [[3], [4]])
+    for found, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(found, expected)
+    assert float(optimizer.state[plain[0].weight]["step"]) == 4
+
+
 def test_a_norm_has_the_same_bits_wherever_the_gradients_lie():
     torch.manual_seed(0)
     parts = torch.randn(70_060).split([10, 70_000, 20, 30])

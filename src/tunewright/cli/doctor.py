@@ -31,18 +31,28 @@ def examine(as_json: bool) -> None:
     """Measures the machine and prints what was found."""
     import torch
 
-    from tunewright.devices import find_device, measure_roof, settle_allocator
+    from tunewright.devices import (
+        find_cores,
+        find_device,
+        measure_bandwidth,
+        measure_roof,
+        settle_allocator,
+    )
+    from tunewright.models.native_products import ready_product
     from tunewright.native import keeper, native, why_not
     from tunewright.run.record import versions
 
     allocator = settle_allocator()
     device, made = find_device(), native()
+    cores = find_cores()
     missing = {name: _missing(modules) for name, modules in EXTRAS.items()}
     found: dict[str, Any] = {
         "device": device.description,
         "precision": device.precision,
         "threads": torch.get_num_threads(),
-        "roof_tflops": round(measure_roof(device) / 1e12, 3),
+        **_told(cores),
+        "roof_tflops": round(measure_roof(device, 1.0, ready_product) / 1e12, 3),
+        "copy_gb_per_second": round(measure_bandwidth(device) / 1e9, 1),
         "native_code": f"none: {why_not()}" if made is None else "compiled",
         "native_products": "used" if made is not None and made.has_products else "none",
         "matrix_tiles": "used" if made is not None and made.has_tiles else "none",
@@ -57,11 +67,26 @@ def examine(as_json: bool) -> None:
     table = Table(show_header=False)
     for key, value in found.items():
         if key != "extras":
-            table.add_row(key.replace("_", " "), str(value))
+            table.add_row(key.replace("_", " "), str(value) + _advice(key, value))
     for name, gone in missing.items():
         state = f'missing; pip install "tunewright\\[{name}]"' if gone else "installed"
         table.add_row(f"extra {name}", state)
     show.out.print(table)
+
+
+def _told(cores: Any) -> dict[str, Any]:
+    """Returns what is known of the cores; nothing where the system does not say."""
+    if cores is None:
+        return {}
+    quota = "none" if cores.quota is None else round(cores.quota, 2)
+    return {"cores": cores.num_cores, "cpu_quota": quota, "numa_nodes": cores.num_nodes}
+
+
+def _advice(key: str, value: Any) -> str:
+    """Returns what to do about a finding, if anything."""
+    if key != "numa_nodes" or value == 1:
+        return ""
+    return "; to stay on one: numactl --cpunodebind=0 --membind=0 tunewright ..."
 
 
 def _missing(modules: tuple[str, ...]) -> list[str]:

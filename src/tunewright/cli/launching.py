@@ -130,7 +130,9 @@ def start(launch: Launch) -> int:
 
 def environment(nproc: int) -> dict[str, str]:
     """Returns what each process is told: its share of the cores, unless the user has said it."""
-    threads = max(1, len(os.sched_getaffinity(0)) // nproc)
+    from tunewright.devices import usable_cores  # torch, which is slow to import
+
+    threads = max(1, usable_cores() // nproc)
     told: Mapping[str, str] = {
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",

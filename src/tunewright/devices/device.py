@@ -1,13 +1,13 @@
-"""What this machine has: the device, its precision, its threads, its roof.
+"""What this machine has: the device, its precision, its threads.
 
 Everything is found by itself; `TUNEWRIGHT_DEVICE` (cpu, cuda, cuda:1, mps) overrides the choice.
+Units of a processor that `ONEDNN_MAX_CPU_ISA` hides from torch's own library are not counted on.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,9 +16,26 @@ from typing import Any, Literal
 
 import torch
 
+from tunewright.devices.cores import settle_threads
 from tunewright.errors import SettingsError
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+# What matrix products run on in a processor, the best one first, as Linux names it.
+UNITS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+# The best one that each limit of oneDNN leaves. With others than these it sees all of them.
+_LIMITS = {
+    "SSE41": "",
+    "AVX": "",
+    "AVX2": "avx2",
+    "AVX2_VNNI": "avx2",
+    "AVX2_VNNI_2": "avx2",
+    "AVX512_CORE": "avx512f",
+    "AVX512_CORE_VNNI": "avx512f",
+    "AVX512_CORE_BF16": "avx512_bf16",
+    "AVX512_CORE_FP16": "avx512_bf16",
+    "AVX10_1_512": "avx512_bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -47,12 +64,14 @@ class Device:
 def find_device(precision: Precision = "auto", place: int = 0) -> Device:
     """Returns the best device of this machine; the process at `place` takes a GPU of its own.
 
-    A GPU that has a number becomes the thread's current one.
+    A GPU that has a number becomes the thread's current one. Torch has as many threads afterwards
+    as there are cores for, unless the user has said how many.
 
     `auto` takes bf16 where matrix products have units for it (AMX, AVX-512 BF16, NVIDIA from
     compute capability 8.0), else fp32. Raises SettingsError when `TUNEWRIGHT_DEVICE` names a
     device that is not here.
     """
+    settle_threads()
     name = os.environ.get("TUNEWRIGHT_DEVICE") or _best_name()
     if name == "cuda" and place:
         name = f"cuda:{place}"
@@ -89,7 +108,7 @@ def _is_present(name: str) -> bool:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
+    return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & set(_units()))
 
 
 @cache
@@ -100,15 +119,24 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split(":")[1] for line in lines if "flags" in line), "").split())
 
 
+def _units() -> tuple[str, ...]:
+    """Returns the units of the processor that torch's own library may use, the best one first."""
+    here = [name for name in UNITS if name in _cpu_flags()]
+    best = _LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), UNITS[0])
+    first = UNITS.index(best) if best else len(UNITS)
+    return tuple(name for name in here if UNITS.index(name) >= first)
+
+
 def _describe(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     if device.type == "mps":
         return "Apple GPU"
-    units = [
-        name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in _cpu_flags()
-    ]
-    return f"{platform.machine()} CPU" + (f" with {units[0]}" if units else "")
+    told, units = f"{platform.machine()} CPU", _units()
+    if units:
+        told += f" with {units[0]}"
+    hidden = [name for name in UNITS if name in _cpu_flags() and name not in units]
+    return f"{told} ({hidden[0]} hidden)" if hidden else told
 
 
 def settle_kernels(kind: str) -> None:
@@ -132,26 +160,3 @@ def seed_kernels(device: Device, seed: int) -> None:
         torch.cuda.default_generators[place].manual_seed(seed)
     elif device.kind == "mps":
         torch.mps.manual_seed(seed)
-
-
-@cache
-def measure_roof(device: Device, seconds: float = 0.5) -> float:
-    """Returns the FLOP/s of one large matrix product at the device's precision, measured now.
-
-    The peak that MFU is a share of; random data, since products of zeros run faster.
-    """
-    dtype = torch.bfloat16 if device.precision == "bf16" else torch.float32
-    size = 2048 if device.kind == "cpu" else 8192
-    left, right = (torch.randn(size, size, device=device.name).to(dtype) for _ in range(2))
-    _timed_product(left, right)
-    best, started = float("inf"), time.monotonic()
-    while time.monotonic() - started < seconds:
-        best = min(best, _timed_product(left, right))
-    return float(2 * size**3 / best)
-
-
-def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
-    started = time.perf_counter()
-    product = left @ right
-    product[0, 0].item()  # waits for an asynchronous device
-    return time.perf_counter() - started

@@ -2,13 +2,17 @@
 
 With s the length of a sequence, P the parameters that take part in matrix products, L layers and
 d = heads x head width: training is 6 P s + 12 L d s², inference 2 P s + 4 L d s²; half the square
-term for causal attention (Kaplan et al. 2020, appendix, with the attention term added). Weights
-that are frozen get no gradient, so that training costs 2 s less for each.
+term for causal attention (Kaplan et al. 2020, appendix, with the attention term added). A layer
+whose tokens see those at a distance under w has s (2 w - 1) - w (w - 1) pairs of them in place of
+s², where s is more than w. The head of a language model, of H parameters, costs 6 H and 2 H for
+each token whose score is asked for. Weights that are frozen get no gradient, so that training costs
+2 less for each at every token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,18 +24,26 @@ from tunewright.models.architecture import text_part
 
 @dataclass(frozen=True)
 class FlopCount:
-    """What one token and one pair of tokens cost in a model; of the parameters some are frozen."""
+    """What one token and one pair of tokens cost in a model; of the parameters some are frozen.
+
+    `attention_width` is of the layers whose tokens see all of a text, `windows` have that of the
+    others with the distance that they see. `head_parameters` score the words of a vocabulary.
+    """
 
     matrix_parameters: int
     attention_width: float
     frozen_parameters: int = 0
+    windows: tuple[tuple[int, float], ...] = ()
+    head_parameters: int = 0
+    frozen_head: int = 0
 
     @classmethod
     def of(cls, model: Any) -> Self:
-        """Counts the backbone's linear layers; heads see one token a text and are left out.
+        """Counts the linear layers of the backbone and, of a language model, of its head.
 
-        A token of an encoder-decoder goes through one of its stacks: half of it is counted for
-        each, with the table that scores the next token, and attention within the text alone.
+        Other heads see one token a text, or make a few numbers of each, and are left out. A token
+        of an encoder-decoder goes through one of its stacks: half of it is counted for each, with
+        the table that scores the next token, and attention within the text alone.
         """
         config = model.config
         if config.is_encoder_decoder:
@@ -40,26 +52,73 @@ class FlopCount:
             size = sum(size for size in matrices if size != table) + table
             config = text_part(config)
             return cls(size // 2, config.num_hidden_layers * config.hidden_size * 0.75)
-        named = model.base_model.named_modules()
-        linear = [(name, m) for name, m in named if isinstance(m, nn.Linear | Conv1D)]
-        sizes = [(_num_passes(name, config) * _size(m), m.weight) for name, m in linear]
+        named = dict(model.base_model.named_modules())
+        layers = [(_num_passes(name, config) * _size(m), m) for name, m in _linear(named)]
+        head = [(_size(m), m) for _, m in _linear(_head(model))]
         head_width = getattr(config, "head_dim", None)
         width = head_width * config.num_attention_heads if head_width else config.hidden_size
-        causal = any(getattr(m, "is_causal", False) for m in model.base_model.modules())
+        causal = any(getattr(m, "is_causal", False) for m in named.values())
+        width *= 0.5 if causal else 1.0
+        seen = Counter(_windows(model.base_model, config))
         return cls(
-            sum(size for size, _ in sizes),
-            config.num_hidden_layers * width * (0.5 if causal else 1.0),
-            sum(size for size, weight in sizes if not weight.requires_grad),
+            sum(size for size, _ in layers),
+            seen.pop(None, 0) * width,
+            _frozen(layers),
+            tuple((window, count * width) for window, count in seen.items() if window is not None),
+            sum(size for size, _ in head),
+            _frozen(head),
         )
 
-    def inference(self, lengths: Sequence[int]) -> float:
-        """Returns the operations of a forward pass over sequences of these lengths."""
-        squares = sum(length * length for length in lengths)
-        return 2.0 * self.matrix_parameters * sum(lengths) + 4.0 * self.attention_width * squares
+    def inference(self, lengths: Sequence[int], num_scored: float = 0) -> float:
+        """Returns the operations of a forward pass over sequences of these lengths.
 
-    def training(self, lengths: Sequence[int]) -> float:
+        `num_scored` are the tokens that a language model's head is asked about.
+        """
+        attention = self.attention_width * _num_pairs(lengths)
+        attention += sum(width * _num_pairs(lengths, window) for window, width in self.windows)
+        products = self.matrix_parameters * sum(lengths) + self.head_parameters * num_scored
+        return 2.0 * products + 4.0 * attention
+
+    def training(self, lengths: Sequence[int], num_scored: float = 0) -> float:
         """Returns the operations of a forward and a backward pass."""
-        return 3.0 * self.inference(lengths) - 2.0 * self.frozen_parameters * sum(lengths)
+        frozen = self.frozen_parameters * sum(lengths) + self.frozen_head * num_scored
+        return 3.0 * self.inference(lengths, num_scored) - 2.0 * frozen
+
+
+def _num_pairs(lengths: Sequence[int], window: int | None = None) -> int:
+    """Returns how many pairs of tokens see each other, at a distance under `window`."""
+    if window is None:
+        return sum(length * length for length in lengths)
+    seen = [(length, min(length, window)) for length in lengths]
+    return sum(length * (2 * near - 1) - near * (near - 1) for length, near in seen)
+
+
+def _linear(modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Linear | Conv1D]]:
+    return [(name, m) for name, m in modules.items() if isinstance(m, nn.Linear | Conv1D)]
+
+
+def _head(model: Any) -> dict[str, nn.Module]:
+    """Returns what scores a vocabulary behind the backbone, by name.
+
+    Nothing in other models, nor where several tasks share a backbone: not all of them score one.
+    """
+    outputs = getattr(model, "get_output_embeddings", None)
+    if outputs is None or outputs() is None:
+        return {}
+    backbone = {id(module) for module in model.base_model.modules()}
+    return {name: m for name, m in model.named_modules() if id(m) not in backbone}
+
+
+def _frozen(layers: Sequence[tuple[int, nn.Linear | Conv1D]]) -> int:
+    return sum(size for size, layer in layers if not layer.weight.requires_grad)
+
+
+def _windows(backbone: nn.Module, config: Any) -> list[int | None]:
+    """Returns for each layer the distance under which a token sees others; None: it sees all."""
+    told: list[Any] = [m.sliding_window for m in backbone.modules() if hasattr(m, "sliding_window")]
+    if len(told) == config.num_hidden_layers:
+        return told
+    return [getattr(config, "sliding_window", None)] * config.num_hidden_layers
 
 
 def _size(layer: nn.Linear | Conv1D) -> int:

@@ -15,6 +15,7 @@ from tunewright.data.wording import counted
 from tunewright.devices import Device, measure_roof
 from tunewright.errors import ParityRefused
 from tunewright.models.folder import put_generation, save_model
+from tunewright.models.native_products import ready_product
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.assembly import build_loop, load_model
 from tunewright.run.begun import Begun
@@ -235,7 +236,8 @@ class Training:
     def follow(self, course: Course, found: Audit) -> Finished:
         """Runs the course, handing every event to the journal and the listener."""
         step = course.loop.step
-        roof = float(self.processes.gather_numbers([measure_roof(self.device)]).sum())
+        own_roof = measure_roof(self.device, native=ready_product)
+        roof = float(self.processes.gather_numbers([own_roof]).sum())
         sizes = {name: len(rows) for name, rows in self.prepared.splits.items()}
         total = course.loop.schedule.total_steps
         with ExitStack() as closing:
@@ -314,8 +316,9 @@ class Training:
         """Saves the model, and publishes it when what stock libraries read there agrees with it."""
         saved = self.folder.path / ".model"
         shutil.rmtree(saved, ignore_errors=True)
-        if self.task.generates:
-            put_generation(self.model, self.config.generation)
+        for task, model in self.task.models(self.model).values():
+            if task.generates:
+                put_generation(model, self.config.generation)
         models = {place: model for place, (_, model) in self.task.models(self.model).items()}
         save_model(
             models.pop(""),

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewright.devices import usable_cores
 from tunewright.errors import RunError
 from tunewright.models.manifest import read_manifest
 from tunewright.run import killable
@@ -316,7 +317,7 @@ def environments(num_processes: int) -> list[dict[str, str]]:
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(num_processes),
         "LOCAL_WORLD_SIZE": str(num_processes),
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes)),
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // num_processes)),
         "TUNEWRIGHT_TIMEOUT": os.environ.get("TUNEWRIGHT_TIMEOUT", str(PATIENCE_SECONDS)),
     }
     return [shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(num_processes)]

@@ -79,7 +79,7 @@ class NativeAdamW(torch.optim.AdamW):
         made = _native_for_all(x for p, _ in learning for x in (p, p.grad))
         if made is None or self._hooked() or not learning:
             torch._foreach_mul_([p.grad for p, _ in learning], scale)
-            self._kept = None
+            self._forget()
             self.step()
             return
         kept = self._kept_for(learning)
@@ -128,6 +128,7 @@ class NativeAdamW(torch.optim.AdamW):
         Both are on the gradients' device; nobody waits for it. The gradients are changed. Torch's
         own fused kernel is named here, since all that Python does around it takes longer.
         """
+        self._forget()
         wrong = (~norm.isfinite()).float()
         for group in self.param_groups:
             learning = [p for p in group["params"] if p.grad is not None]
@@ -170,7 +171,7 @@ class NativeAdamW(torch.optim.AdamW):
     def _seen_rows(self, p: nn.Parameter) -> Tensor | None:
         """Returns which rows of a table ever had a gradient, as bytes; None for other parameters.
 
-        They are found again from the moments after these were loaded.
+        They are found again from the moments after others than native code changed these.
         """
         table = self._tables.get(id(p))
         rows = None if table is None else table.rows_written()
@@ -186,6 +187,10 @@ class NativeAdamW(torch.optim.AdamW):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops what native code knows of the state, which something else is about to change."""
         self._seen.clear()
         self._kept = None
 
