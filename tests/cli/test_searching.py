@@ -12,6 +12,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from tunewright.cli import run
+from tunewright.models.batch import pack
+from tunewright.models.pooling import quantised
 
 ARTICLES = [
     ("a1", "film", "a fine film with good acting", "2020"),
@@ -82,6 +84,91 @@ def test_tokens_have_a_vector_each(command, articles, tiny):
     assert len(row["vectors"]) == len(row["places"]) == 9
 
 
+def test_tokens_are_one_array_with_the_beginnings_of_texts_beside_it(command, articles, tiny):
+    ended = command("embed", articles, "--model", tiny, "--pooling", "none", "--out", "v.npy",
+                    "--json")  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert ended.json["offsets"] == "v.offsets.npy"
+    assert "Where each text begins is in v.offsets.npy." in ended.err
+    offsets_R1 = np.load(articles.parent / "v.offsets.npy")
+    assert len(offsets_R1) == 6
+    assert np.load(articles.parent / "v.npy").shape == (offsets_R1[-1], 32)
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "size"),
+    [("int8", np.int8, 32), ("uint8", np.uint8, 32), ("binary", np.int8, 4),
+     ("ubinary", np.uint8, 4)],
+)  # fmt: skip
+def test_vectors_are_written_in_smaller_forms(command, articles, tiny, form, dtype, size):
+    words = ["embed", articles, "--model", tiny, "precision=fp32"]
+    assert command(*words, "--out", "full.npy").status == 0
+    ended = command(*words, f"vectors={form}", "--out", "v.npy", "--map", "map.png",
+                    "--clusters", 2, "--axes", "pca", "--json")  # fmt: skip
+    assert ended.status == 0, ended.err
+    folder = articles.parent
+    codes_RD, full_RD = np.load(folder / "v.npy"), np.load(folder / "full.npy")
+    assert (codes_RD.dtype, codes_RD.shape) == (dtype, (5, size))
+    np.testing.assert_array_equal(codes_RD, quantised(full_RD, form))
+    has_ranges = form in ("int8", "uint8")
+    assert ended.json.get("ranges") == ("v.ranges.npy" if has_ranges else None)
+    assert ("What the codes stand for is in v.ranges.npy." in ended.err) == has_ranges
+
+
+def test_codes_are_printed_where_their_ranges_are_known(command, articles, tiny):
+    words = ["embed", articles, "--model", tiny, "precision=fp32", "vectors=int8"]
+    assert refused(command(*words)) == (
+        "tunewright: vectors: int8 is to be printed. The range of each number is known when all "
+        "texts were read. Name a file with --out, or the ranges of other vectors: ranges=FILE."
+    )
+    assert command(*words, "--out", "v.npy").status == 0
+    ended = command(*words, "ranges=v.ranges.npy")
+    rows = [json.loads(line)["vector"] for line in ended.out.splitlines()]
+    assert rows == np.load(articles.parent / "v.npy").tolist()
+
+
+def test_exact_vectors_do_not_hang_on_their_neighbours(command, articles, tiny, monkeypatch):
+    passes = []
+
+    def counting(piece, device):
+        passes.append(len(piece))
+        return pack(piece, device)
+
+    monkeypatch.setattr("tunewright.prediction.predictor.pack", counting)
+    words = ["--model", tiny, "exact=true"]
+    assert command("embed", articles, "--out", "v.npy", *words).status == 0
+    assert command("index", articles, *words).status == 0
+    assert command("search", "index", "--queries", "articles.csv", "-o", "f.jsonl").status == 0
+    assert set(passes) == {1}
+    command("embed", articles, "--model", tiny, "exact=false", "--out", "v.npy")
+    assert passes[-1] == 5
+    message = refused(command("index", articles, "--model", tiny))
+    assert message.endswith("Write exact=true, or index into a new folder.")
+
+
+@pytest.mark.parametrize("form", ["int8", "binary"])
+def test_an_index_keeps_smaller_vectors(command, articles, tiny, form):
+    words = ["index", articles, "--model", tiny, "--precision", "fp32"]
+    ended = command(*words, f"vectors={form}", "--json")
+    assert ended.json["num_embedded"] == 5
+    assert command(*words, "--json").json["num_unchanged"] == 5
+    hits = command("search", "index", "shares of the bank", "--mode", "dense", "--json").json[
+        "hits"
+    ]
+    assert hits[0]["id"] == "b2"
+    message = refused(command(*words, "vectors=float32"))
+    assert f"it was made with vectors = {form}. float32 was asked for." in message
+
+
+def test_title_and_text_of_beir_are_indexed_together_and_that_is_said(command, tmp_path, tiny):
+    row = {"_id": "d1", "title": "Anaemia", "text": "A lack of iron."}
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(row) + "\n")
+    ended = command("index", "corpus.jsonl", "--model", tiny)
+    assert '"title" and "text" are read together, as in BEIR; --text text reads' in ended.err
+    (hit,) = command("search", "index", "anaemia", "--mode", "bm25", "--json").json["hits"]
+    assert (hit["id"], hit["text"]) == ("d1", "Anaemia A lack of iron.")
+
+
 def test_texts_that_are_cut_are_counted(command, tmp_path, tiny):
     (tmp_path / "long.txt").write_text("film " * 300 + "\nshort\n")
     ended = command("embed", tmp_path / "long.txt", "--model", tiny, "--out", "v.npy", "--json")
@@ -125,6 +212,18 @@ def test_a_map_is_drawn_with_its_clusters(command, articles, tiny):
         (["other.csv"],
          "command line: 2 sources are named. One is needed. Write, for example: tunewright embed "
          "articles.csv"),
+        (["vectors=int4"],
+         'vectors: it is "int4". It is one of "float32", "int8", "uint8", "binary", "ubinary".'),
+        (["precision=int8"],
+         'precision: it is "int8". Here it is how the model computes: "auto", "bf16", "fp32". '
+         'Write vectors="int8", or encode(texts, precision="int8").'),
+        (["exact=yes"], 'exact: it is "yes". It is true or false.'),
+        (["vectors=int8", "ranges=articles.csv", "--out", "v.npy"],
+         "articles.csv: it holds no ranges. It is a .ranges.npy that was written beside "
+         "vectors."),
+        (["vectors=int8", "ranges=r.npy", "--out", "v.npy"],
+         "r.npy: it cannot be read (No such file or directory). It is a .ranges.npy that was "
+         "written beside vectors."),
         (["learning_rat=1"],
          "settings: learning_rat is not a setting. Did you mean training.learning_rate?"),
     ],

@@ -6,11 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunewright.errors import SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.pooling import (
     from_int8,
     normalised,
     pool,
+    quantised,
     to_bits,
     to_int8,
     truncated,
@@ -68,6 +70,32 @@ def test_codes_are_those_of_sentence_transformers(num, seed):
     expected = quantize(new, "int8", ranges=ranges)
     assert to_int8(new, ranges).tolist() == expected.tolist()
     assert to_bits(new).tolist() == quantize(new, "ubinary").tolist()
+
+
+FORMS = ["float32", "int8", "uint8", "binary", "ubinary"]
+
+
+@given(st.integers(2, 40), st.sampled_from(FORMS), st.booleans())
+def test_smaller_forms_are_those_of_sentence_transformers(num, form, are_given):
+    quantize = pytest.importorskip("sentence_transformers.util.quantization").quantize_embeddings
+    made, ranges = vectors(num), value_ranges(vectors(9, 1)) if are_given else None
+    found, expected = quantised(made, form, ranges), quantize(made, form, ranges=ranges)
+    assert found.dtype == expected.dtype
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_vectors_have_the_smaller_form_of_none(form):
+    quantize = pytest.importorskip("sentence_transformers.util.quantization").quantize_embeddings
+    none, ranges = np.zeros((0, 20), np.float32), value_ranges(vectors(3))
+    found, expected = quantised(none, form, ranges), quantize(none, form)
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+
+
+def test_a_single_vector_has_no_ranges():
+    with pytest.raises(SettingsError, match="they cannot be taken from fewer than two vectors"):
+        quantised(vectors(1), "int8")
+    assert quantised(vectors(1), "binary").shape == (1, 3)
 
 
 def test_codes_stand_for_values_at_most_half_a_step_away():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tunewright.errors import DataError
 from tunewright.models import tokens
 from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.tokens import encode_text, encode_windows
+from tunewright.models.tokens import encode_long, encode_text, encode_windows
 
 WORDS = st.lists(st.sampled_from(["a", "fine", "film", "zq", "很好", "!", " "]), max_size=12)
 ANY_TEXT = settings(
@@ -146,8 +146,48 @@ def test_a_text_that_is_too_long_is_cut_or_refused_as_wished(bert):
     )
 
 
-def test_a_question_longer_than_half_a_window_is_cut_and_counted(bert):
-    found = encode_windows(
-        bert, "a film", prefix="fine " * 20, max_length=11, stride=0, long="window"
-    )
-    assert [(len(w), w.num_cut) for w in found] == [(9, 16)]
+def test_a_question_is_cut_where_a_text_needs_the_other_half_of_its_windows(bert):
+    question = "fine " * 20
+    sizes = {"a film": [(11, 14)], "a film " * 3: [(11, 16), (9, 0)]}
+    for text, expected in sizes.items():
+        found = encode_windows(bert, text, prefix=question, max_length=11, stride=0, long="window")
+        assert [(len(w), w.num_cut) for w in found] == expected
+
+
+@pytest.mark.parametrize("long", ["error", "truncate", "window"])
+def test_nothing_of_a_question_is_cut_where_it_fits_beside_the_text(bert, long):
+    question, text = "fine " * 40, "a film " * 2
+    (found,) = encode_windows(bert, text, prefix=question, max_length=47, stride=4, long=long)
+    (whole,) = encode_long(bert, question, text, max_length=47, stride=4, long=long)
+    assert (len(found), found.num_cut) == (len(whole), whole.num_cut) == (47, 0)
+    assert found.token_ids.tolist() == whole.token_ids.tolist()
+
+
+@ANY_TEXT
+@given(words=SPOT, others=st.one_of(st.none(), SPOT), limit=st.integers(8, 40), data=st.data())
+def test_windows_hold_the_longer_text_of_a_pair_and_the_other_one_in_each(
+    tokenizer, words, others, limit, data
+):
+    text, pair = " ".join(words), None if others is None else " ".join(others)
+    stride = data.draw(st.integers(0, limit))
+    found = encode_long(tokenizer, text, pair, max_length=limit, stride=stride, long="window")
+    whole = encode_text(tokenizer, text, pair)
+    assert all(len(window) <= limit for window in found)
+    if len(whole) <= limit:
+        assert [w.token_ids.tolist() for w in found] == [whole.token_ids.tolist()]
+        return
+    sizes = [len(encode_text(tokenizer, each, special=False)) for each in (text, pair or "")]
+    read = sum(len(w) - w.num_repeated for w in found)
+    assert read + sum(w.num_cut for w in found) == len(whole)
+    room = limit - (len(whole) - sum(sizes))
+    assert found[0].num_cut == max(0, min(sizes) - max(room // 2, room - max(sizes)))
+    assert len(found) > 1
+
+
+def test_a_pair_that_is_too_long_is_cut_or_refused_as_wished(bert):
+    (cut,) = encode_long(bert, "a film " * 9, "fine", max_length=9, stride=2, long="truncate")
+    assert cut.token_ids.tolist() == encode_text(bert, "a film " * 9, "fine", 9).token_ids.tolist()
+    assert cut.num_cut == 13
+    with pytest.raises(DataError, match="it has 22 tokens"):
+        encode_long(bert, "a film " * 9, "fine", max_length=9, stride=2, long="error",
+                    where="a.csv, line 2")  # fmt: skip

@@ -41,6 +41,42 @@ def test_the_rows_of_beir_are_documents(tmp_path):
     assert (found.key, found.text) == ("d1", "Anaemia\nA lack of iron.")
 
 
+def test_title_and_text_of_beir_are_one_document(tmp_path):
+    rows = [
+        {"_id": "d1", "title": "Anaemia", "text": "A lack of iron.", "metadata": {"year": 2020}},
+        {"_id": "d2", "title": "", "text": "No title."},
+        {"_id": "d3", "title": "No text", "text": ""},
+    ]
+    file = written(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "corpus.jsonl")
+    said = []
+    found = list(read_documents(file, say=said.append))
+
+    assert [(each.key, each.text) for each in found] == [
+        ("d1", "Anaemia A lack of iron."), ("d2", "No title."), ("d3", "No text"),
+    ]  # fmt: skip
+    assert found[0].columns["metadata"] == {"year": 2020}
+    assert said[-1] == (
+        f'{file}: "title" and "text" are read together, as in BEIR; --text text reads the text '
+        "alone."
+    )
+
+
+def test_the_text_of_beir_is_read_alone_where_it_is_named(tmp_path):
+    row = {"_id": "d1", "title": "Anaemia", "text": "A lack of iron."}
+    said = []
+    (found,) = read_documents([row], text=["text"], say=said.append)
+
+    assert (found.text, found.columns["title"]) == ("A lack of iron.", "Anaemia")
+    assert not [sentence for sentence in said if "BEIR" in sentence]
+
+
+@pytest.mark.parametrize("missing", ["_id", "title"])
+def test_a_title_alone_makes_no_corpus_of_beir(missing):
+    row = {"_id": "d1", "title": "Anaemia", "text": "A lack of iron."}
+    (found,) = read_documents([{name: row[name] for name in row if name != missing}])
+    assert found.text == "A lack of iron."
+
+
 def test_files_of_a_folder_are_documents(tmp_path):
     written(tmp_path, "buy milk\n", "monday.txt")
     written(tmp_path, "rest", "sunday.txt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from tests.tiny import tiny_model
-from tunewright.errors import ModelError, SettingsError
+from tunewright.errors import DataError, ModelError, SettingsError
+from tunewright.models.pooling import quantised, value_ranges
 from tunewright.models.sentence_folder import SentenceSettings
+from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.encoder import load_encoder, load_token_encoder
 
 TEXTS = [
@@ -124,6 +127,135 @@ def test_texts_are_read_as_they_are_needed(tiny_folder, load):
     assert len(taken) == encoder.predictor.task.window_texts < 10_000
 
 
+def vectors_of(answer):
+    return answer.vectors_ND if hasattr(answer, "vectors_ND") else answer.values
+
+
+@pytest.fixture(params=[load_encoder, load_token_encoder])
+def watched(request, tiny_folder, monkeypatch):
+    """An encoder of short windows, and the names of the threads that made its tokens."""
+    encoder = request.param(tiny_folder("bert"), max_length=9, precision="fp32")
+    kind, made_by = type(encoder.predictor.task), []
+    encode = kind.encode
+
+    def watching(task, row, tokenizer):
+        made_by.append(threading.current_thread().name)
+        return encode(task, row, tokenizer)
+
+    monkeypatch.setattr(kind, "encode", watching)
+    monkeypatch.setattr(kind, "window_texts", 100)
+    return encoder, made_by
+
+
+MANY = [f"film {n} of the {'old ' * (n % 7)}book" for n in range(250)]
+
+
+def test_several_threads_make_the_tokens_of_a_window(watched, monkeypatch):
+    encoder, made_by = watched
+    monkeypatch.setattr("tunewright.prediction.ahead.torch.get_num_threads", lambda: 1)
+    cuts, cuts_alone = [], []
+    alone = [vectors_of(answer) for answer in encoder.stream(MANY, cut=cuts_alone.append)]
+    assert made_by == ["MainThread"] * len(MANY)
+    made_by.clear()
+    monkeypatch.setattr("tunewright.prediction.ahead.torch.get_num_threads", lambda: 4)
+    found = [vectors_of(answer) for answer in encoder.stream(MANY, cut=cuts.append)]
+
+    assert len(made_by) == len(MANY)
+    assert {name.split("_")[0] for name in made_by[:200]} == {"spread"}
+    assert cuts == cuts_alone != []
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_next_window_is_made_while_a_device_computes(watched, monkeypatch):
+    encoder, made_by = watched
+    expected = [vectors_of(answer) for answer in encoder.stream(MANY)]
+    made_by.clear()
+    monkeypatch.setattr(Predictor, "ahead", property(lambda _: True))
+    found = [vectors_of(answer) for answer in encoder.stream(MANY)]
+
+    assert made_by == ["MainThread"] * 100 + ["one ahead"] * 150
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_device_is_not_waited_for_with_more_than_three_windows(watched, monkeypatch):
+    encoder, _ = watched
+    monkeypatch.setattr(Predictor, "ahead", property(lambda _: True))
+    taken, third = [], threading.Event()
+
+    def texts():
+        for number in range(10_000):
+            taken.append(number)
+            if number == 399:
+                third.set()
+            yield f"film {number}"
+
+    coming = encoder.stream(texts())
+    for _ in range(101):  # the second window is in use, the third waits, the fourth is made
+        next(coming)
+    assert third.wait(5)
+    assert not threading.Event().wait(0.2)
+    assert len(taken) == 400
+    coming.close()
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_token_encoder])
+def test_exact_vectors_have_the_same_bits_alone_and_in_any_batch(tiny_folder, load, monkeypatch):
+    texts = [f"a film {n} of the {'old ' * (n % 7)}book" for n in range(40)]
+    exact, usual = (
+        load(tiny_folder("bert"), precision="fp32", exact=exact) for exact in (True, False)
+    )
+    forward = type(exact.predictor.task).forward
+
+    def rounding(task, model, batch):  # as kernels round, more than tiny models let them
+        found = forward(task, model, batch)["vectors"]
+        return {"vectors": found + batch.streams["text"].num_sequences * 1e-6}
+
+    monkeypatch.setattr(type(exact.predictor.task), "forward", rounding)
+
+    def bits(encoder, texts):
+        return [vectors_of(answer).tobytes() for answer in encoder.stream(texts)]
+
+    alone = [bits(exact, [text])[0] for text in texts]
+    assert bits(exact, texts) == alone
+    assert bits(exact, texts[::-1]) == alone[::-1]
+    assert bits(usual, texts) != alone
+
+
+def test_an_exact_encoder_is_loaded_again_as_one(tiny_folder):
+    about = load_encoder(tiny_folder("bert"), precision="fp32", exact=True).reference
+    assert about["settings"] == {"layer": -1, "exact": True}
+    assert load_encoder(about["name"], **about["settings"]).predictor.exact
+
+
+@pytest.mark.parametrize("form", ["float32", "int8", "uint8", "binary", "ubinary"])
+def test_vectors_are_quantised_as_sentence_transformers_does(folder, form):
+    library = pytest.importorskip("sentence_transformers")
+    quantize = library.util.quantization.quantize_embeddings
+    encoder = load_encoder(folder, precision="fp32")
+    ranges_2D = value_ranges(encoder.encode(TEXTS))
+    for ours, vectors_BD in (
+        (encoder.encode, encoder.encode(TEXTS)),
+        (encoder.encode_document, encoder.encode_document(TEXTS)),
+        (encoder.encode_query, encoder.encode_query(TEXTS)),
+    ):
+        found, expected = ours(TEXTS, precision=form), quantize(vectors_BD, form)
+        assert found.dtype == expected.dtype
+        assert found.tolist() == expected.tolist()
+        found = ours(TEXTS, form, ranges_2D)
+        assert found.tolist() == quantised(vectors_BD, form, ranges_2D).tolist()
+    assert encoder.encode([], precision=form).size == 0
+
+
+def test_a_form_that_there_is_not_is_refused(tiny_folder):
+    with pytest.raises(SettingsError) as caught:
+        load_encoder(tiny_folder("bert"), precision="fp32").encode(TEXTS, precision="int4")
+    assert str(caught.value) == (
+        'precision: it is "int4". It is one of "float32", "int8", "uint8", "binary", "ubinary".'
+    )
+
+
 def test_what_is_cut_is_told(tiny_folder):
     cut = []
     encoder = load_encoder(tiny_folder("bert"), max_length=6, precision="fp32")
@@ -171,3 +303,21 @@ def test_vectors_that_are_not_finite_are_refused(tiny_folder, tmp_path):
 
     with pytest.raises(ModelError, match="not finite"):
         load_encoder(folder, precision="fp32").encode(["a film"])
+
+
+def test_a_long_text_has_the_mean_vector_of_its_windows(tiny_folder):
+    folder, text = tiny_folder("bert"), "a fine film and the plot is very good " * 3
+    cut = load_encoder(folder, max_length=12, normalize=False)
+    windows = load_encoder(folder, max_length=12, normalize=False, long="window", stride=0)
+    (whole,) = windows.encode([text])
+    parts = cut.encode(["a fine film and the plot is very good a", "fine film and the plot is very "
+                        "good a fine", "film and the plot is very good"])  # fmt: skip
+    assert whole == pytest.approx(parts.mean(0), abs=1e-5)
+    assert whole != pytest.approx(cut.encode([text])[0], abs=1e-5)
+    assert np.linalg.norm(load_encoder(folder, max_length=12, long="window").encode([text])) == (
+        pytest.approx(1, abs=1e-5)
+    )
+    with pytest.raises(DataError, match="it has 29 tokens"):
+        load_encoder(folder, max_length=12, long="error").encode([text])
+    with pytest.raises(SettingsError, match="windows"):
+        load_encoder(folder, long="windows")

@@ -12,6 +12,7 @@ from tests.retrieval.conftest import TEXTS, documents
 from tests.retrieval.embedders import Reversed, WordCounts
 from tunewright.errors import DataError, ModelError, RunError, SettingsError
 from tunewright.retrieval.documents import Document
+from tunewright.retrieval.encoder import load_encoder
 from tunewright.retrieval.indexing import remove_documents, update_index
 from tunewright.retrieval.search_index import load_index
 from tunewright.retrieval.store import FILE, opened
@@ -186,6 +187,111 @@ def test_passages_of_another_length_need_another_folder(update, tmp_path):
         f"{tmp_path / 'index' / FILE}: it was made with passage_tokens = 5. 6 was asked for. "
         "Leave it out, or index into a new folder."
     )
+
+
+@pytest.mark.parametrize(("form", "num_bytes"), [("float32", 128), ("int8", 36), ("binary", 4)])
+def test_vectors_are_stored_in_the_form_that_is_asked_for(update, tmp_path, form, num_bytes):
+    update(vectors=form)
+    update({**TEXTS, "song": "A new song."})  # in the form that the index has
+
+    with opened(tmp_path / "index") as store:
+        assert store.vector_form == (form, 32)
+        assert store.num_passages == 5
+        assert {len(raw) for _, _, raw in store.vectors()} == {num_bytes}
+
+
+def test_another_form_of_vectors_needs_another_folder(update, tmp_path):
+    update(vectors="int8")
+    assert update(vectors="int8").num_unchanged == 4
+    with pytest.raises(SettingsError) as caught:
+        update(vectors="binary")
+    assert str(caught.value) == (
+        f"{tmp_path / 'index' / FILE}: it was made with vectors = int8. binary was asked for. "
+        "Leave it out, or index into a new folder."
+    )
+
+
+def test_a_form_that_vectors_are_not_stored_in_is_refused(update, tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        update(vectors="uint8")
+    assert str(caught.value) == (
+        'vectors: it is "uint8". It is one of "float32", "int8", "binary".'
+    )
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_that_does_not_say_how_vectors_are_stored_has_them_in_full(update, tmp_path):
+    update()
+    connection = sqlite3.connect(tmp_path / "index" / FILE)
+    connection.execute("delete from settings where name = 'vectors'")
+    connection.commit()
+    connection.close()
+
+    assert update({**TEXTS, "song": "A new song."}).num_added == 1
+    with load_index(tmp_path / "index", embedder=WordCounts()) as found:
+        assert found.search("A new song.", mode="dense")[0].score == pytest.approx(1)
+
+
+def test_an_exact_index_has_the_same_vectors_however_it_came_about(tiny_folder, tmp_path):
+    texts = {f"d{n}": f"a film {n} of the {'old ' * (n % 7)}book" for n in range(40)}
+    encoder = load_encoder(tiny_folder("bert"), precision="fp32", exact=True)
+    model = encoder.reference
+    update_index(tmp_path / "whole", documents(texts), encoder, model=model)
+    for key in reversed(texts):
+        one = documents({key: texts[key]})
+        update_index(tmp_path / "grown", one, encoder, model=model, add=True)
+
+    found = []
+    for name in ("whole", "grown"):
+        with opened(tmp_path / name) as store:
+            keys = dict(store.rows("select id, key from documents"))
+            found.append({keys[document]: raw for _, document, raw in store.vectors()})
+    assert found[0] == found[1]
+    assert len(found[0]) == 40
+    with load_index(tmp_path / "whole", precision="fp32") as index:
+        assert index.embedder.predictor.exact
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_an_index_is_exact_as_a_whole_or_not_at_all(tiny_folder, tmp_path, made):
+    first, second = (
+        load_encoder(tiny_folder("bert"), precision="fp32", exact=exact)
+        for exact in (made, not made)
+    )
+    folder = tmp_path / "index"
+    update_index(folder, documents(), first, model=first.reference)
+    assert update_index(folder, documents(), first, model=first.reference).num_unchanged == 4
+    with pytest.raises(SettingsError) as caught:
+        update_index(folder, documents(), second, model=second.reference)
+    was = str(made).lower()
+    assert str(caught.value) == (
+        f"{folder / FILE}: it was made with exact = {was}. All its vectors are made in one way. "
+        f"Write exact={was}, or index into a new folder."
+    )
+
+
+def test_several_threads_cut_texts_into_passages_that_are_the_same(
+    tiny_folder, tmp_path, monkeypatch
+):
+    texts = {f"d{n}": f"A film {n}. " + "The old book is good. " * (n % 5) for n in range(150)}
+    encoder = load_encoder(tiny_folder("bert"), precision="fp32")
+    cut_by, token_places = [], type(encoder).token_places
+
+    def watching(encoder, text):
+        cut_by.append(threading.current_thread().name.split("_")[0])
+        return token_places(encoder, text)
+
+    monkeypatch.setattr(type(encoder), "token_places", watching)
+    found = []
+    for num_threads in (1, 4):
+        monkeypatch.setattr("torch.get_num_threads", lambda number=num_threads: number)
+        folder = tmp_path / f"{num_threads}"
+        update_index(folder, documents(texts), encoder, passage_tokens=8, stride=2)
+        with opened(folder) as store:
+            found.append(list(store.rows("select document, start, stop from passages order by id")))
+    assert found[0] == found[1]
+    assert len(found[0]) > 150
+    assert cut_by == ["MainThread"] * 150 + ["spread"] * 150
 
 
 def test_long_texts_become_passages_that_overlap(update, tmp_path):

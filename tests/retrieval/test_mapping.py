@@ -68,6 +68,25 @@ def test_umap_keeps_groups_together(grouped):
     np.testing.assert_array_equal(map_of(documents, vectors_RD).points_R2, found.points_R2)
 
 
+@pytest.mark.parametrize(
+    ("rows", "method"), [(16, "UMAP"), (40, "UMAP"), (15, "principal components")]
+)
+@pytest.mark.parametrize("kind", ["equal", "zeros among them", "pairs"])
+def test_umap_draws_texts_that_are_alike_and_leaves_few_to_the_components(rows, method, kind):
+    pytest.importorskip("umap")
+    made = np.random.default_rng(1).normal(size=(rows, 8)).astype(np.float32)
+    vectors_RD = {
+        "equal": np.ones((rows, 8), np.float32),
+        "zeros among them": np.concatenate([np.zeros((3, 8), np.float32), made[3:]]),
+        "pairs": made.repeat(2, axis=0)[:rows],
+    }[kind]
+    found = map_of([Document(f"{n}", "t") for n in range(rows)], vectors_RD, 1, axes="umap")
+
+    assert found.method == method
+    assert found.points_R2.shape == (rows, 2)
+    assert np.isfinite(found.points_R2).all()
+
+
 def test_umap_that_is_not_installed_is_refused_and_not_missed(grouped, monkeypatch):
     documents, vectors_RD, _ = grouped
     monkeypatch.setattr(mapping, "find_spec", lambda name: None)

@@ -15,12 +15,18 @@ from tunewright.retrieval.nearest import (
     write_clusters,
 )
 from tunewright.retrieval.store import opened, opened_to_write
+from tunewright.retrieval.stored import in_full
 
 NUM_TEXTS, GROUPS = 1200, 30
 
 
 @pytest.fixture
-def grouped(update, tmp_path):
+def form():
+    return "float32"
+
+
+@pytest.fixture
+def grouped(update, tmp_path, form):
     """An index of texts in groups, with clusters, whatever their number."""
     pytest.importorskip("faiss")
     rng = np.random.default_rng(0)
@@ -28,7 +34,7 @@ def grouped(update, tmp_path):
         f"{n}": " ".join([f"group{n % GROUPS}"] * 3 + [f"word{w}" for w in rng.integers(0, 99, 3)])
         for n in range(NUM_TEXTS)
     }
-    update(texts)
+    update(texts, vectors=form)
     with opened_to_write(tmp_path / "index") as store:
         write_clusters(store, exact_up_to=100)
     return tmp_path / "index"
@@ -57,19 +63,21 @@ def test_only_allowed_passages_are_found():
     assert [passage for passage, _ in found] == [5, 9]
 
 
+@pytest.mark.parametrize("form", ["float32", "int8"])
 def test_clusters_find_nearly_what_comparing_all_finds(grouped):
     with opened(grouped) as store:
         about = store.setting(CLUSTERS)
         clustered = open_neighbours(store, exact_up_to=100)
         exact = ExactNeighbours.of(store)
         assert isinstance(clustered, ClusteredNeighbours)
-        cosine_of = dict(zip(exact.passages_P.tolist(), exact.vectors_PD, strict=True))
+        vectors_PD = in_full(exact.vectors_PD)
+        vector_of = dict(zip(exact.passages_P.tolist(), vectors_PD, strict=True))
         hits = []
-        for query_D in exact.vectors_PD[3::40]:
+        for query_D in vectors_PD[3::40]:
             least = exact.nearest(query_D, 10)[-1][1]
             found = clustered.nearest(query_D, 10)
             hits += [score >= least - 1e-6 for _, score in found]
-            scores = [float(query_D @ cosine_of[passage]) for passage, _ in found]
+            scores = [float(query_D @ vector_of[passage]) for passage, _ in found]
             assert [score for _, score in found] == pytest.approx(scores, abs=1e-6)
     assert about["recall"] >= LEAST_RECALL
     assert len(hits) == 300

@@ -13,6 +13,7 @@ from tests.retrieval.embedders import Reversed, WordCounts
 from tunewright.errors import ModelError, SettingsError
 from tunewright.retrieval.documents import Document
 from tunewright.retrieval.embedder import encoded
+from tunewright.retrieval.judging import JudgedQueries
 from tunewright.retrieval.search_index import Question, load_index
 
 MANY = {
@@ -47,6 +48,20 @@ def test_dense_scores_are_cosines_from_the_nearest_on(index):
 
     expected = cosines("w3 w7", MANY)
     assert {hit.id: hit.score for hit in hits} == pytest.approx(expected, abs=1e-5)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+@pytest.mark.parametrize("form", ["int8", "binary"])
+def test_smaller_vectors_are_compared_with_the_query_as_it_is(index, form):
+    found = index(MANY, vectors=form)
+    embedder = WordCounts()
+    query_D = encoded(embedder, ["w3 w7"], "query")[0]
+    vectors_PD = encoded(embedder, list(MANY.values()), "document")
+    full_PD = vectors_PD if form == "int8" else np.where(vectors_PD > 0, 1, -1) / np.sqrt(32)
+
+    hits = found.search("w3 w7", top=len(MANY), mode="dense")
+    expected = dict(zip(MANY, (full_PD @ query_D).tolist(), strict=True))
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(expected, abs=4e-3)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
@@ -89,6 +104,12 @@ def test_a_document_of_many_passages_does_not_crowd_out_others(index):
 def years():
     rows = [("a", 2019, True), ("b", 2020, False), ("c", 2021, None)]
     return [Document(key, f"a film of {y}", {"year": y, "new": n}, key) for key, y, n in rows]
+
+
+@pytest.mark.parametrize("form", ["int8", "binary"])
+def test_conditions_leave_smaller_vectors_out(index, form):
+    hits = index(years(), vectors=form).search("film", where=["year>=2020"], mode="dense")
+    assert {hit.id for hit in hits} == {"b", "c"}
 
 
 @pytest.mark.parametrize(
@@ -166,6 +187,37 @@ def test_a_reranker_reads_the_best_50_and_orders_them_anew(index):
     assert reranker.seen == 50
     assert len(hits) == 3
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+@pytest.mark.parametrize("top", [3, 70])
+def test_what_is_measured_of_a_reranker_is_what_search_shows(index, top):
+    texts = {f"d{n}": "red " + "x" * n for n in range(1, 130)}
+    found, reranker = index(texts), Longest()
+    question = Question(top=top, reranker=reranker)
+    shown = [hit.id for hit in found.answers(["red"], question)[0]]
+    num_read = reranker.seen
+    judged = JudgedQueries({"q": "red"}, {"q": dict.fromkeys(shown[:2], 1.0) | {"d129": 1.0}})
+    quality = found.evaluate(judged, question)
+
+    assert reranker.seen == num_read == max(top, 50)
+    assert quality.metrics["mrr@10"].value == 1.0
+    assert quality.metrics["recall@5"].value == pytest.approx(
+        len(judged.gains["q"].keys() & set(shown[:5])) / len(judged.gains["q"])
+    )
+
+
+def test_the_documents_that_a_reranker_did_not_read_are_measured_behind_the_others(index):
+    texts = {f"d{n}": "red " + "x" * n for n in range(1, 130)}
+    found = index(texts)
+    before = [hit.id for hit in found.search("red", top=100)]
+    after = [hit.id for hit in found.search("red", top=50, reranker=Longest())]
+    last = before[99]
+    judged = JudgedQueries({"q": "red"}, {"q": {after[0]: 1.0, last: 1.0}})
+    quality = found.evaluate(judged, Question(reranker=Longest()))
+
+    assert set(before[:50]) == set(after)
+    assert last not in after
+    assert quality.metrics["map@100"].value == pytest.approx((1 + 2 / 100) / 2)
 
 
 def test_many_queries_are_answered_as_each_alone(index):

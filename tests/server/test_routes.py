@@ -172,6 +172,18 @@ def test_openai_embeddings_in_numbers_and_in_base64(serve, model_of):
         np.testing.assert_allclose(numbers, row, atol=1e-6)
 
 
+def test_openai_embeddings_as_the_signs_of_their_numbers(serve, model_of):
+    client = serve("sentence-embedding")
+    texts = ["a fine film", "the bank card"]
+    bits_BW = np.packbits(vectors_of(model_of("sentence-embedding"), texts) > 0, axis=1)
+    for form, expected in (("ubinary", bits_BW.astype(int)), ("binary", bits_BW.astype(int) - 128)):
+        found = posted(client, "/v1/embeddings", input=texts, encoding_format=form)
+        assert [each["embedding"] for each in found["data"]] == expected.tolist()
+    status, words = refusal(client, "/v1/embeddings", input=texts, encoding_format="int8")
+    assert status == 422
+    assert "'float', 'base64', 'binary' or 'ubinary'" in words
+
+
 def test_similarity_is_the_cosine(serve, model_of):
     client = serve("sentence-embedding")
     texts = ["a fine film", "a good movie", "the bank card"]

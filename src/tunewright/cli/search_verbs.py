@@ -9,8 +9,13 @@ import typer
 
 SOURCE = (
     "The texts: a file, a folder or a Hub id, - for JSON lines on standard input; then settings "
-    "such as encoding=latin-1."
+    "such as encoding=latin-1, exact=true (same bits whatever stands beside a text; takes longer) "
 )
+FORMS = (
+    "or vectors=int8 (or uint8, binary, ubinary: smaller vectors), or long=window (or error: what "
+    "becomes of texts longer than the model reads; else they are cut)."
+)
+STORED = "or vectors=int8 (or binary: a smaller index)."
 Model = Annotated[str, typer.Option("--model", "-m", help="starter, a folder, a run, or a Hub id.")]
 Text = Annotated[
     list[str] | None,
@@ -21,7 +26,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
 def embed(
-    words: Annotated[list[str], typer.Argument(help=SOURCE, metavar="SOURCE [KEY=VALUE]...")],
+    words: Annotated[
+        list[str], typer.Argument(help=SOURCE + FORMS, metavar="SOURCE [KEY=VALUE]...")
+    ],
     model: Model = "starter",
     output: Annotated[
         str,
@@ -59,7 +66,7 @@ def embed(
 def index(
     words: Annotated[
         list[str] | None,
-        typer.Argument(help=SOURCE, metavar="[SOURCE] [KEY=VALUE]..."),
+        typer.Argument(help=SOURCE + STORED, metavar="[SOURCE] [KEY=VALUE]..."),
     ] = None,
     folder: Annotated[
         str, typer.Option("--output", "--out", "-o", help="The index's folder.", metavar="FOLDER")

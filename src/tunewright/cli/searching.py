@@ -20,6 +20,9 @@ from tunewright.data.wording import counted
 from tunewright.errors import SettingsError
 from tunewright.types import Role
 
+# Settings of these verbs that are given as key=value, beside those of reading.
+OF_EMBED = ("vectors", "ranges", "exact", "precision", "long", "stride")
+OF_INDEX = ("vectors", "exact")
 QUERY = Role("query", "what is looked for", ("text", "question", "anchor"))
 QUERIES_AT_ONCE = 32
 SHOWN_CHARACTERS, OF_CLUSTERS = 300, 100
@@ -84,34 +87,71 @@ def embed_and_write(
     drawing: Drawing, as_json: bool,
 ) -> None:  # fmt: skip
     """Embeds every text of a source, and draws the map where one is asked for."""
-    from tunewright.retrieval import embedding, mapping
+    from tunewright.retrieval import mapping
     from tunewright.retrieval.documents import read_documents
+    from tunewright.retrieval.embedding import embedded
+    from tunewright.retrieval.vector_files import at_least_one, in_form, write_vectors
 
+    words, given = _own_settings(words, OF_EMBED)
     source, reading = _source(words, "embed")
+    form, ranges_2D = _form(output, given)
     tokens = settings.get("pooling") == TOKENS
-    if output != "-":
-        embedding.check_target(Path(output), tokens)
     drawing.check(tokens)
-    encoder = _encoder(settings)
+    encoder = _encoder({**settings, **given})
     odd = Oddities()
     with _counting("texts") as count:
         documents = odd.watch(read_documents(source, text=text, settings=reading, say=show.say))
-        rows = count(embedding.embedded(documents, encoder, odd.cut.append))
+        rows = count(embedded(documents, encoder, odd.cut.append))
         sample = mapping.Sample()
         rows = sample.watch(rows) if drawing.picture else rows
         if output == "-":
-            rows = embedding.at_least_one(rows)
+            rows = in_form(at_least_one(rows), form, ranges_2D)
             num_texts = write_rows(({"id": d.key, **a.to_json()} for d, a in rows), "-")
         else:
-            num_texts = embedding.write_vectors(rows, Path(output))
+            num_texts = write_vectors(rows, Path(output), form, ranges_2D)
     odd.say()
     about = {"texts": num_texts, **odd.to_json(), "output": output}
+    about |= _arrays_beside(output, form, tokens)
     if drawing.picture is not None:
         about |= _draw(sample, drawing)
     if as_json and output != "-":
         show.print_json(about)
     else:
         show.say(f"Embedded {counted(num_texts, 'text')}.")
+
+
+def _form(output: str, given: dict[str, Any]) -> tuple[Any, Any]:
+    """Takes the form of the vectors and their ranges out of the settings, and checks the output."""
+    from tunewright.models.pooling import RANGED, VectorForm
+    from tunewright.retrieval.encoder import check_choice
+    from tunewright.retrieval.vector_files import check_target, read_ranges
+
+    form, ranges = given.pop("vectors", "float32"), given.pop("ranges", None)
+    check_choice("vectors", form, get_args(VectorForm))
+    if output != "-":
+        check_target(Path(output))
+    elif form in RANGED and ranges is None:
+        raise SettingsError(
+            "vectors", f"{form} is to be printed",
+            "The range of each number is known when all texts were read.",
+            "Name a file with --out, or the ranges of other vectors: ranges=FILE.",
+        )  # fmt: skip
+    return form, None if ranges is None else read_ranges(ranges)
+
+
+def _arrays_beside(output: str, form: str, tokens: bool) -> dict[str, str]:
+    """Says which arrays stand beside the vectors."""
+    from tunewright.models.pooling import RANGED
+    from tunewright.retrieval.vector_files import beside
+
+    found = {}
+    if output != "-" and form in RANGED:
+        found["ranges"] = str(beside(Path(output), "ranges"))
+        show.say(f"  What the codes stand for is in {found['ranges']}.")
+    if tokens and output.endswith(".npy"):
+        found["offsets"] = str(beside(Path(output), "offsets"))
+        show.say(f"  Where each text begins is in {found['offsets']}.")
+    return found
 
 
 def _encoder(settings: Mapping[str, Any]) -> Any:
@@ -123,6 +163,10 @@ def _encoder(settings: Mapping[str, Any]) -> Any:
     check_choice("--pooling", given.get("pooling", TOKENS), (*get_args(Pooling), TOKENS))
     if given.get("pooling") == TOKENS:
         del given["pooling"]
+        if given.pop("long", "truncate") != "truncate":
+            found = "it is asked for, and so is a vector for each token"
+            raise SettingsError("long", found, "Only the vectors of whole texts are put together.")
+        given.pop("stride", None)
         return load_token_encoder(**given)
     return load_encoder(**given)
 
@@ -158,11 +202,13 @@ def index_and_show(
     **named: Any,
 ) -> None:  # fmt: skip
     """Brings an index up to date and says what changed."""
+    words, given = _own_settings(words, OF_INDEX)
     source, reading = _source(words, "index")
     from tunewright.retrieval.encoder import load_encoder
     from tunewright.retrieval.making import make_index
 
-    encoder = load_encoder(model, precision=precision)  # type: ignore[arg-type]
+    exact = given.get("exact", False)
+    encoder = load_encoder(model, precision=precision, exact=exact)  # type: ignore[arg-type]
     with show.err.status("Reading ...") as status:
 
         def tell(progress: Any) -> None:
@@ -170,8 +216,9 @@ def index_and_show(
             status.update(f"{progress.phase}: {progress.done:,}{of} documents")
 
         change = make_index(
-            source, Path(folder), encoder, settings=reading, say=show.say, tell=tell, **named
-        )
+            source, Path(folder), encoder, settings=reading, say=show.say, tell=tell,
+            vectors=given.get("vectors"), **named,
+        )  # fmt: skip
     _show_change(folder, change, as_json)
 
 
@@ -274,6 +321,21 @@ def _shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
     """Returns the beginning of a text on one line."""
     flat = " ".join(text.split())
     return flat if len(flat) <= most else f"{flat[:most]} ..."
+
+
+def _own_settings(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes the settings of these names out of the words of a command."""
+    own = [word for word in words if "=" in word and word.partition("=")[0] in names]
+    found: dict[str, Any] = dict(word.split("=", 1) for word in own)
+    if "exact" in found:
+        if found["exact"] not in ("true", "false"):
+            raise SettingsError("exact", f'it is "{found["exact"]}"', "It is true or false.")
+        found["exact"] = found["exact"] == "true"
+    if "stride" in found:
+        if not found["stride"].isdecimal():
+            raise SettingsError("stride", f'it is "{found["stride"]}"', "It is a number of tokens.")
+        found["stride"] = int(found["stride"])
+    return [word for word in words if word not in own], found
 
 
 def _source(words: Sequence[str], verb: str) -> tuple[Any, ReadSettings]:

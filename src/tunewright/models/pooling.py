@@ -1,7 +1,7 @@
 """From the hidden states of a text's tokens to one vector, and to smaller ones.
 
     vectors_BD = normalised(pool(hidden_ND, stream, "mean"))
-    codes_RD = to_int8(vectors_RD, value_ranges(vectors_RD))
+    codes_RD = quantised(vectors_RD, "int8")
 
 Shape letters: N tokens, B sequences, D numbers of a vector, R vectors, W bytes of packed bits.
 """
@@ -15,11 +15,17 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
+from tunewright.errors import SettingsError
 from tunewright.models.batch import PackedStream
 from tunewright.models.heads import mean_pool
 
 Pooling = Literal["mean", "cls", "last"]
+VectorForm = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[Any]
+
+RANGED = ("int8", "uint8")
+"""The forms whose codes are read by the range of each number."""
 
 
 def pool(hidden_ND: Tensor, stream: PackedStream, pooling: Pooling) -> Tensor:
@@ -51,11 +57,44 @@ def truncated(vectors_RD: Floats, dimensions: int, normalize: bool = True) -> Fl
     return np.divide(head_RD, length_R1, out=np.zeros_like(head_RD), where=length_R1 > 0)
 
 
+def quantised(vectors_RD: Floats, form: VectorForm, ranges_2D: Floats | None = None) -> Codes:
+    """Returns vectors in a smaller form: (R, D), or (R, W) of packed signs.
+
+    `int8` and `uint8` take the `ranges_2D` of `value_ranges`, or those of these vectors. Equal to
+    `quantize_embeddings` of sentence-transformers.
+
+    Raises SettingsError for int8 and uint8 of a single vector without ranges, and for ranges of
+    vectors of another size.
+    """
+    if form == "float32":
+        return np.asarray(vectors_RD, np.float32)
+    if form not in RANGED:
+        bits_RW = to_bits(vectors_RD)
+        return bits_RW if form == "ubinary" else (bits_RW ^ 0x80).view(np.int8)
+    if ranges_2D is None:
+        ranges_2D = value_ranges(vectors_RD)
+    elif ranges_2D.shape != (2, vectors_RD.shape[1]):
+        raise SettingsError(
+            "ranges", f"they have the shape {ranges_2D.shape}",
+            f"These vectors need {(2, vectors_RD.shape[1])}: the least and the greatest values.",
+        )  # fmt: skip
+    codes_RD = to_int8(vectors_RD, ranges_2D)
+    return codes_RD if form == "int8" else codes_RD.view(np.uint8) ^ 0x80
+
+
 def value_ranges(vectors_RD: Floats) -> Floats:
     """Returns the least and the greatest value of each number, (2, D).
 
     Take them from vectors of many texts, and keep them: every code is read by them.
+
+    Raises SettingsError for fewer than two vectors.
     """
+    if len(vectors_RD) < 2:
+        raise SettingsError(
+            "ranges", "they cannot be taken from fewer than two vectors",
+            "They are the least and the greatest value of each number.",
+            "Give the ranges of other vectors.",
+        )  # fmt: skip
     return np.stack([vectors_RD.min(0), vectors_RD.max(0)])
 
 

@@ -52,6 +52,41 @@ def encode_text(
     return replace(stream if offsets else _without_places(stream), num_cut=num_cut)
 
 
+def encode_long(
+    tokenizer: Any,
+    text: str,
+    pair: str | None = None,
+    *,
+    max_length: int,
+    stride: int,
+    long: Long,
+    where: str = "a text",
+) -> list[TokenStream]:
+    """Returns a text or pair as one stream or, where that is too long, as `long` says.
+
+    `truncate` cuts it as `encode_text` does, `window` gives the windows of the text, or of the
+    longer one of a pair, with the other one before or after it in each, and `error` raises
+    DataError, naming `where`.
+    """
+    whole = encode_text(tokenizer, text, pair, max_length)
+    if long == "truncate" or not whole.num_cut:
+        return [whole]
+    if long == "error":
+        raise too_long_error(where, len(whole) + whole.num_cut, max_length)
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    first, second = (
+        None if each is None else _Tokens.of(backend, each, None, False) for each in (text, pair)
+    )
+    assert first is not None
+    if second is None:
+        found = _windows(tokenizer, first, None, False, max_length, stride)
+    elif second.num_tokens >= first.num_tokens:
+        found = _windows(tokenizer, second, first, True, max_length, stride)
+    else:
+        found = _windows(tokenizer, first, second, False, max_length, stride)
+    return [_without_places(window) for window in found]
+
+
 def encode_windows(
     tokenizer: Any,
     text: str,
@@ -67,33 +102,55 @@ def encode_windows(
     A text that fits is one window. Of a longer one, `truncate` keeps the first window, `window`
     goes on with windows that begin with the last `stride` tokens of the one before (fewer where
     that would fill them), and `error` raises DataError, naming `where`. A `prefix`, such as a
-    question, stands before the text in every window; it takes at most half of it.
+    question, stands before the text in every window; it is cut where it takes more than half of one
+    and the text does not fit beside it.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer
     content = _Tokens.of(backend, text, max_length if long == "truncate" else None, True)
     before = None if prefix is None else _Tokens.of(backend, prefix, max_length, True)
-    special = backend.num_special_tokens_to_add(before is not None)
-    keep = 0 if before is None else min(before.num_tokens, (max_length - special) // 2)
-    room = max(max_length - special - keep, 1)
-    if content.num_tokens > room and long == "error":
-        raise too_long_error(where, content.num_tokens + keep + special, max_length)
+    if long == "error":
+        num_tokens = content.num_tokens + (0 if before is None else before.num_tokens)
+        num_tokens += backend.num_special_tokens_to_add(before is not None)
+        if num_tokens > max_length:
+            raise too_long_error(where, num_tokens, max_length)
+    found = _windows(tokenizer, content, before, True, max_length, stride)
+    return [_cut_short(found[0], content)] if long == "truncate" else found
+
+
+def _windows(
+    tokenizer: Any,
+    content: _Tokens,
+    other: _Tokens | None,
+    other_is_first: bool,
+    max_length: int,
+    stride: int,
+) -> list[TokenStream]:
+    """Returns the windows of a text, with another one in each, of which it may take half."""
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    room = max(max_length - backend.num_special_tokens_to_add(other is not None), 2)
+    keep = 0
+    if other is not None:
+        keep = min(other.num_tokens, max(room // 2, room - content.num_tokens))
+        other.encoding.truncate(keep)
+    room -= keep
     stride = min(stride, room // 2)
     content.encoding.truncate(room, stride=stride)
-    pieces = [content.encoding, *(content.encoding.overflowing if long == "window" else ())]
-    if before is not None:
-        before.encoding.truncate(keep)
     streams = []
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate([content.encoding, *content.encoding.overflowing]):
         start = index * (room - stride)
         own = replace(content, encoding=piece, places_N2=content.places_N2[start:])
-        stream = (
-            _joined(tokenizer, own, None) if before is None else _joined(tokenizer, before, own)
-        )
+        texts = (other, own) if other is not None and other_is_first else (own, other)
+        stream = _joined(tokenizer, *texts)
         repeated = 0 if index == 0 else len(stream) - (len(piece) - stride)
         streams.append(replace(stream, num_repeated=repeated))
-    cut_before = 0 if before is None else before.num_tokens - keep
-    cut = max(content.num_tokens - room, 0) if long == "truncate" else 0
-    return [replace(streams[0], num_cut=cut + cut_before), *streams[1:]]
+    num_cut = 0 if other is None else other.num_tokens - keep
+    return [replace(streams[0], num_cut=num_cut), *streams[1:]]
+
+
+def _cut_short(window: TokenStream, content: _Tokens) -> TokenStream:
+    """Returns the first window of a text as all that is read of it."""
+    num_cut = content.num_tokens - len(content.encoding)
+    return replace(window, num_cut=window.num_cut + num_cut)
 
 
 def bare_ids(tokenizer: Any, text: str) -> np.ndarray:

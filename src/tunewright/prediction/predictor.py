@@ -73,17 +73,21 @@ class Predictor:
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Any]:
         """Yields one answer for each row, in order, reading rows as they are needed."""
-        windows = _windows(rows)
-        for window in islice(windows, 1):  # and often the only one
-            yield from self.answer_encoded(window, self._features(window, self.tokenizer))
-        rest = self._encoded(windows)
-        for window, encoded in made_ahead(rest) if self.ahead else rest:
+        for window, encoded in self.encoded(_windows(rows)):
             yield from self.answer_encoded(window, encoded)
+
+    def encoded(
+        self, windows: Iterator[list[Row]]
+    ) -> Iterator[tuple[list[Row], list[list[Features]]]]:
+        """Yields rows by windows with their features, which threads make, `ahead` of who asks."""
+        # The first is often the only one, and is not worth a thread.
+        yield from ((first, self._features(first, self.tokenizer)) for first in islice(windows, 1))
+        rest = self._encoded(windows)
+        yield from made_ahead(rest) if self.ahead else rest
 
     def _encoded(
         self, windows: Iterator[list[Row]]
     ) -> Iterator[tuple[list[Row], list[list[Features]]]]:
-        """Yields rows by windows, with their features."""
         tokenizer = None
         for window in windows:
             if tokenizer is None:  # whoever has the other may change its settings meanwhile

@@ -27,6 +27,9 @@ TEXT = Role(
     "the text to be read",
     ("content", "document", "passage", "body", "sentence", "review", "positive"),
 )
+# The columns of a corpus in the form of BEIR, where title and text are one document.
+BEIR = ("_id", "title", "text")
+JOINED = '"title" and "text" are read together, as in BEIR; --text text reads the text alone.'
 ID = Role("id", "what names a document", ("_id", "docid", "doc_id", "file"), required=False)
 
 
@@ -57,14 +60,18 @@ def read_documents(
 
     `source` is a path, a Hub id, a binary stream of the format `kind`, a frame, or a list of texts
     or dicts. The columns `text` are joined by line ends; without any, the usual names are looked
-    for. `say` hears, once, which columns were found by their names, and what was odd.
+    for, and of a corpus in the form of BEIR (`_id`, `title`, `text`) the title and the text are
+    joined by a space, as there. `say` hears, once, which columns were found by their names, and
+    what was odd.
 
     Raises DataError as the readers do, for a column that is not there, and for a text or an id that
     is none.
     """
     said: set[str] = set()
     for table in _tables(source, settings, kind):
-        given = {"text": text[0]} if text else {}
+        is_beir = not text and set(BEIR) <= set(table.column_names)
+        columns = BEIR[1:] if is_beir else text
+        given = {"text": columns[0]} if columns else {}
         choice = resolve_columns(
             (TEXT, ID),
             table.column_names,
@@ -72,13 +79,14 @@ def read_documents(
             training=False,
             source=table.name,
         )
-        for sentence in (*table.notes, *choice.notices(table.name)):
+        joined = (f"{table.name}: {JOINED}",) if is_beir else ()
+        for sentence in (*table.notes, *choice.notices(table.name), *joined):
             if sentence not in said:
                 said.add(sentence)
                 say(sentence)
-        _check_columns(table, text)
+        _check_columns(table, columns)
         for row in table.rows(choice.mapping):
-            yield _document(row, text[1:])
+            yield _document(row, columns[1:], " " if is_beir else "\n")
 
 
 def _tables(source: Any, settings: ReadSettings, kind: str) -> Iterator[Table]:
@@ -105,11 +113,11 @@ def _check_columns(table: Table, names: Sequence[str]) -> None:
             )
 
 
-def _document(row: Row, more: Sequence[str]) -> Document:
+def _document(row: Row, more: Sequence[str], between: str) -> Document:
     columns = dict(row.extras)
     others = [Row(row.id, {"text": columns.pop(name)}, row.source, row.line) for name in more]
     texts = [text_of(each, "text") for each in (row, *others)]
-    body = "\n".join(text for text in texts if not is_blank(text))
+    body = between.join(text for text in texts if not is_blank(text))
     return Document(_key(row), body, columns, row.where)
 
 

@@ -2,6 +2,7 @@
 
     encoder = load_encoder("starter")
     encoder.encode(["a text", "another"])             # float32 (2, 384)
+    encoder.encode(texts, precision="int8")           # a quarter of the memory
     load_encoder("starter", layer=4, pooling="cls")   # after the 4th layer, the first token's
 
 Shape letters: B texts, N tokens, D numbers of a vector.
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -28,9 +28,17 @@ from tunewright.models.batch import Batch
 from tunewright.models.folder import check_model_folder, find_model
 from tunewright.models.heads import hidden_states
 from tunewright.models.own_layers import use_own_layers
-from tunewright.models.pooling import Pooling, normalised, pool
+from tunewright.models.pooling import (
+    Codes,
+    Floats,
+    Pooling,
+    VectorForm,
+    normalised,
+    pool,
+    quantised,
+)
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import Long, encode_text
 from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.embedder import Purpose
 from tunewright.retrieval.passages import Places
@@ -39,8 +47,8 @@ from tunewright.tasks.base import Outputs, load_task
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
 from tunewright.types import Features, Row
 
-Floats = npt.NDArray[np.float32]
 Kind = TypeVar("Kind", bound="LayerEmbedding")
+Item = TypeVar("Item")
 
 # Texts whose tokens are in memory at a time, whichever comes first. Where each token gets a vector
 # they are fewer: 256 tokens of 384 numbers are 400 kB.
@@ -69,7 +77,7 @@ class TokenVectors:
 
     tokens: tuple[str, ...]
     places_N2: Places
-    vectors_ND: Floats
+    vectors_ND: Codes
 
     def to_json(self) -> dict[str, Any]:
         places = self.places_N2.tolist()
@@ -99,6 +107,9 @@ class TokenEmbedding(LayerEmbedding):
         parts = np.split(vectors_ND, ends)
         return [_of_text(item, part, processor) for item, part in zip(features, parts, strict=True)]
 
+    def join(self, parts: Sequence[TokenVectors], row: Row) -> TokenVectors:  # type: ignore[override]
+        return parts[0]
+
 
 def _of_text(item: Features, vectors_ND: Floats, tokenizer: Any) -> TokenVectors:
     stream = item.streams["text"]
@@ -119,19 +130,43 @@ class Encoder:
     name: str
     settings: Mapping[str, Any]
 
-    def encode(self, texts: Iterable[str]) -> Floats:
-        """Returns the vectors of texts, as documents, float32 (B, D)."""
-        return self.encode_document(texts)
+    def encode(
+        self,
+        texts: Iterable[str],
+        precision: VectorForm = "float32",
+        ranges: Floats | None = None,
+    ) -> Codes:
+        """Returns the vectors of texts, as documents, float32 (B, D).
 
-    def encode_document(self, texts: Iterable[str]) -> Floats:
-        return self._stacked(texts, "document")
+        `precision` is as in sentence-transformers: int8 and uint8 are codes of each number's range,
+        (B, D), binary and ubinary the signs as packed bits, (B, D / 8). The `ranges` (2, D) are
+        those of these texts unless given: codes can be compared where they have the same.
+        """
+        return self.encode_document(texts, precision, ranges)
 
-    def encode_query(self, texts: Iterable[str]) -> Floats:
+    def encode_document(
+        self,
+        texts: Iterable[str],
+        precision: VectorForm = "float32",
+        ranges: Floats | None = None,
+    ) -> Codes:
+        return self._stacked(texts, "document", precision, ranges)
+
+    def encode_query(
+        self,
+        texts: Iterable[str],
+        precision: VectorForm = "float32",
+        ranges: Floats | None = None,
+    ) -> Codes:
         """Returns the vectors of queries, before which some models want a prompt."""
-        return self._stacked(texts, "query")
+        return self._stacked(texts, "query", precision, ranges)
 
-    def _stacked(self, texts: Iterable[str], purpose: Purpose) -> Floats:
-        return np.array([answer.values for answer in self.stream(texts, purpose)], np.float32)
+    def _stacked(
+        self, texts: Iterable[str], purpose: Purpose, form: VectorForm, ranges: Floats | None
+    ) -> Codes:
+        check_choice("precision", form, get_args(VectorForm))
+        found = np.array([answer.values for answer in self.stream(texts, purpose)], np.float32)
+        return quantised(found, form, ranges) if len(found) else found
 
     def stream(
         self,
@@ -144,26 +179,27 @@ class Encoder:
         `cut` hears, for every text that is longer than the model reads, how many tokens were cut.
         Raises ModelError for numbers that are not finite.
         """
-        task: Any = self.predictor.task
-        tokenizer = self.predictor.tokenizer
-        for window in _windows(texts, task.window_texts):
-            rows = [
-                Row(place, {"anchor": text, "prompt_name": purpose}, "texts")
-                for place, text in enumerate(window)
-            ]
-            encoded = [task.encode(row, tokenizer) for row in rows]
-            for (features,) in encoded:
-                if features.num_cut:
-                    cut(features.num_cut)
+        for rows, encoded in self.predictor.encoded(self._windows(texts, purpose)):
+            for features in encoded:
+                if num_cut := sum(item.num_cut for item in features):
+                    cut(num_cut)
             for answer in self.predictor.answer_encoded(rows, encoded):
                 self._check_finite(answer)
                 yield answer
+
+    def _windows(self, texts: Iterable[str], purpose: Purpose) -> Iterator[list[Row]]:
+        task: Any = self.predictor.task
+        for window in windows(texts, task.window_texts, len):
+            yield [
+                Row(place, {"anchor": text, "prompt_name": purpose}, "texts")
+                for place, text in enumerate(window)
+            ]
 
     def _check_finite(self, answer: Any) -> None:
         values = answer.vectors_ND if isinstance(answer, TokenVectors) else answer.values
         if not np.isfinite(values).all():
             raise ModelError(
-                self.name, "it gave a vector that is not finite", "", "Try --precision fp32."
+                self.name, "it gave a vector that is not finite", "", "Try the precision fp32."
             )
 
     def token_places(self, text: str) -> Places:
@@ -184,12 +220,15 @@ class Encoder:
         return {"name": self.name, "settings": dict(self.settings)}
 
 
-def _windows(texts: Iterable[str], most: int) -> Iterator[list[str]]:
-    window: list[str] = []
+def windows(
+    items: Iterable[Item], most: int, length: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """Yields items by at most so many, and fewer where they are long in characters."""
+    window: list[Item] = []
     characters = 0
-    for text in texts:
-        window.append(text)
-        characters += len(text)
+    for item in items:
+        window.append(item)
+        characters += length(item)
         if len(window) == most or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters = [], 0
@@ -204,18 +243,26 @@ def load_encoder(
     normalize: bool | None = None,
     layer: int = -1,
     max_length: int | None = None,
+    long: Long | None = None,
+    stride: int | None = None,
     precision: Precision = "auto",
+    exact: bool = False,
 ) -> Encoder:
     """Loads a model of sentence vectors: `starter`, a folder, a run, or a Hub id.
 
     A folder of sentence-transformers or of our own says how tokens are pooled, how long texts may
     be and what is put before queries; any other encoder is pooled by the mean and reads 256 tokens.
-    What is given here goes before that. `layer` -1 is the last, 0 the word embeddings.
+    What is given here goes before that. Texts longer than that are cut ("truncate"), refused
+    ("error"), or have the mean of the vectors of windows that share `stride` tokens ("window").
+    `layer` -1 is the last, 0 the word embeddings. When `exact`, a vector has the same bits whatever
+    is asked beside it, which takes longer.
 
     Raises ModelError when the folder cannot be used, SettingsError for a layer that is not there.
     """
-    given = {"pooling": pooling, "normalize": normalize, "max_length": max_length, "layer": layer}
-    return _loaded(LayerEmbedding, model, given, precision)
+    check_choice("long", long or "truncate", get_args(Long))
+    given = {"pooling": pooling, "normalize": normalize, "max_length": max_length, "layer": layer,
+             "long": long, "stride": stride}  # fmt: skip
+    return _loaded(LayerEmbedding, model, given, precision, exact)
 
 
 def load_token_encoder(
@@ -225,15 +272,26 @@ def load_token_encoder(
     layer: int = -1,
     max_length: int | None = None,
     precision: Precision = "auto",
+    exact: bool = False,
 ) -> Encoder:
     """Loads a model whose `stream` yields TokenVectors; see `load_encoder`."""
     given = {"normalize": normalize, "max_length": max_length, "layer": layer}
-    return _loaded(TokenEmbedding, model, given, precision)
+    return _loaded(TokenEmbedding, model, given, precision, exact)
 
 
 def _loaded(
-    kind: type[Kind], model: str | PathLike[str], given: Mapping[str, Any], precision: Precision
+    kind: type[Kind],
+    model: str | PathLike[str],
+    given: Mapping[str, Any],
+    precision: Precision,
+    exact: bool,
 ) -> Encoder:
+    if precision in get_args(VectorForm):
+        raise SettingsError(
+            "precision", f'it is "{precision}"',
+            f"Here it is how the model computes: {listed(get_args(Precision))}.",
+            f'Write vectors="{precision}", or encode(texts, precision="{precision}").',
+        )  # fmt: skip
     check_choice("precision", precision, get_args(Precision))
     check_choice("pooling", given.get("pooling") or "mean", get_args(Pooling))
     settle_allocator()
@@ -251,7 +309,8 @@ def _loaded(
     library_model.to(device.name).eval()
     use_own_layers(library_model)
     name = str(path.absolute()) if Path(model).expanduser().is_dir() else fspath(model)
-    return Encoder(Predictor(task, library_model, tokenizer, device), name, chosen)
+    predictor = Predictor(task, library_model, tokenizer, device, exact=exact)
+    return Encoder(predictor, name, chosen | ({"exact": True} if exact else {}))
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:

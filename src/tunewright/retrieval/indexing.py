@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from tunewright.data import is_blank
 from tunewright.errors import DataError, ModelError, SettingsError
+from tunewright.prediction.ahead import spread
 from tunewright.retrieval.documents import Document
 from tunewright.retrieval.embedder import (
     Embedder,
@@ -30,6 +31,7 @@ from tunewright.retrieval.embedder import (
     places_of,
     probe,
 )
+from tunewright.retrieval.encoder import Encoder, check_choice, windows
 from tunewright.retrieval.nearest import write_clusters
 from tunewright.retrieval.passages import passages
 from tunewright.retrieval.store import (
@@ -42,11 +44,13 @@ from tunewright.retrieval.store import (
     opened,
     opened_to_write,
 )
+from tunewright.retrieval.stored import StoredForm
 from tunewright.retrieval.words import indexed
 
 LOCK = ".lock"
 DEFAULT_STRIDE = 32  # tokens; an answer that a border cuts is whole in the next passage
 BATCH_PASSAGES = 256  # embedded between two commits: what a kill costs
+DOCUMENTS_AT_ONCE = 256  # cut into passages, by several threads
 
 STAGED = (
     "create temp table incoming (key text primary key, digest blob not null, body text,"
@@ -94,6 +98,7 @@ def update_index(
     passage_tokens: int | None = None,
     stride: int | None = None,
     add: bool = False,
+    vectors: StoredForm | None = None,
     model: Mapping[str, Any] | None = None,
     tell: Callable[[Progress], None] = lambda _: None,
 ) -> IndexChange:
@@ -101,16 +106,20 @@ def update_index(
 
     Documents that it holds and that do not come again are removed, unless `add`. Texts longer than
     `passage_tokens` become passages that share `stride` tokens; None is as the index was made, or
-    what the model reads at once and 32. `model` says how the embedder is found again.
+    what the model reads at once and 32. `vectors` says how they are stored: "float32", "int8" in a
+    quarter of it, "binary" in a 32nd; None is as the index was made, or float32. `model` says how
+    the embedder is found again.
 
     Raises DataError for a document that comes twice, ModelError and SettingsError when the index
     was made by another model or with other settings, RunError when the disk refuses.
     """
+    check_choice("vectors", vectors or "float32", get_args(StoredForm))
     _check_folder(folder)
     with faults_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder), opened_to_write(folder) as store:
-        size, stride = _settled(store, embedder, passage_tokens, stride, model)
+        asked = {"passage_tokens": passage_tokens, "stride": stride, "vectors": vectors}
+        size, stride = _settled(store, embedder, asked, model)
         update = _Update(store, embedder, size, stride, add, tell)
         change = update.run(documents)
         write_clusters(store)
@@ -194,29 +203,44 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _settled(
-    store: Store,
-    embedder: Embedder,
-    passage_tokens: int | None,
-    stride: int | None,
-    model: Mapping[str, Any] | None,
+    store: Store, embedder: Embedder, asked: Mapping[str, Any], model: Mapping[str, Any] | None
 ) -> tuple[int, int]:
     """Returns size and stride of passages, written down in a new index and checked in an old."""
     vectors_BD = probe(embedder)
+    given = {name: value for name, value in asked.items() if value is not None}
     if store.is_new():
-        size = passage_tokens or passage_tokens_of(embedder)
-        stride = DEFAULT_STRIDE if stride is None else stride
-        kept = {"passage_tokens": size, "stride": stride, "model": model}
+        size = given.get("passage_tokens") or passage_tokens_of(embedder)
+        stride = given.get("stride", DEFAULT_STRIDE)
+        form = {"form": given.get("vectors", "float32"), "dimensions": vectors_BD.shape[1]}
+        kept = {"passage_tokens": size, "stride": stride, "vectors": form, "model": model}
         make_tables(store, {**kept, "probe": vectors_BD.tolist()})
         return size, stride
     check_format(store)
     check_model(store, vectors_BD)
-    for name, value in (("passage_tokens", passage_tokens), ("stride", stride)):
-        if value is not None and value != store.setting(name):
+    made = {name: store.setting(name) for name in ("passage_tokens", "stride")}
+    made["vectors"] = store.vector_form[0]
+    for name, value in given.items():
+        if value != made[name]:
             raise SettingsError(
-                str(store.path), f"it was made with {name} = {store.setting(name)}",
+                str(store.path), f"it was made with {name} = {made[name]}",
                 f"{value} was asked for.", "Leave it out, or index into a new folder.",
             )  # fmt: skip
-    return store.setting("passage_tokens"), store.setting("stride")
+    _check_exact(store, model)
+    return made["passage_tokens"], made["stride"]
+
+
+def _check_exact(store: Store, model: Mapping[str, Any] | None) -> None:
+    """Raises SettingsError where some vectors would be made alone and others in batches."""
+    made, now = (
+        bool((about or {}).get("settings", {}).get("exact"))
+        for about in (store.setting("model"), model)
+    )
+    if made != now:
+        raise SettingsError(
+            str(store.path), f"it was made with exact = {str(made).lower()}",
+            "All its vectors are made in one way.",
+            f"Write exact={str(made).lower()}, or index into a new folder.",
+        )  # fmt: skip
 
 
 def check_model(store: Store, probe_BD: np.ndarray) -> None:
@@ -297,11 +321,8 @@ class _Update:
         """Cuts new texts into passages and embeds those that no index or run has embedded yet."""
         total = self._count("select count(*) from incoming where body is not null")
         waiting: dict[bytes, str] = {}
-        new = self.store.rows("select key, body from incoming where body is not null")
-        for done, (key, body) in enumerate(new, 1):
-            for start, stop in passages(
-                body, places_of(self.embedder, body), self.size, self.stride
-            ):
+        for done, (key, body, cut) in enumerate(self._cut(), 1):
+            for start, stop in cut:
                 digest = digest_of(body[start:stop])
                 self.store.run("insert into pieces values (?, ?, ?, ?)", (key, start, stop, digest))
                 if not self._is_embedded(digest):
@@ -313,6 +334,18 @@ class _Update:
         if waiting:
             self._add_vectors(waiting)
         self.tell(Progress("embed", total, total))
+
+    def _cut(self) -> Iterator[tuple[str, str, list[tuple[int, int]]]]:
+        """Yields new texts with the places of their passages."""
+        new = self.store.rows("select key, body from incoming where body is not null")
+        several = spread if isinstance(self.embedder, Encoder) else map  # yours may want one thread
+        for part in windows(new, DOCUMENTS_AT_ONCE, lambda row: len(row[1])):
+            cuts = several(self._passages, [body for _, body in part])
+            for (key, body), cut in zip(part, cuts, strict=True):
+                yield key, body, cut
+
+    def _passages(self, body: str) -> list[tuple[int, int]]:
+        return passages(body, places_of(self.embedder, body), self.size, self.stride)
 
     def _is_embedded(self, digest: bytes) -> bool:
         return self.store.one("select 1 from vectors where digest = ?", (digest,)) is not None

@@ -15,6 +15,7 @@ from tunewright.retrieval.embedder import Embedder
 from tunewright.retrieval.encoder import Encoder, load_encoder
 from tunewright.retrieval.indexing import IndexChange, Progress, update_index
 from tunewright.retrieval.search_index import SearchIndex, load_index
+from tunewright.retrieval.stored import StoredForm
 
 
 def index(
@@ -29,6 +30,8 @@ def index(
     stride: int | None = None,
     add: bool = False,
     precision: Precision = "auto",
+    exact: bool = False,
+    vectors: StoredForm | None = None,
     tell: Callable[[Progress], None] = lambda _: None,
 ) -> SearchIndex:
     """Makes `folder` an index of the texts of `source`, or brings it up to date; returns it.
@@ -38,14 +41,17 @@ def index(
     new or has changed is embedded; what does not come again is removed, unless `add`. Long texts
     become passages of at most `passage_tokens` (as many as the model reads) that share `stride`
     (32). `embedder` takes the place of `model`: anything with `encode(texts) -> float32 (B, D)`.
+    When `exact`, a vector has the same bits whatever is embedded beside it, which takes longer.
+    `vectors` are stored as "float32", "int8" (a quarter) or "binary" (a 32nd of the bytes).
 
     Raises DataError for texts and ids that cannot be read, ModelError when the index was made by
     another model.
     """
-    found = load_encoder(model, precision=precision) if embedder is None else embedder
+    found = load_encoder(model, precision=precision, exact=exact) if embedder is None else embedder
     make_index(
         source, Path(folder), found, text=[text] if isinstance(text, str) else text,
-        id_column=id_column, passage_tokens=passage_tokens, stride=stride, add=add, tell=tell,
+        id_column=id_column, passage_tokens=passage_tokens, stride=stride, add=add,
+        vectors=vectors, tell=tell,
     )  # fmt: skip
     return load_index(folder, embedder=found)
 
@@ -60,6 +66,7 @@ def make_index(
     passage_tokens: int | None = None,
     stride: int | None = None,
     add: bool = False,
+    vectors: StoredForm | None = None,
     settings: ReadSettings = DEFAULTS,
     say: Callable[[str], None] = lambda _: None,
     tell: Callable[[Progress], None] = lambda _: None,
@@ -68,5 +75,6 @@ def make_index(
     documents = read_documents(source, text=text, id_column=id_column, settings=settings, say=say)
     return update_index(
         folder, documents, embedder, passage_tokens=passage_tokens, stride=stride, add=add,
-        model=embedder.reference if isinstance(embedder, Encoder) else None, tell=tell,
+        vectors=vectors, tell=tell,
+        model=embedder.reference if isinstance(embedder, Encoder) else None,
     )  # fmt: skip

@@ -4,9 +4,10 @@
 
 Clusters (an inverted file, Jégou et al. 2011, "Product Quantization for Nearest Neighbor Search")
 hold 8-bit codes; a query looks into the clusters nearest to it, and what it finds there is compared
-by the exact vectors. How many clusters that takes is measured on the index itself.
+by the vectors as they are stored. How many clusters that takes is measured on the index itself.
 
-Shape letters: P passages, A passages that are allowed, Q queries, D numbers of a vector.
+Shape letters: P passages, A passages that are allowed, Q queries, D numbers of a vector, B bytes of
+one that is stored.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from tunewright.data.sources import sha256_of
 from tunewright.models.manifest import flush
 from tunewright.retrieval.store import Floats, Numbers, Store, damaged, faults_named
+from tunewright.retrieval.stored import Bytes, StoredVectors, in_full, stored_vectors
 
 Neighbour = tuple[int, float]
 
@@ -55,15 +57,16 @@ class ExactNeighbours:
     """All vectors in memory; `passages_P` are their passages' numbers, ascending."""
 
     passages_P: Numbers
-    vectors_PD: Floats
+    vectors_PD: StoredVectors
 
     @classmethod
     def of(cls, store: Store, numbers: list[int] | None = None) -> Self:
         """Reads the vectors of all passages, or of some."""
-        parts = list(_read(store, numbers))
+        parts = list(_read_stored(store, numbers))
         if not parts:
             return cls(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        passages_P, raws_PB = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return cls(passages_P, stored_vectors(raws_PB, *store.vector_form))
 
     def nearest(
         self, query_D: Floats, depth: int, allowed_A: Numbers | None = None
@@ -85,12 +88,19 @@ def _top(passages_P: Numbers, scores_P: Floats, depth: int) -> list[Neighbour]:
     return list(zip(passages_P[order].tolist(), scores_P[order].tolist(), strict=True))
 
 
-def _read(store: Store, numbers: list[int] | None = None) -> Iterator[tuple[Numbers, Floats]]:
-    """Yields the numbers and vectors of passages, many at once."""
+def _read_stored(store: Store, numbers: list[int] | None = None) -> Iterator[tuple[Numbers, Bytes]]:
+    """Yields the numbers of passages and the bytes of their vectors, many at once."""
     rows = store.vectors(numbers)
     while part := list(islice(rows, READ_AT_ONCE)):
-        flat = np.frombuffer(b"".join(raw for _, _, raw in part), "<f4")
+        flat = np.frombuffer(b"".join(raw for _, _, raw in part), np.uint8)
         yield np.array([number for number, _, _ in part]), flat.reshape(len(part), -1)
+
+
+def _read(store: Store) -> Iterator[tuple[Numbers, Floats]]:
+    """Yields the numbers of all passages and what their vectors stand for, many at once."""
+    form = store.vector_form
+    for passages_P, raws_PB in _read_stored(store):
+        yield passages_P, in_full(stored_vectors(raws_PB, *form))
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,9 @@ class Question:
             raise SettingsError("weight", f"it is {self.weight}", "It is from 0 to 1.")
 
     @property
-    def depth(self) -> int:
-        """How many documents are looked for."""
-        return max(self.top, RERANKED) if self.reranker else self.top
+    def num_reranked(self) -> int:
+        """How many of the best documents the reranker reads, however many are measured."""
+        return max(self.top, RERANKED) if self.reranker else 0
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,18 @@ class SearchIndex:
 
     def answers(self, queries: Sequence[str], question: Question) -> list[list[Hit]]:
         """Returns the hits of each query; their vectors are made together."""
+        return self._answers(queries, question, question.top)
+
+    def _answers(
+        self, queries: Sequence[str], question: Question, num_hits: int
+    ) -> list[list[Hit]]:
+        """Returns so many hits of each query, those that the question asks for at their head."""
         allowed_A = self._allowed(question.where) if question.where else None
         vectors: Sequence[Floats | None] = [None] * len(queries)
         if question.mode != "bm25" and queries:
             vectors = list(encoded(self.embedder, queries, "query"))
         return [
-            self._hits(query, query_D, question, allowed_A)
+            self._hits(query, query_D, question, allowed_A, num_hits)
             for query, query_D in zip(queries, vectors, strict=True)
         ]
 
@@ -145,15 +151,17 @@ class SearchIndex:
         question: Question = Question(),
         split: str = "test",
     ) -> SearchQuality:
-        """Measures a search on judged queries, or on a folder of them in BEIR's form."""
+        """Measures a search on judged queries, or on a folder of them in BEIR's form.
+
+        A reranker reads as many documents as in `search`; the others of the best 100 follow.
+        """
         if not isinstance(judged, JudgedQueries):
             judged = JudgedQueries.read(Path(judged), split)
-        deep = Question(
-            JUDGED_DEPTH, question.mode, question.where, question.weight, question.reranker
-        )
+        num_hits = max(question.top, JUDGED_DEPTH)
 
         def rank(queries: Sequence[str]) -> list[list[str]]:
-            return [[hit.id for hit in hits] for hits in self.answers(queries, deep)]
+            found = self._answers(queries, question, num_hits)
+            return [[hit.id for hit in hits] for hits in found]
 
         return judge_search(rank, judged, self._is_indexed)
 
@@ -177,25 +185,29 @@ class SearchIndex:
         return open_neighbours(self.store)
 
     def _hits(
-        self, query: str, query_D: Floats | None, question: Question, allowed_A: Numbers | None
-    ) -> list[Hit]:
+        self, query: str, query_D: Floats | None, question: Question, allowed_A: Numbers | None,
+        num_hits: int,
+    ) -> list[Hit]:  # fmt: skip
         if is_blank(query) or (allowed_A is not None and not len(allowed_A)):
             return []
-        ranked = self._ranked(query, query_D, question, allowed_A)
-        hits = [self._hit(passage, score) for passage, score in ranked[: question.depth]]
+        num_read = question.num_reranked
+        depth = max(num_hits, num_read)
+        ranked = self._ranked(query, query_D, question, allowed_A, depth)
+        hits = [self._hit(passage, score) for passage, score in ranked[:depth]]
         if question.reranker:
-            hits = question.reranker.reranked(query, hits)
-        return hits[: question.top]
+            hits = [*question.reranker.reranked(query, hits[:num_read]), *hits[num_read:]]
+        return hits[:num_hits]
 
     def _ranked(
-        self, query: str, query_D: Floats | None, question: Question, allowed_A: Numbers | None
-    ) -> Ranked:
+        self, query: str, query_D: Floats | None, question: Question, allowed_A: Numbers | None,
+        depth: int,
+    ) -> Ranked:  # fmt: skip
         """Returns the best passage of each document with its score, the best first."""
         if query_D is None:
-            return self._by_words(query, question.depth, allowed_A)
+            return self._by_words(query, depth, allowed_A)
         if question.mode == "dense":
-            return self._by_meaning(query_D, question.depth, allowed_A)
-        depth = max(question.depth, DEPTH)
+            return self._by_meaning(query_D, depth, allowed_A)
+        depth = max(depth, DEPTH)
         dense = self._by_meaning(query_D, depth, allowed_A)
         words = self._same_passages(self._by_words(query, depth, allowed_A), dense)
         return fused(dense, words, question.weight)

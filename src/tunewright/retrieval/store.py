@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunewright.errors import DataError, RunError, TunewrightError
+from tunewright.retrieval.stored import StoredForm, packed
 
 FILE = "index.db"
 FORMAT = 1  # counts the ways in which indexes have been written
@@ -124,6 +125,12 @@ class Store:
         return 0 if self.is_new() else self.setting("generation") or 0
 
     @property
+    def vector_form(self) -> tuple[StoredForm, int]:
+        """How vectors are stored, and how many numbers they have."""
+        about = self.setting("vectors") or {"form": "float32", "dimensions": 0}
+        return about["form"], about["dimensions"]
+
+    @property
     def num_documents(self) -> int:
         return int(self.one("select count(*) from documents"))
 
@@ -158,7 +165,7 @@ class Store:
 
     def add_vectors(self, digests: Sequence[bytes], vectors_PD: Floats) -> None:
         """Writes vectors under the digests of their texts, in one transaction."""
-        raws = [vector.tobytes() for vector in vectors_PD.astype("<f4")]
+        raws = packed(vectors_PD, self.vector_form[0])
         rows = [(digest, raw, zlib.crc32(raw)) for digest, raw in zip(digests, raws, strict=True)]
         with self.transaction():
             self.run_many(

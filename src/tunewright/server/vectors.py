@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from tunewright.data.checks import is_blank
+from tunewright.models.pooling import quantised
 from tunewright.retrieval.embedder import of_unit_length
 from tunewright.server.common import Body, Texts, note
 from tunewright.server.figures import Figures
@@ -22,6 +23,7 @@ from tunewright.types import Row
 
 Floats = npt.NDArray[np.float32]
 Purpose = Literal["query", "document"]
+EncodingFormat = Literal["float", "base64", "binary", "ubinary"]
 Dimensions = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -36,7 +38,7 @@ class Embedded(Body):
 class OpenAIEmbedded(Body):
     input: str | Texts
     model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: EncodingFormat = "float"
     dimensions: Dimensions | None = None
     user: str | None = None
 
@@ -86,17 +88,15 @@ def vector_routes(served: ServedModel, figures: Figures) -> APIRouter:
     async def embeddings(
         body: OpenAIEmbedded, request: Request, response: Response
     ) -> dict[str, Any]:
-        """Returns OpenAI's answer; in base64 a vector is its float32 bytes, the lowest first."""
+        """Returns OpenAI's answer; in base64 a vector is its float32 bytes, the lowest first.
+
+        In binary and ubinary it is the signs of its numbers, 8 in a byte.
+        """
         found, encoded = await vectors(request, response, _several(body.input))
         rows = _finished(served, found, body.dimensions, True)
-        as_text = body.encoding_format == "base64"
         data = [
-            {
-                "object": "embedding",
-                "index": place,
-                "embedding": _in_base64(row) if as_text else row.tolist(),
-            }
-            for place, row in enumerate(rows)
+            {"object": "embedding", "index": place, "embedding": coded}
+            for place, coded in enumerate(_coded(rows, body.encoding_format))
         ]
         usage = {"prompt_tokens": encoded.num_tokens, "total_tokens": encoded.num_tokens}
         return {"object": "list", "data": data, "model": served.name, "usage": usage}
@@ -140,6 +140,13 @@ def _finished(
         raise Refused(422, f"dimensions: it is {size:,}. The model's vectors have {full} numbers.")
     cut = vectors_BD[:, :size]
     return of_unit_length(cut) if normalize else cut
+
+
+def _coded(vectors_BD: Floats, form: EncodingFormat) -> list[str] | list[list[float]]:
+    """Returns what stands for each vector in an answer."""
+    if form == "base64":
+        return [_in_base64(vector_D) for vector_D in vectors_BD]
+    return (vectors_BD if form == "float" else quantised(vectors_BD, form)).tolist()
 
 
 def _in_base64(vector_D: Floats) -> str:
