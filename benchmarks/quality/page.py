@@ -166,6 +166,12 @@ hard negatives of each question that the tuned search has mined, in one of sever
 validation rows say which is best. The `peer` is the CrossEncoder of sentence-transformers on the
 pairs of `pointwise`.
 """,
+    "long_texts": """## Texts longer than a model reads
+
+The starter reads 128 tokens at once: longer texts are cut, or [read in windows](long-texts.md) that
+share 32. Film reviews have about 300 tokens. The answers of MedQuAD are longer than 128 tokens in
+most rows; their questions look for them by the vectors of the starter as it is.
+""",
     "sequence_level": """## Labels, pairs, scores and choices
 
 The starter model. The peer is `transformers.Trainer` with the same model, rows, settings and seeds,

@@ -1,4 +1,4 @@
-"""What a report may show of an evaluation, as plain values: tables, bars, scatters and lines.
+"""What a report may show of an evaluation, as plain values: pictures of it, tables and mistakes.
 
 A task makes them from its statistics; the report only draws them. Nothing here knows torch, a
 task, or a page.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +56,14 @@ class Lines:
 
 
 Figure = Table | Bars | Scatter | Lines
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A wrong answer, how sure the model was of it, where the row stands and what it says."""
+
+    where: str
+    text: str
+    true: Any
+    predicted: Any
+    score: float | None

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.data import ReadSettings, read_splits, read_table, stream_tables
+from tunewright.data.tags import Scheme, scheme_of, spans_of
 from tunewright.errors import DataError
 
 TOKENS = [["Ada", "met", "Bo"], ["#", "好"]]
@@ -53,6 +54,25 @@ def test_each_sentence_is_a_row_of_tokens_and_tags(folder, name, separator):
     read = read_table(written(name, TWO.replace(" ", separator)))
     assert (read.column("tokens"), read.column("tags")) == (TOKENS, TAGS)
     assert [read.place(row)[1] for row in range(2)] == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "scheme"),
+    [
+        ("a.iob2", "B-per I-per B-per O B-org", "BIO"),
+        ("a.iob", "I-per I-per B-per O I-org", "IOB1"),
+        ("a.conll", "I-per E-per E-per O E-org", "IOE2"),
+        ("a.bioes", "B-per E-per S-per O S-org", "BIOES"),
+        ("a.conll", "B-per L-per U-per O U-org", "BILOU"),
+        ("a.conll", "B-per E-per S-per O B-org M-org E-org", "BMES"),
+    ],
+)
+def test_files_of_every_scheme_mark_the_same_places(folder, name: str, tags: str, scheme: Scheme):
+    lines = [f"word{place} {tag}" for place, tag in enumerate(tags.split())]
+    (read,) = read_table(written(name, "\n".join(lines) + "\n")).column("tags")
+    assert scheme_of([read]) == scheme
+    end = len(lines)
+    assert spans_of(read, scheme) == [(0, 2, "per"), (2, 3, "per"), (4, end, "org")]
 
 
 def test_the_columns_between_token_and_tag_are_kept(folder):

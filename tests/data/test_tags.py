@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
-from seqeval.scheme import IOB2, IOBES, Entities
+from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2, Entities
 
 from tunewright.data.tags import (
     continued,
@@ -20,31 +20,53 @@ from tunewright.data.tags import (
     tags_of,
 )
 
-BIO = st.lists(st.sampled_from(["O", "B-a", "I-a", "B-b", "I-b"]), max_size=12)
-BIOES = st.lists(
-    st.sampled_from(["O", *(f"{p}-{label}" for p in "BIES" for label in "ab")]), max_size=12
-)
+# The schemes that seqeval has a strict mode for, and the letters of their tags.
+STRICT = {
+    "BIO": (IOB2, "BI"),
+    "IOB1": (IOB1, "BI"),
+    "IOE2": (IOE2, "IE"),
+    "BIOES": (IOBES, "BIES"),
+    "BILOU": (BILOU, "BILU"),
+}
 
 
-@given(tags=st.one_of(BIO, BIOES))
-def test_spans_are_those_of_seqeval_s_default_mode(tags):
-    expected = [(start, end + 1, label) for label, start, end in get_entities(tags)]
-    assert spans_of(tags) == expected
+def every_tag(scheme):
+    return ["O", *(f"{letter}-{label}" for letter in STRICT[scheme][1] for label in "ab")]
 
 
-@given(tags=BIO)
-def test_strict_spans_of_bio_are_those_of_seqeval_s_strict_mode(tags):
-    found = Entities([tags], IOB2).entities[0]
-    assert strict_spans_of(tags, "BIO") == [(e.start, e.end, e.tag) for e in found]
+def strict_spans_in_seqeval(tags, scheme):
+    found = Entities([list(tags)], STRICT[scheme][0]).entities[0]
+    return [(entity.start, entity.end, entity.tag) for entity in found]
 
 
-@given(tags=BIOES)
-def test_strict_spans_of_bioes_are_those_of_seqeval_s_strict_mode(tags):
-    found = Entities([tags], IOBES).entities[0]
-    assert strict_spans_of(tags, "BIOES") == [(e.start, e.end, e.tag) for e in found]
+@given(data=st.data(), scheme=st.sampled_from([*STRICT]))
+def test_spans_are_those_of_seqeval_s_default_mode(data, scheme):
+    tags = data.draw(st.lists(st.sampled_from(every_tag(scheme)), max_size=12))
+    # Its default mode knows no L and no U: they are read as the E and S that they stand for.
+    known = [tag.replace("L-", "E-").replace("U-", "S-") for tag in tags]
+    expected = [(start, end + 1, label) for label, start, end in get_entities(known)]
+    assert spans_of(tags, scheme) == expected
 
 
-SCHEMES = ["BIO", "IOB1", "BIOES", "BILOU", "BMES", "IO", "plain"]
+@pytest.mark.parametrize("scheme", STRICT)
+def test_strict_spans_are_those_of_seqeval_for_every_short_text(scheme):
+    """Well formed or not; four tags hold all that a pattern of seqeval's can look at."""
+    num_wellformed = num_tried = 0
+    for length in range(5):
+        for tags in product(every_tag(scheme), repeat=length):
+            assert strict_spans_of(tags, scheme) == strict_spans_in_seqeval(tags, scheme), tags
+            num_wellformed += is_allowed(tags, scheme)
+            num_tried += 1
+    assert 0 < num_wellformed < num_tried / 2
+
+
+@given(data=st.data(), scheme=st.sampled_from([*STRICT]))
+def test_strict_spans_are_those_of_seqeval_for_longer_texts(data, scheme):
+    tags = data.draw(st.lists(st.sampled_from(every_tag(scheme)), min_size=5, max_size=16))
+    assert strict_spans_of(tags, scheme) == strict_spans_in_seqeval(tags, scheme)
+
+
+SCHEMES = ["BIO", "IOB1", "IOE2", "BIOES", "BILOU", "BMES", "IO", "plain"]
 
 
 def spans_from(lengths, scheme):
@@ -68,10 +90,9 @@ def test_spans_become_tags_and_come_back(lengths, scheme):
     assert set(tags) <= {*tag_names("ab", scheme)}
 
 
-@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
+@pytest.mark.parametrize("scheme", STRICT)
 def test_tags_are_allowed_when_nothing_is_lost_in_the_strict_mode(scheme):
-    letters = {"BIO": "BI", "BIOES": "BIES"}[scheme]
-    known = ["O", *(f"{letter}-{label}" for letter in letters for label in "ab")]
+    known = every_tag(scheme)
     num_allowed = 0
     for tags in product(known, repeat=3):
         again = tags_of(strict_spans_of(tags, scheme), 3, scheme)
@@ -96,6 +117,8 @@ def test_iob1_marks_a_beginning_only_between_neighbours():
         (["I-a", "B-a", "O"], "IOB1"),
         (["I-a", "I-b"], "IOB1"),
         (["S-a", "O"], "BIOES"),
+        (["I-a", "E-a", "O", "E-b"], "IOE2"),
+        (["B-a", "E-a"], "BIOES"),
         (["U-a", "B-b", "L-b"], "BILOU"),
         (["B-a", "M-a", "E-a", "S-b"], "BMES"),
         (["NOUN", "VERB"], "plain"),
@@ -114,6 +137,7 @@ def test_the_scheme_is_found(tags, scheme):
     [
         ("BILOU", ["U-a", "B-b", "I-b", "L-b"]),
         ("BMES", ["S-a", "B-b", "M-b", "E-b"]),
+        ("IOE2", ["E-a", "I-b", "I-b", "E-b"]),
     ],
 )
 def test_other_letters_say_the_same(scheme, tags):
@@ -172,6 +196,12 @@ def test_plain_tags_are_spans_of_one_token():
         ("IOB1", "O", "B-a", False),
         ("IOB1", "I-a", "B-a", True),
         ("IOB1", "", "I-a", True),
+        ("IOE2", "", "I-a", True),
+        ("IOE2", "I-a", "", False),
+        ("IOE2", "I-a", "E-b", False),
+        ("IOE2", "E-a", "I-a", True),
+        ("BILOU", "B-a", "L-a", True),
+        ("BILOU", "U-a", "L-a", False),
         ("IO", "a", "b", True),
         ("plain", "NOUN", "NOUN", True),
     ],

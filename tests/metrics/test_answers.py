@@ -15,7 +15,7 @@ WORDS = st.lists(
 
 @given(answer=WORDS, true=st.lists(WORDS, min_size=1, max_size=3))
 def test_scores_are_those_of_the_squad_script(answer, true):
-    true = [text for text in true if normalized(text)] or ["Eiffel"]
+    true = [text for text in true if normalized(text)] or ["Eiffel"]  # that of 2016 keeps them
     found = answer_scores(answer, true)
     golds = {"answers": {"text": true, "answer_start": [0] * len(true)}, "id": "1"}
     expected = squad({"prediction_text": answer, "id": "1"}, golds)
@@ -81,8 +81,6 @@ def test_no_other_threshold_gives_a_better_f1(rows):
         return np.mean([(not has) if m > threshold else f1 for m, f1, has in rows])
 
     margins, f1, has = zip(*rows, strict=True)
-    if len(set(margins)) < len(margins):
-        return  # a threshold cannot tell equal margins apart
     found = best_threshold(margins, f1, has)
     others = [mean(t) for t in (*np.array(margins) - 0.5, max(margins) + 1)]
     assert mean(found) == pytest.approx(max(others))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval import metrics as seqeval
-from seqeval.scheme import IOB2, IOBES
+from seqeval.scheme import IOB1, IOB2, IOBES, IOE2
 
 from tunewright.data.tags import spans_of, strict_spans_of
 from tunewright.metrics.entities import (
@@ -23,7 +23,7 @@ from tunewright.metrics.entities import (
 )
 
 LABELS = ("a", "b")
-SEQEVAL = {"BIO": IOB2, "BIOES": IOBES}
+SEQEVAL = {"BIO": IOB2, "IOB1": IOB1, "IOE2": IOE2, "BIOES": IOBES}
 
 
 def rows_in(letters):
@@ -64,7 +64,9 @@ def expected_of(true, answered, scheme):
     return found
 
 
-@pytest.mark.parametrize(("scheme", "letters"), [("BIO", "BI"), ("BIOES", "BIES")])
+@pytest.mark.parametrize(
+    ("scheme", "letters"), [("BIO", "BI"), ("IOB1", "BI"), ("IOE2", "IE"), ("BIOES", "BIES")]
+)
 @given(data=st.data())
 def test_scores_are_seqeval_s_in_both_modes(scheme, letters, data):
     true, answered = unzipped(data.draw(rows_in(letters)))

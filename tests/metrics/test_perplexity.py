@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from tunewright.metrics import bootstrap
-from tunewright.metrics.perplexity import LANGUAGE_METRICS, language_metrics
+from tunewright.metrics.perplexity import (
+    FREQUENCIES,
+    LANGUAGE_METRICS,
+    by_frequency,
+    frequency_scores,
+    language_metrics,
+)
 
 
 def statistics(loss, hidden, right):
@@ -50,3 +56,29 @@ def test_the_interval_is_over_rows():
     for estimate in found.values():
         assert estimate.low < estimate.value < estimate.high
     assert not found["perplexity"].higher_is_better
+
+
+def tokens(numbers, losses, guessed):
+    return {"tokens": np.array(numbers), "losses": np.array(losses), "guessed": np.array(guessed)}
+
+
+def test_rare_and_common_tokens_are_counted_over_all_rows():
+    rows = [
+        tokens([7, 8], [2.0, 4.0], [True, False]),
+        tokens([], [], []),
+        tokens([8, *[9] * 10], [2.0, *[1.0] * 10], [True, *[True] * 10]),
+    ]
+    sums = by_frequency(rows)
+    assert sums.shape == (3, len(FREQUENCIES), 3)
+    assert sums[0].tolist() == [[2, 1, 1], [4, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert not sums[1].any()
+    assert frequency_scores(sums) == [
+        ("once", 1, 1.0, pytest.approx(math.exp(2))),
+        ("2 to 9 times", 2, 0.5, pytest.approx(math.exp(3))),
+        ("10 to 99 times", 10, 1.0, pytest.approx(math.e)),
+    ]
+
+
+def test_a_token_of_every_hundredth_place_is_common():
+    (row,) = by_frequency([tokens([1] * 100 + [2] * 99, [0.0] * 199, [True] * 199)])
+    assert row[:, 1].tolist() == [0, 0, 99, 100]

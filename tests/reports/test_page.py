@@ -202,6 +202,13 @@ def test_a_long_text_is_folded_and_a_short_one_is_not():
     assert f'<summary dir="auto">{"好" * 109}…</summary>' in html
 
 
+def test_mistakes_of_which_nobody_is_sure_stand_by_how_bad_they_are():
+    page = Page(render_report(make_report(mistakes=[Mistake("row 1", "short", *NEWS[:2], None)])))
+    assert "The worst mistakes" in page.headings
+    assert "wrong answers, the worst first" in page.text
+    assert "% sure" not in page.text
+
+
 def test_an_empty_truncation_ledger_divides_by_nothing():
     page = Page(render_report(make_report(truncation=TruncationLedger(128, 0, 0, 0, 0))))
     assert "Texts cut 0 of 0" in page.text

@@ -14,8 +14,12 @@ import pytest
 import tunewright as tw
 from tunewright.data import read_table
 from tunewright.data.chats import read_messages
+from tunewright.models.folder import find_model
 from tunewright.models.tokenizers import load_tokenizer
+from tunewright.tasks.question_answering import QuestionAnswering
+from tunewright.tasks.text_classification import TextClassification
 from tunewright.tasks.text_generation import TextGeneration
+from tunewright.types import Row
 
 ROOT = os.environ.get("TUNEWRIGHT_BENCHMARK_DATA", "")
 pytestmark = [
@@ -67,3 +71,51 @@ def test_every_reply_of_real_dialogues_is_learnt(name, tiny_folder):
         turns = read_messages(row.values["messages"], row.where)
         assert said == [t.content.strip() for t in turns[1:] if t.role == "assistant"]
         assert features.num_cut == 0
+
+
+def first_rows(name: str, number: int) -> list[Row]:
+    with gzip.open(Path(ROOT, name), "rt", encoding="utf-8") as lines:
+        return [Row(place, json.loads(line)) for place, line in zip(range(number), lines)]  # noqa: B905
+
+
+@pytest.mark.parametrize("max_length", [64, 128, 256])
+def test_windows_read_every_token_of_film_reviews(max_length):
+    tokenizer = load_tokenizer(find_model("starter"))
+    rows = first_rows("classification/imdb_2k/train.jsonl.gz", 200)
+    whole = TextClassification(max_length=100_000).learn(rows)
+    cut = TextClassification(max_length=max_length).learn(rows)
+    windows = TextClassification(max_length=max_length, long="window", stride=16).learn(rows)
+    lost = 0
+    for row in rows:
+        (review,), (first,) = whole.encode(row, tokenizer), cut.encode(row, tokenizer)
+        read = windows.encode(row, tokenizer)
+        assert sum(item.num_tokens - item.num_repeated for item in read) == review.num_tokens
+        assert first.num_tokens + first.num_cut == review.num_tokens
+        assert sum(item.num_cut for item in read) == 0
+        lost += first.num_cut
+    assert lost > 5000  # film reviews are long
+
+
+def test_an_answer_of_real_questions_is_learnt_from_some_window():
+    tokenizer = load_tokenizer(find_model("starter"))
+    rows = first_rows("qa/squad_v1/train.jsonl.gz", 300)
+    task = QuestionAnswering(max_length=96, stride=48).learn(rows)
+    num_windows = 0
+    for row in rows:
+        found = task.encode(row, tokenizer)
+        num_windows += len(found)
+        assert sum(item.num_cut for item in found) == 0
+        answer = row.values["answers"][0]
+        places = {
+            (stream.offsets[item.targets["start"]][0], stream.offsets[item.targets["end"]][1])
+            for item in found
+            for stream in [item.streams["text"]]
+            if item.targets["start"]
+        }
+        start, end = answer["start"], answer["start"] + len(answer["text"])
+        assert places
+        for first, last in places:  # of whole tokens, which an answer may cut
+            assert first <= start < end <= last
+            assert not any(each.isspace() for each in row.values["context"][first:start])
+            assert not any(each.isspace() for each in row.values["context"][end:last])
+    assert num_windows > 2 * len(rows)

@@ -195,6 +195,29 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+# Eight rows of a multi-task whose parts are of unlike kinds, and its parts.
+UNLIKE: list[dict[str, Any]] = [
+    {"task": "topic", "text": "a fine film", "label": "film"},
+    {"task": "topic", "text": "slow book, awful story", "label": "book"},
+    {"task": "names", "tokens": ["the", "team", "won"], "tags": ["B-group", "I-group", "O"]},
+    {"task": "names", "tokens": ["a", "new", "book", "!"], "tags": ["O", "O", "B-work", "O"]},
+    {"task": "meaning", "anchor": "a new book", "positive": ["the story is new", "not old"]},
+    {"task": "meaning", "anchor": "awful", "positive": "bad", "negative": "a good movie"},
+    {
+        "task": "answers",
+        "question": "a film?",
+        "context": "the new film is good",
+        "answers": [{"text": "new film", "start": 4}],
+    },
+    {"task": "answers", "question": "team?", "context": "the bank card", "answers": []},
+]
+UNLIKE_PARTS: dict[str, dict[str, Any]] = {
+    "topic": {"name": "text-classification"},
+    "names": {"name": "token-classification"},
+    "meaning": {"name": "sentence-embedding"},
+    "answers": {"name": "question-answering"},
+}
+
 # The tiny model that a task is tried with, where it is no encoder.
 ARCHITECTURES: dict[str, str] = {
     "text-generation": "llama",
@@ -215,6 +238,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "parts": {"topic": {"name": "text-classification"}, "mood": {"name": "text-classification"}}
     },
 }
+
+# Every task of the table, and parts of unlike kinds: the task, its rows, what it is told.
+TRIED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
+    name: (name, rows, SETTINGS.get(name, {})) for name, rows in sorted(EXAMPLES.items())
+} | {"unlike parts": ("multi-task", UNLIKE, {"parts": UNLIKE_PARTS})}
 
 
 def rows_of(values: Sequence[dict[str, Any]]) -> list[Row]:

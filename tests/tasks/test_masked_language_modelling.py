@@ -179,7 +179,8 @@ def test_figures_of_a_row_count_what_is_known(folder):
     guesses = answers[0].guesses
     assert figures[0]["hidden"] == len(guesses)
     assert figures[0]["loss"] == pytest.approx(sum(guess.loss for guess in guesses))
-    assert figures[1] == figures[2] == {"loss": 0, "hidden": 0, "right": 0}
+    for empty in figures[1:]:
+        assert not any(np.any(value) for value in empty.values())
     assert task.severity(answers[0], rows[0]) == pytest.approx(figures[0]["loss"] / len(guesses))
     assert task.severity(answers[2], rows[2]) is None
     assert len(task.compared(answers[0], rows[0])[0].split()) == len(guesses)
@@ -190,6 +191,19 @@ def test_a_right_guess_is_told_by_the_token(folder):
     right = replace(answer.guesses[0], right=True)
     assert task.statistics(replace(answer, guesses=(right,)), row)["right"] == 1
     assert task.severity(replace(answer, guesses=(right,)), row) is None
+
+
+def test_the_report_tells_rare_tokens_from_common_ones(folder):
+    task, rows, answers = answers_of(folder, [LONG, "a film", ""])
+    statistics = task.stack(task.statistics(*pair) for pair in zip(answers, rows, strict=True))
+    assert {len(values) for values in statistics.values()} == {3}
+    (table,) = task.figures(statistics)
+    assert sum(line[1] for line in table.rows) == statistics["hidden"].sum()
+    guesses = [guess.true for answer in answers for guess in answer.guesses]
+    once = [token for token, times in Counter(guesses).items() if times == 1]
+    assert table.rows[0][:2] == ("once", len(once))
+    empty = task.stack([task.statistics(answers[2], rows[2])])
+    assert task.figures(empty) == task.figures({}) == ()
 
 
 def test_the_models_own_dropout_stays_in_its_configuration(folder, tokenizer):

@@ -18,6 +18,7 @@ from tunewright.models.batch import Batch, pack
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.tasks.base import build_task, stack
 from tunewright.tasks.multiple_choice import MultipleChoice
+from tunewright.tasks.windows import Window
 from tunewright.types import Row
 
 ROWS = rows_of(EXAMPLES["multiple-choice"])
@@ -29,6 +30,10 @@ def question(label, choices=("cat", "dog", "cow"), **values):
 
 def learned(*values, **settings):
     return MultipleChoice(**settings).learn(rows_of(values))
+
+
+def found(*logits):
+    return [Window(place, logit) for place, logit in enumerate(logits)]
 
 
 def choice(*scores, label=0):
@@ -83,10 +88,10 @@ def test_keys_come_with_the_choices():
     keyed = {"text": ["cat", "dog"], "label": ["x", "y"]}
     task = learned({"question": "a", "choices": keyed, "label": "y"})
     assert task.label_form == "key"
-    answer = task.join([0.0, 1.0], rows_of([{"question": "a", "choices": keyed}])[0])
+    answer = task.join(found(0.0, 1.0), rows_of([{"question": "a", "choices": keyed}])[0])
     assert (answer.label, answer.text) == ("y", "dog")
     without = rows_of([{"question": "a", "choices": ["cat", "dog"]}])[0]
-    assert task.join([0.0, 1.0], without).label == "B"
+    assert task.join(found(0.0, 1.0), without).label == "B"
 
 
 def test_columns_of_choices_are_found_and_told(tiny_folder):
@@ -170,7 +175,7 @@ def test_a_form_that_there_is_not_is_refused():
 
 def test_an_answer_has_the_choice_in_the_form_of_the_data_and_all_scores():
     task = MultipleChoice(label_form="letter", temperature=2.0)
-    answer = task.join([0.0, 2.0, 4.0], rows_of([question("A")])[0])
+    answer = task.join(found(0.0, 2.0, 4.0), rows_of([question("A")])[0])
     expected = torch.tensor([0.0, 1.0, 2.0]).softmax(0).tolist()
     assert (answer.label, answer.place, answer.text) == ("C", 2, "cow")
     assert answer.scores == pytest.approx(expected)

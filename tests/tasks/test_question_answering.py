@@ -215,6 +215,18 @@ def test_the_threshold_is_fitted_where_questions_may_lack_an_answer():
     assert QuestionAnswering(may_lack=False).calibrate(answers, rows).threshold == 0.0
 
 
+def test_a_best_answer_of_which_nothing_is_left_is_as_good_as_none():
+    rows = rows_of([
+        {"question": "?", "context": "the film", "answers": []},
+        {"question": "?", "context": "a film", "answers": [{"text": "film", "start": 2}]},
+    ])  # fmt: skip
+    answers = [
+        FoundAnswer(text, 0, 1, 0.9, margin, (FoundAnswer(text, 0, 1, 0.9),))
+        for text, margin in (("the", 1.0), ("film", 3.0))
+    ]
+    assert learned().calibrate(answers, rows).threshold == 3.0
+
+
 def test_scores_are_grouped_by_question_word():
     task = learned()
     (row,) = rows_of([{"question": "Who won?", "context": "Ada", "answers": [{"text": "Ada",

@@ -217,6 +217,31 @@ def test_rows_that_cannot_be_learned_from_are_refused():
     )
 
 
+def test_files_that_hold_lists_and_single_texts_are_refused():
+    one = {"query": "a", "text": "b", "label": 1}
+    several = {"query": "c", "positive": "d", "negative": "e"}
+    assert refused(several, several, one) == (
+        "rows.csv, line 4: it holds a text alone, and rows.csv, line 2 a list. Either every row "
+        "holds all texts of its query, or every row one of them. Make a list of the text and of "
+        "its label, too."
+    )
+    assert refused(one, several) == (
+        "rows.csv, line 3: it holds a list of texts, and rows.csv, line 2 one alone. Either every "
+        "row holds all texts of its query, or every row one of them. Give each text a row of its "
+        "own, with its query and its label."
+    )
+
+
+def test_single_texts_are_ranked_together_by_a_model_that_learned_lists():
+    answers = [Relevance(0.5, logit) for logit in (3.0, -1.0, 4.0, -2.0, 1.0, 0.0)]
+    statistics = [
+        [task.statistics(*pair) for pair in zip(answers, TEXTS, strict=True)]
+        for task in (learned(LISTS), learned(TEXTS))
+    ]
+    lists, texts = learned(LISTS).stack(statistics[0]), learned(TEXTS).stack(statistics[1])
+    assert lists["mrr@10"].tolist() == texts["mrr@10"].tolist() == [0.5] * 6
+
+
 def test_grades_are_read_as_shares_of_the_highest(tiny_folder):
     rows = rows_of([{"query": "a", "text": f"{n}", "label": n} for n in (0, 1, 4)])
     task = learned(rows)

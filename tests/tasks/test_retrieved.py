@@ -40,6 +40,15 @@ def test_the_positives_of_equal_anchors_are_relevant_to_each_and_the_query_count
     assert ranking_metrics(figures) == pytest.approx(ranking_metrics(once))
 
 
+def test_what_came_first_and_what_is_right_are_named_by_row_and_number():
+    again = row(3, [31, 10], [0, 2], [[0.2, 0.9], [0.9, 0.1]])
+    figures = retrieval_figures([*ROWS, again])
+    assert figures["right_place"].tolist() == [2, 4, 1, 1]
+    assert figures["query_row"].tolist() == [0, 1, 2, 2]
+    assert figures["first_text"].tolist() == [[1, 0], [2, 0], [2, 0], [2, 0]]
+    assert figures["right_text"].tolist() == [[3, 1], [1, 0], [2, 0], [2, 0]]
+
+
 def test_equal_positives_are_one_document():
     figures = retrieval_figures([*ROWS, row(4, [30], [0, 1], [[0.1, 0.9]])])
     assert figures["mrr@10"] == pytest.approx([1 / 2, 1 / 3, 1, 1])

@@ -7,6 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from seqeval import metrics as seqeval
+from seqeval.scheme import IOB1
 from transformers import AutoModelForTokenClassification, pipeline
 
 import tunewright as tw
@@ -96,6 +98,8 @@ def test_a_text_is_tagged_by_its_marks_even_inside_a_word(tiny_folder):
         (["B-a", "M-a", "E-a"], "BMES", ("O", "B-a", "M-a", "E-a", "S-a")),
         (["a", "O", "b"], "IO", ("O", "a", "b")),
         (["B-a", "E-a", "S-a"], "BIOES", ("O", "B-a", "I-a", "E-a", "S-a")),
+        (["B-a", "L-a", "U-a"], "BILOU", ("O", "B-a", "I-a", "L-a", "U-a")),
+        (["I-a", "E-a", "E-a"], "IOE2", ("O", "I-a", "E-a")),
         (["VERB", "NOUN", "VERB"], "plain", ("NOUN", "VERB")),
     ],
 )
@@ -183,12 +187,19 @@ def test_classes_may_weigh_more_than_others(tiny_folder):
     assert float(loss.sum) / loss.count == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_a_crf_and_class_weights_do_not_go_together():
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("class_weights", "balanced", "weighs no classes"),
+        ("label_all_tokens", True, "reads one token of each word"),
+    ],
+)
+def test_what_a_crf_cannot_heed_is_refused_beside_it(name, value, what):
     with pytest.raises(SettingsError) as caught:
-        TokenClassification(crf=True, class_weights="balanced")
+        TokenClassification(crf=True, **{name: value})
     assert str(caught.value) == (
-        "[task]: task.crf and task.class_weights are both set. A CRF's loss is one of whole texts "
-        "and weighs no classes. Leave one of them out."
+        f"[task]: task.crf and task.{name} are both set. A CRF's loss is one of whole texts and "
+        f"{what}. Leave one of them out."
     )
 
 
@@ -363,6 +374,16 @@ def entities(*found):
     return Entities(tuple(Entity(a, b, label, 0.9, "") for a, b, label in found))
 
 
+def test_strict_scores_of_iob1_are_seqeval_s():
+    (row,) = rows_of([{"tokens": ["a", "b", "c"], "tags": ["B-a", "O", "I-b"]}])
+    task = TokenClassification(labels=("a", "b"), scheme="IOB1")
+    right = Entities(entities((0, 1, "a"), (4, 5, "b")).entities, ("I-a", "O", "I-b"))
+    found = task.reduce(task.stack([task.statistics(right, row)]))
+    expected = seqeval.f1_score([["B-a", "O", "I-b"]], [[*right.tags]], mode="strict", scheme=IOB1)
+    assert (found["f1"], found["f1_strict"]) == (1.0, pytest.approx(expected))
+    assert expected < 1
+
+
 def test_a_text_s_entities_are_compared_by_place_and_label():
     row = rows_of([{"text": "Ada met Bo.", "entities": [[0, 3, "a"], [8, 10, "b"]]}])[0]
     task = TokenClassification(labels=("a", "b"))
@@ -386,7 +407,14 @@ def test_marks_inside_a_word_do_not_show_in_what_is_asked_of_the_model(tiny_fold
 
 
 @pytest.mark.parametrize(
-    "tags", [("I-a", "B-a", "O"), ("U-a", "B-b", "L-b"), ("S-a", "B-b", "E-b"), ("a", "O", "b")]
+    "tags",
+    [
+        ("I-a", "B-a", "O"),
+        ("I-a", "E-a", "E-b"),
+        ("U-a", "B-b", "L-b"),
+        ("S-a", "B-b", "E-b"),
+        ("a", "O", "b"),
+    ],
 )
 def test_right_answers_are_right_in_every_scheme(tags):
     (row,) = rows_of([{"tokens": ["a", "b", "c"], "tags": list(tags)}])

@@ -63,7 +63,7 @@ def build_loop(
         optimizer=build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay),
         schedule=Schedule("constant", steps, 0),
         device=CPU,
-        batch_size=batch_size,
+        batch_size=task.update_size(len(rows), batch_size),
         max_tokens=max_tokens,
         seed=seed,
         max_grad_norm=max_grad_norm,

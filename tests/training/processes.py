@@ -19,11 +19,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
+from tests.tasks.examples import ARCHITECTURES, TRIED, rows_of
 from tests.training.loops import build_loop
 from tunewright.models.adapter_config import AdapterConfig
 from tunewright.run.verify_resume import environments
-from tunewright.tasks import TASKS, find_task
+from tunewright.tasks import find_task
 from tunewright.training.events import Step
 from tunewright.training.sharding import Shard
 from tunewright.training.state import weights_of
@@ -61,8 +61,8 @@ class Case:
 
 def cases() -> Iterator[Case]:
     usual = {"dropout": 0.2, "max_tokens": 40}
-    for name in TASKS:
-        yield Case(name, name, ARCHITECTURES.get(name, "bert"), usual)
+    for name, (task, *_) in TRIED.items():
+        yield Case(name, task, ARCHITECTURES.get(name, "bert"), usual)
     for name, settings in CASES.items():
         yield Case(name, "text-classification", "bert", settings)
     for task, architectures in ON_MODELS.items():
@@ -115,8 +115,9 @@ def main(folders: Mapping[str, str], parallel: str) -> None:
     for case in cases():
         if parallel not in (*case.parallel, "alone"):
             continue
-        rows = rows_of(EXAMPLES[case.task])
-        task = find_task(case.task)(**SETTINGS.get(case.task, {})).within(128).learn(rows)
+        _, examples, told_before = TRIED.get(case.name, TRIED[case.task])
+        rows = rows_of(examples)
+        task = find_task(case.task)(**told_before).within(128).learn(rows)
         settings = {"steps": 8, "batch_size": 3, "learning_rate": 1e-5, **case.settings}
         settings |= {"processes": processes, "is_sharded": parallel == "fsdp"}
         room = settings.pop("room", None)

@@ -15,6 +15,7 @@ from tunewright.devices import seed_kernels
 from tunewright.errors import NonFiniteLoss
 from tunewright.models.heads import HEADS
 from tunewright.tasks.base import Loss
+from tunewright.tasks.masked_language_modelling import NOT_HIDDEN, MaskedLanguageModelling
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.events import Step
 from tunewright.training.order import order_of_epoch
@@ -87,6 +88,18 @@ def test_an_event_says_where_the_run_is(loop):
     assert event.learning_rate == 0.25
     assert event.flop > 0
     assert event.gradient_norm > 0
+
+
+def test_the_operations_of_an_update_count_the_tokens_that_a_vocabulary_is_scored_for(loop):
+    task = MaskedLanguageModelling(mask_fraction=0.5)
+    made = loop(task=task, steps=1, max_tokens=60)
+    items = [item for index in range(len(made.rows)) for item in made._varied(index, epoch=0)]
+    num_hidden = sum(int((item.targets["label"] != NOT_HIDDEN).sum()) for item in items)
+    lengths = [item.num_tokens for item in items]
+    assert 0 < num_hidden < sum(lengths)
+    assert (
+        run(made)[0].flop == made.flop.training(lengths, num_hidden) > made.flop.training(lengths)
+    )
 
 
 def test_the_loss_of_an_event_is_the_mean_over_its_rows(loop):

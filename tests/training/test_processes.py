@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.tasks.examples import TRIED
 from tests.training.processes import cases, started, told_by
-from tunewright.tasks import TASKS
 
 CASES = list(cases())
 SHARED = [(case.name, parallel) for case in CASES for parallel in case.parallel]
@@ -20,9 +20,9 @@ def told(tiny_folder):
 
 
 def test_every_task_is_trained(told):
-    assert len(told["alone"]) == len(CASES) == len(TASKS) + 6 + 13 + 4 + 1
+    assert len(told["alone"]) == len(CASES) == len(TRIED) + 6 + 13 + 4 + 1
     assert len(told["fsdp"]) == len(CASES) - 1
-    assert len(told["ddp"]) == len(TASKS) + 6 + 1
+    assert len(told["ddp"]) == len(TRIED) + 6 + 1
 
 
 @pytest.mark.parametrize(("name", "parallel"), SHARED)
@@ -30,7 +30,7 @@ def test_two_processes_give_the_loss_curve_of_one(told, name, parallel):
     one, two = told["alone"][name], told[parallel][name]
     # other cuts round otherwise, and the first steps of AdamW see the sign of each number alone;
     # where memory was short, even the cuts of one process are others than before
-    near = 3e-6 if name in ("short of memory", "regression") else 1e-6
+    near = 3e-6 if name in ("short of memory", "regression", "unlike parts") else 1e-6
     assert two["losses"] == pytest.approx(one["losses"], abs=near, rel=near)
     assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
     assert two["sizes"] == [pytest.approx(sizes) for sizes in one["sizes"]]

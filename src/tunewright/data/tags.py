@@ -4,6 +4,7 @@
 
     BIO     B I     B begins every span (IOB2; Ratnaparkhi 1998)
     IOB1    I B     B begins a span only right after one of the same label (Ramshaw & Marcus 1995)
+    IOE2    I E     E ends every span (Tjong Kim Sang & Veenstra 1999)
     BIOES   B I E S E ends a span, S is one of a single token; BILOU says L and U, BMES says M for I
     IO              bare labels, and O outside: tokens of one label in a row are one span
     plain           bare labels without an outside, such as parts of speech: a span for each token
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-Scheme = Literal["BIO", "IOB1", "BIOES", "BILOU", "BMES", "IO", "plain"]
+Scheme = Literal["BIO", "IOB1", "IOE2", "BIOES", "BILOU", "BMES", "IO", "plain"]
 TokenSpan = tuple[int, int, str]
 """First token, the one after the last, and the label."""
 
@@ -24,6 +25,7 @@ OUTSIDE = "O"
 _LETTERS: dict[Scheme, str] = {
     "BIO": "BIIB",
     "IOB1": "IIII",
+    "IOE2": "IIEE",
     "BIOES": "BIES",
     "BILOU": "BILU",
     "BMES": "BMES",
@@ -55,7 +57,7 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> Scheme:
     if prefixes & {"L", "U"}:
         return "BILOU"
     if prefixes & {"E", "S"}:
-        return "BIOES"
+        return "IOE2" if prefixes <= {"I", "E"} else "BIOES"
     return "IOB1" if _is_iob1(sequences) else "BIO"
 
 
@@ -97,11 +99,15 @@ def spans_of(tags: Sequence[str], scheme: Scheme = "BIO") -> list[TokenSpan]:
 def strict_spans_of(tags: Sequence[str], scheme: Scheme) -> list[TokenSpan]:
     """Returns the spans that a scheme allows, as seqeval's strict mode reads them.
 
-    In BIO a span begins with B; in BIOES it is S, or begins with B and ends with E. The other
-    schemes allow all that `spans_of` finds.
+    In BIO a span begins with B, in IOE2 it ends with E; in BIOES it is S, or has both. In IOB1 no B
+    stands but right after the same label. Bare labels allow all that `spans_of` finds.
     """
     if scheme == "BIO":
         return _begun_spans(tags)
+    if scheme == "IOB1":
+        return _parted_spans(tags)
+    if scheme == "IOE2":
+        return [span for span in spans_of(tags, scheme) if parts_of(tags[span[1] - 1])[0] == "E"]
     if scheme in ("BIOES", "BILOU", "BMES"):
         return _closed_spans(tags, scheme)
     return spans_of(tags, scheme)
@@ -117,6 +123,25 @@ def _begun_spans(tags: Sequence[str]) -> list[TokenSpan]:
             start = -1
         if prefix == "B":
             start, opened = place, label
+    return spans
+
+
+def _parted_spans(tags: Sequence[str]) -> list[TokenSpan]:
+    """Returns the spans of IOB1.
+
+    A B after another label is no part of its span, and what a B alone marks is lost where a B of
+    another label follows: seqeval knows no end there.
+    """
+    spans: list[TokenSpan] = []
+    parts = [(OUTSIDE, ""), *map(parts_of, tags), (OUTSIDE, "")]
+    for start, end, label in spans_of(tags, "IOB1"):
+        (_, before), (first, _), (last, _), (after, label_after) = (
+            parts[place] for place in (start, start + 1, end, end + 1)
+        )
+        is_stray = first == "B" and before != label
+        is_open = last == after == "B" and label_after != label
+        if end - start > is_stray and not is_open:
+            spans.append((start + is_stray, end, label))
     return spans
 
 
@@ -178,6 +203,8 @@ def may_follow(first: str, second: str, scheme: Scheme) -> bool:
         return after != "I" or goes_on
     if scheme == "IOB1":
         return after != "B" or goes_on
+    if scheme == "IOE2":
+        return before != "I" or (after in "IE" and goes_on)
     if scheme in ("BIOES", "BILOU", "BMES"):
         return (after in "IE" and goes_on) if before in "BI" else after not in "IE"
     return True

@@ -2,9 +2,10 @@
 
     answer_scores("the Eiffel Tower", ["Eiffel Tower"])  ->  AnswerScores(exact=1.0, f1=1.0)
 
-SQuAD (Rajpurkar et al. 2016, 2018): case, punctuation and articles do not count, F1 is over words;
-of several true answers the best counts; no answer is right only where there is none. CMRC 2018 (Cui
-et al. 2019), taken where a true answer is Chinese: F1 is over the longest common run of characters.
+SQuAD 2.0 (Rajpurkar et al. 2018): case, punctuation and articles do not count, F1 is over words; of
+several true answers the best counts, but for those of which nothing is left; no answer is right
+only where there is none. CMRC 2018 (Cui et al. 2019), taken where a true answer is Chinese: F1 is
+over the longest common run of characters.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ class AnswerScores:
 
 def answer_scores(answer: str, true: Sequence[str]) -> AnswerScores:
     """Returns the best scores against the true answers; none of them means that there is none."""
-    true = [text for text in true if text] or [""]
     is_chinese = any(_CHINESE.search(text) for text in true)
     one = _chinese_scores if is_chinese else _squad_scores
-    each = [one(answer, text) for text in true]
+    kept = [text for text in true if (text if is_chinese else normalized(text))] or [""]
+    each = [one(answer, text) for text in kept]
     return AnswerScores(max(s.exact for s in each), max(s.f1 for s in each))
 
 
@@ -132,11 +133,13 @@ def best_threshold(margins: Sequence[float], f1: Sequence[float], has: Sequence[
     """Returns the threshold on `margins` from which on "no answer" gives the best mean F1.
 
     A margin says how much likelier no answer is than the best one; `f1` is that of the best answer.
+    Rows of equal margins are answered all, or none of them.
     """
     order = np.argsort(margins, kind="stable")
     margin_R = np.asarray(margins, np.float64)[order]
     gain_R = np.asarray(f1, np.float64)[order] - ~np.asarray(has, bool)[order]
     total_R = np.concatenate([[0.0], np.cumsum(gain_R)])  # answering the first k rows
+    total_R[1:-1][margin_R[1:] == margin_R[:-1]] = -np.inf
     best = int(total_R.argmax())
     if best == 0:
         return float(margin_R[0]) - 1.0

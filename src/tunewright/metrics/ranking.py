@@ -92,10 +92,26 @@ def ranked_relevance(
     `relevant_Q` maps the places of each query's relevant documents to their gains. T is `depth`, or
     the number of documents where there are fewer. Equally near documents stand in their order.
     """
+    return gains_of(nearest_documents(queries_QD, documents_KD, depth), relevant_Q)
+
+
+def nearest_documents(
+    queries_QD: npt.NDArray[np.float32], documents_KD: npt.NDArray[np.float32], depth: int = DEPTH
+) -> npt.NDArray[np.int32]:
+    """Returns the numbers of each query's nearest documents, (Q, T), as `ranked_relevance` does."""
     depth = min(depth, len(documents_KD))
-    gains_QT = np.zeros((len(queries_QD), depth))
+    nearest_QT = np.zeros((len(queries_QD), depth), np.int32)
     for query, nearest_T in enumerate(_nearest(queries_QD, documents_KD, depth)):
-        gains = relevant_Q[query]
+        nearest_QT[query] = nearest_T
+    return nearest_QT
+
+
+def gains_of(
+    nearest_QT: npt.NDArray[np.int32], relevant_Q: Sequence[Mapping[int, float]]
+) -> Floats:
+    """Returns the gains of ranked documents, (Q, T), given those of each query's relevant ones."""
+    gains_QT = np.zeros(nearest_QT.shape)
+    for query, (nearest_T, gains) in enumerate(zip(nearest_QT, relevant_Q, strict=True)):
         gains_QT[query] = [gains.get(place, 0.0) for place in nearest_T.tolist()]
     return gains_QT
 

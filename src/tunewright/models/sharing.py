@@ -17,8 +17,8 @@ from tunewright.models.bases import Base
 class Models(nn.Module):
     """Models by name, which look like one of the library's to the rest of the house.
 
-    `base_model`, `config` and `device` are the first model's. A parameter that several of them
-    hold counts once, under the first one's name.
+    `base_model`, `config`, `device` and the table of words are the first model's. A parameter that
+    several of them hold counts once, under the first one's name.
     """
 
     def __init__(self, heads: Mapping[str, Any]) -> None:
@@ -42,6 +42,9 @@ class Models(nn.Module):
         device: torch.device = self.first.device
         return device
 
+    def get_input_embeddings(self) -> Any:
+        return self.first.get_input_embeddings()
+
 
 def share_backbone(model: Any, other: Any) -> None:
     """Lets the backbone of `model` hold the parameters of `other`'s; heads and poolers stay apart.
@@ -51,9 +54,11 @@ def share_backbone(model: Any, other: Any) -> None:
     own, shared = (dict(_backbone(each)) for each in (model, other))
     if own.keys() != shared.keys():
         raise ValueError(f"unlike backbones: {sorted(own.keys() ^ shared.keys())[:3]}")
-    for name, parameter in shared.items():
-        *path, last = name.split(".")
-        setattr(model.base_model.get_submodule(".".join(path)), last, parameter)
+    held = {parameter: shared[name] for name, parameter in own.items()}
+    for module in model.modules():  # heads, too: one that makes logits may be the table of words
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter in held:
+                setattr(module, name, held[parameter])
 
 
 def share_frozen(models: Iterable[Any]) -> None:

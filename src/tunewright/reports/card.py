@@ -89,7 +89,11 @@ def _results(content: CardContent) -> list[EvalResult]:
 
 
 def _hub_metric(name: str) -> str:
-    """Returns the Hub's identifier of a metric: `f1_macro` and `f1_micro` are both its `f1`."""
+    """Returns the Hub's identifier of a metric: `f1_macro` and `f1_micro` are both its `f1`.
+
+    What stands before a stroke is the part of a multi-task that it measures.
+    """
+    name = name.rpartition("/")[2]
     family = next((each for each in _FAMILIES if name.startswith(each)), name)
     return _HUB_METRICS.get(name, family)
 

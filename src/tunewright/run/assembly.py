@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from tunewright.data.wording import counted
 from tunewright.errors import SettingsError, listed
 from tunewright.models.adapters import adapters_of
 from tunewright.models.architecture import (
@@ -143,7 +145,8 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
         model = sharding.learner
     # The windows of rows that are not read yet cannot be counted: an update is of texts there.
     units = rows if isinstance(rows, OnDemandRows) else ground.task.units(rows)
-    schedule = _schedule(ground, len(units))
+    batch_size = _update_size(ground, len(units))
+    schedule = _schedule(ground, len(units), batch_size)
     average = None
     if settings.ema_decay is not None:
         learning = (p for p in model.parameters() if p.requires_grad)
@@ -163,7 +166,7 @@ def build_loop(ground: Groundwork, model: Any, rows: Sequence[EncodedRow]) -> Lo
         ),
         schedule=schedule,
         device=ground.device,
-        batch_size=settings.batch_size,
+        batch_size=batch_size,
         max_tokens=settings.max_tokens or PASS_TOKENS[ground.device.kind],
         seed=settings.seed,
         max_grad_norm=settings.max_grad_norm,
@@ -191,11 +194,21 @@ def _recorded(ground: Groundwork, model: Any) -> list[Graphs]:
     return [record_passes(part.base_model, autocast) for part in parts if is_packed(part)]
 
 
-def _schedule(ground: Groundwork, num_rows: int) -> Schedule:
+def _update_size(ground: Groundwork, num_rows: int) -> int:
+    """Returns the rows of an update: those of the settings, or as many as the task can do with."""
+    wanted = ground.config.training.batch_size
+    size = ground.task.update_size(num_rows, wanted)
+    if size < wanted:
+        ground.note(
+            f"An epoch of {counted(num_rows, 'row')} has {math.ceil(num_rows / size):,} updates "
+            f"instead of {math.ceil(num_rows / wanted):,}: one at least for each part of the task."
+        )
+    return size
+
+
+def _schedule(ground: Groundwork, num_rows: int, batch_size: int) -> Schedule:
     settings = ground.config.training
-    steps = total_steps(
-        num_rows, settings.batch_size, settings.num_train_epochs, settings.max_steps
-    )
+    steps = total_steps(num_rows, batch_size, settings.num_train_epochs, settings.max_steps)
     warmup = settings.warmup_steps
     warmup = round(settings.warmup_ratio * steps) if warmup is None else warmup
     if warmup >= steps > 1:

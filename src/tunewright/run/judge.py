@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import DataError, SettingsError
+from tunewright.figures import Mistake
 from tunewright.metrics import Slice, Slicer, bootstrap
 from tunewright.metrics.bootstrap import interval
 from tunewright.prediction.predictor import Predictor
@@ -33,17 +34,6 @@ from tunewright.types import Estimate, Features, Row
 OWN_METRIC_RESAMPLES = 200
 
 OwnMetric = Callable[[Sequence[Any], Sequence[Any]], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """A wrong answer, how sure the model was of it, where the row stands and what it says."""
-
-    where: str
-    text: str
-    true: Any
-    predicted: Any
-    score: float | None
 
 
 @dataclass(frozen=True)
@@ -251,13 +241,15 @@ class Judge:
             task.reduce, statistics, task.metrics, self.num_resamples, prepare=task.prepare
         )
         own = {m.__name__: _own(m, tally.compared, self.num_resamples) for m in self.own_metrics}
+        together = task.mistakes(statistics, rows, self.num_mistakes)
+        num_mistakes, mistakes = together or (tally.num_mistakes, tally.mistakes)
         return EvaluationResult(
             split,
             len(rows),
             {**metrics, **own},
             self._sliced(task, statistics, rows, tally.lengths),
-            tally.mistakes,
-            tally.num_mistakes,
+            mistakes,
+            num_mistakes,
             statistics,
             notices=(*task.measured_as(), *_unseen(statistics, len(rows), split)),
             best=tally.gallery.best,
@@ -308,8 +300,7 @@ class Tally:
         self.statistics.append(self.task.statistics(answer, row))
         true, predicted = self.task.compared(answer, row)
         self.compared.append((true, predicted))
-        texts = [row.values.get(role) for role in self.task.text_roles]
-        self.lengths.append(sum(len(text) for text in texts if isinstance(text, str)))
+        self.lengths.append(len(self.task.shown(row)))
         severity = self.task.severity(answer, row)
         if self.task.picture_roles:
             self.gallery.add(row, true, predicted, severity)

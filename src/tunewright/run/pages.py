@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,8 @@ def write_card(folder: RunFolder) -> None:
         num_evaluated=result.num_rows if result else 0,
         data_files=_data_files(folder),
         truncation=_ledger(folder.read_json("audit.json")),
-        temperature=getattr(task, "temperature", None),
-        abstain_threshold=getattr(task, "abstain_below", None) or None,
+        temperature=_fitted(task, "temperature"),
+        abstain_threshold=_fitted(task, "abstain_below") or None,
         settings=settings_of(folder, task),
         limits=limits,
         versions=folder.read_json("run.json")["versions"],
@@ -101,6 +102,12 @@ def _adapter_card(folder: RunFolder, task: Task) -> tuple[str, str, list[str]]:
     return "peft", usage, limits
 
 
+def _fitted(task: Task, name: str) -> Any:
+    """Returns what validation rows have fitted; None where that is no such setting of the task."""
+    known = {each.name: each for each in fields(task)}  # type: ignore[arg-type]
+    return getattr(task, name) if name in known and known[name].metadata.get("fitted") else None
+
+
 def _content(folder: RunFolder, task: Task) -> content.ReportContent:
     result = EvaluationResult.read(folder.evaluation)
     found, about = folder.read_json("audit.json"), folder.read_json("run.json")
@@ -120,7 +127,7 @@ def _content(folder: RunFolder, task: Task) -> content.ReportContent:
         classification=_classification(task, result),
         figures=task.figures(result.statistics) if result else (),
         slices=_slices(result),
-        mistakes=_mistakes(result),
+        mistakes=mistakes_of(result),
         num_mistakes=result.num_mistakes if result else None,
         best_pictures=_pictures(result.best if result else ()),
         worst_pictures=_pictures(result.worst if result else ()),
@@ -245,11 +252,16 @@ def _headlines(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
     return {name: value for name, value in metrics.items() if name in (first, "f1_macro")}
 
 
-def _mistakes(result: EvaluationResult | None) -> list[content.Mistake]:
+def mistakes_of(result: EvaluationResult | None) -> list[content.Mistake]:
+    """Returns the mistakes as the report writes them: six digits of a number say enough."""
     return [
-        content.Mistake(m.where, m.text, str(m.true), str(m.predicted), m.score)
+        content.Mistake(m.where, m.text, _written(m.true), _written(m.predicted), m.score)
         for m in (result.mistakes if result else ())
     ]
+
+
+def _written(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _pictures(pictures: Sequence[Pictured]) -> list[content.Picture]:

@@ -91,10 +91,11 @@ def compare_outputs(
 
 def _against(task: Task, model: Any) -> str:
     """Says who reads the saved folder: peft an adapter's, and we what peft cannot read the same."""
-    _, first = next(iter(task.models(model).values()))
+    models = task.models(model).values()
+    _, first = next(iter(models))
     adapters = adapters_of(first)
     if adapters is None:
-        return f"stock {task.library}"
+        return f"stock {' and '.join(dict.fromkeys(part.library for part, _ in models))}"
     quantised = adapters.base is not None and adapters.base.quantize is not None
     return "its folder, read again" if adapters.peft is None or quantised else "stock peft"
 
@@ -113,14 +114,18 @@ def stock_outputs(task: Task, stock: Any, features: Sequence[Features]) -> dict[
     Rows with unlike streams, of unlike parts, do not share a batch.
     """
     stock.eval()
-    together = task.scope == "document"
     kinds: dict[tuple[str, ...], list[Features]] = defaultdict(list)
     for item in features:
         kinds[(*item.pictures, *item.streams)].append(item)
     return _joined(
         task.stock_outputs(stock, pack(_bare(batch), stock.device))
         for items in kinds.values()
-        for batch in fill(items, max_tokens=PROBE_TOKENS, padded=True, together=together)
+        for batch in fill(
+            items,
+            max_tokens=PROBE_TOKENS,
+            padded=True,
+            together=task.scope_of(items) == "document",
+        )
     )
 
 

@@ -50,7 +50,7 @@ def _cut_passes(ground: Groundwork, loop: Loop, room: int) -> None:
         ground.note(
             f"Forward passes have at most {budget:,} tokens instead of {asked:,}: one of {asked:,} "
             f"takes about {found.at_peak(asked) / GB:.1f} GB, and {there}. An update still has "
-            f"{ground.config.training.batch_size:,} rows.{changed}"
+            f"{loop.batch_size:,} rows.{changed}"
         )
     if found.at_peak(found.longest) > room:
         ground.note(

@@ -313,15 +313,23 @@ TASKS: dict[str, TaskEntry] = {
 }
 
 PART = Role("task", "the name of the part that the row belongs to", ("dataset",))
+_OF_PARTS = {
+    role.name: role
+    for entry in TASKS.values()
+    for role in entry.roles
+    # decoders that write, and pictures, share no backbone with the others
+    if entry.roles not in (CHAT_ROLES, CAPTION_ROLES)
+}
 MULTI_TASK_ROLES = (
     PART,
-    *{
-        role.name: replace(role, required=False)
-        for entry in TASKS.values()
-        for role in entry.roles
-        # decoders that write, and pictures, share no backbone with the others
-        if entry.roles not in (CHAT_ROLES, CAPTION_ROLES)
-    }.values(),
+    *(  # a column that has the name of one part's role is no other's
+        replace(
+            role,
+            required=False,
+            accepted=tuple(name for name in role.accepted if name not in _OF_PARTS),
+        )
+        for role in _OF_PARTS.values()
+    ),
 )
 TASKS["multi-task"] = TaskEntry(
     "multi-task",

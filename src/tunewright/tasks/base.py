@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tunewright.answers import Answer, LabelValue
 from tunewright.errors import SettingsError, listed, nearest
-from tunewright.figures import Figure
+from tunewright.figures import Figure, Mistake
 from tunewright.metrics import MetricSpec
 from tunewright.models.architecture import ENCODER, Kind
 from tunewright.models.batch import Batch, PackedStream
@@ -67,11 +67,11 @@ class Task(ABC):
     `pipeline_tag` is the Hub's name of the task; `own_usage` and `stock_usage` are the lines of
     Python that its model card shows. `scope` says what a loss is summed over: rows, documents (the
     windows of a row are kept in one batch), or a whole update (every row's loss looks at all
-    others). `text_roles` are read as texts, of which `optional_texts` may be blank, and
-    `picture_roles` as pictures; a bare text, or picture, without names fills the first of
-    `bare_roles`, or of `text_roles` where there are none. A task that `generates` writes texts, and
-    the settings of `[generation]` are for it. `tokenizer_style` is that of a model which the task
-    can begin from nothing; None where it needs one that exists.
+    others); `scope_of` says it of one update. `text_roles` are read as texts, of which
+    `optional_texts` may be blank, and `picture_roles` as pictures; a bare text, or picture, without
+    names fills the first of `bare_roles`, or of `text_roles` where there are none. A task that
+    `generates` writes texts, and the settings of `[generation]` are for it. `tokenizer_style` is
+    that of a model which the task can begin from nothing; None where it needs one that exists.
     """
 
     name: ClassVar[str]
@@ -95,6 +95,10 @@ class Task(ABC):
     @property
     def scope(self) -> Scope:
         return "row"
+
+    def scope_of(self, features: Sequence[Features]) -> Scope:
+        """Returns what the loss of an update is summed over, given some of its features."""
+        return self.scope
 
     @abstractmethod
     def learn(self, rows: Iterable[Row]) -> Self:
@@ -138,6 +142,10 @@ class Task(ABC):
         not make one huge update.
         """
         return rows
+
+    def update_size(self, num_rows: int, batch_size: int) -> int:
+        """Returns how many rows an update has: `batch_size`, or fewer to train all of the task."""
+        return batch_size
 
     def updates(
         self, order: np.ndarray, rows: Sequence[Sequence[Features]], batch_size: int
@@ -269,9 +277,10 @@ class Task(ABC):
         return ()
 
     def shown(self, row: Row) -> str:
-        """Returns a row's text as a list of mistakes shows it."""
-        texts = (row.values.get(role) for role in self.text_roles)
-        return "\n".join(text for text in texts if isinstance(text, str))
+        """Returns a row's text as a list of mistakes shows it, and slices by length measure it."""
+        values = (row.values.get(role) for role in self.text_roles)
+        texts = (each if isinstance(each, list | tuple) else [each] for each in values)
+        return "\n".join(text for own in texts for text in own if isinstance(text, str))
 
     def probe_picture(self, rng: np.random.Generator) -> PictureStream:
         """Returns a random picture, for checks of a model without rows."""
@@ -288,6 +297,15 @@ class Task(ABC):
         """
         true, answered = self.compared(answer, row)
         return None if true == answered else float(getattr(answer, "score", 0.0))
+
+    def mistakes(
+        self, statistics: Statistics, rows: Rows, limit: int
+    ) -> tuple[int, Sequence[Mistake]] | None:
+        """Returns how many mistakes there are, and the worst, where only all rows together tell.
+
+        By default None: `severity` says of each row by itself.
+        """
+        return None
 
     def figures(self, statistics: Statistics) -> Sequence[Figure]:
         """Returns what the report shows of an evaluation beside its metrics."""

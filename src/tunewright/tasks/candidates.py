@@ -32,6 +32,23 @@ def holds_list(row: Row) -> bool:
     return isinstance(row.values.get("text"), list | tuple) or bool(_others(row))
 
 
+def all_hold_lists(rows: Sequence[Row]) -> bool:
+    """Says whether rows hold the texts of a query, or one text each; raises DataError for both."""
+    lists = holds_list(rows[0])
+    for row in rows:
+        if holds_list(row) != lists:
+            found, other = ("a text alone", "a list") if lists else ("a list of texts", "one alone")
+            raise DataError(
+                row.where,
+                f"it holds {found}, and {rows[0].where} {other}",
+                "Either every row holds all texts of its query, or every row one of them.",
+                "Make a list of the text and of its label, too."
+                if lists
+                else "Give each text a row of its own, with its query and its label.",
+            )
+    return lists
+
+
 def candidates(row: Row) -> list[Candidate]:
     """Returns the texts to be ranked: `text` or its list, then the positives and the negatives.
 
@@ -51,6 +68,10 @@ def candidates(row: Row) -> list[Candidate]:
         "A query is read together with a text.",
         "Name the column with data.columns.text, or with data.columns.positive.",
     )
+
+
+def query_and_texts(row: Row) -> tuple[str, list[str]]:
+    return text_of(row, "query"), [candidate.text for candidate in candidates(row)]
 
 
 def _others(row: Row) -> list[tuple[str, float]]:
@@ -94,7 +115,8 @@ def ranked_figures(rows: Sequence[Mapping[str, Any]], by_query: bool) -> dict[st
     """Returns every ranking metric of each row's query, and the row's weight, (R,) each.
 
     A row has the number of its `query`, and the `labels` and `logits` of its texts. With `by_query`
-    the texts of all rows of one query are ranked together, and n such rows weigh 1 / n each.
+    the texts of all rows of one query are ranked together, and n such rows weigh 1 / n each. What
+    else `rankings` shows of a query stands there, too.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
@@ -103,9 +125,20 @@ def ranked_figures(rows: Sequence[Mapping[str, Any]], by_query: bool) -> dict[st
     for together in groups.values():
         labels_J = np.concatenate([rows[place]["labels"] for place in together])
         logits_J = np.concatenate([rows[place]["logits"] for place in together])
-        ranked_J = labels_J[np.argsort(-logits_J, kind="stable")]
-        found = ranking_figures(ranked_J[None, :DEPTH], labels_J[None])
-        found[WEIGHT] = np.array([1 / len(together)])
+        source_J2 = np.array(
+            [(row, n) for row in together for n in range(len(rows[row]["labels"]))]
+        )
+        order_J = np.argsort(-logits_J, kind="stable")
+        ranked_J = labels_J[order_J]
+        best = int(ranked_J.argmax())
+        found = ranking_figures(ranked_J[None, :DEPTH], labels_J[None]) | {
+            WEIGHT: np.array([1 / len(together)]),
+            "right_place": np.array([best + 1.0 if ranked_J[best] else np.nan]),
+            "query_row": np.array(together[:1]),
+            "right_text": source_J2[order_J[[best]]],
+            "first_text": source_J2[order_J[[0]]],
+        }
         for name, (value,) in found.items():
-            figures.setdefault(name, np.empty(len(rows)))[together] = value
+            empty = np.empty((len(rows), *value.shape), value.dtype)
+            figures.setdefault(name, empty)[together] = value
     return figures

@@ -22,7 +22,13 @@ from torch.nn import functional
 
 from tunewright.answers import Filled, Guess
 from tunewright.errors import DataError, ModelError, SettingsError
-from tunewright.metrics.perplexity import LANGUAGE_METRICS, language_metrics
+from tunewright.figures import Figure, Table
+from tunewright.metrics.perplexity import (
+    LANGUAGE_METRICS,
+    by_frequency,
+    frequency_scores,
+    language_metrics,
+)
 from tunewright.metrics.spec import MetricSpec
 from tunewright.models.architecture import MASKED_LM, Kind, load_config
 from tunewright.models.batch import Batch, PackedStream
@@ -39,7 +45,8 @@ from tunewright.models.masking import (
 )
 from tunewright.models.tokens import encode_windows
 from tunewright.tasks import PASSAGE
-from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
+from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window, stack
+from tunewright.tasks.related_texts import number_of
 from tunewright.tasks.texts import text_of
 from tunewright.types import Features, Role, Row, Target, TokenStream
 
@@ -249,7 +256,16 @@ class MaskedLanguageModelling(Task):
             "loss": math.fsum(guess.loss for guess in known if guess.loss is not None),
             "hidden": len(known),
             "right": sum(guess.right is True for guess in known),
+            "tokens": np.array([number_of(str(guess.true)) for guess in known], np.int64),
+            "losses": np.array([guess.loss for guess in known], np.float32),
+            "guessed": np.array([guess.right is True for guess in known], bool),
         }
+
+    def stack(self, statistics: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Stacks the sums of rows; of their tokens, those by how often each is hidden in all."""
+        rows = list(statistics)
+        sums = stack([{name: row[name] for name in ("loss", "hidden", "right")} for row in rows])
+        return sums | {"by_frequency": by_frequency(rows)} if rows else sums
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         return language_metrics(statistics, counts)
@@ -265,6 +281,13 @@ class MaskedLanguageModelling(Task):
         if figures["right"] == figures["hidden"]:
             return None
         return float(figures["loss"] / figures["hidden"])
+
+    def figures(self, statistics: Statistics) -> Sequence[Figure]:
+        if "by_frequency" not in statistics:
+            return ()
+        header = ("hidden in these rows", "tokens", "guessed", "perplexity")
+        scores = frequency_scores(statistics["by_frequency"])
+        return [Table("Rare and common tokens", header, scores)] if scores else ()
 
 
 def _mask_id(processor: Any) -> int:

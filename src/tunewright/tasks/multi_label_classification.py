@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
@@ -30,9 +30,9 @@ from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import Long
 from tunewright.tasks import LABELS, TEXT, TEXT_PAIR
-from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.labels import (
     LabelKind,
     Names,
@@ -47,6 +47,15 @@ from tunewright.tasks.labels import (
     weights_of,
 )
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.windows import (
+    Pooling,
+    Reading,
+    as_features,
+    long_field,
+    pooled,
+    stride_field,
+    texts_of,
+)
 from tunewright.types import Features, Role, Row
 
 HOW_TO_NAME = (
@@ -81,8 +90,15 @@ class MultiLabelClassification(Task):
 
     max_length: PositiveInt | None = field(
         default=None,
-        metadata={"help": "tokens of a text, special tokens included; longer texts are cut and "
-                          "counted. Off: 256, or the model's limit if that is less"},
+        metadata={"help": "tokens that are read at once, special tokens included. Off: 256, or the "
+                          "model's limit if that is less"},
+    )  # fmt: skip
+    long: Long = long_field()
+    stride: NonNegativeInt = stride_field()
+    pooling: Pooling = field(
+        default="mean",
+        metadata={"help": "what the logits of a text's windows become: their mean, or the largest "
+                          "of each label"},
     )  # fmt: skip
     pos_weight: Weights = field(
         default=None,
@@ -134,6 +150,10 @@ class MultiLabelClassification(Task):
                 value = getattr(self, key)
                 raise SettingsError("[task]", f"task.{key} is {value!r}", f"It must be {needed}.")
 
+    @property
+    def scope(self) -> Scope:
+        return "document" if self._reading.in_windows else "row"
+
     def learn(self, rows: Iterable[Row]) -> Self:
         rows = [self._without_texts(row) for row in rows]
         source = rows[0].source if rows else "the training data"
@@ -157,9 +177,13 @@ class MultiLabelClassification(Task):
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
-        stream = encode_text(processor, text, pair, self.max_length)
+        streams = self._reading.streams(processor, text, pair, where=row.where)
         targets = {"labels": self._truth(row)[0]} if self._is_labelled(row) else {}
-        return [Features(row.id, {"text": stream}, targets)]
+        return as_features(row.id, [(streams, targets)], placed=False)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
@@ -186,6 +210,10 @@ class MultiLabelClassification(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         logits_BC = outputs["logits"].float()
         true_BC = batch.targets["labels"].view_as(logits_BC).float()
+        if self._reading.in_windows:
+            texts = texts_of(batch)
+            logits_BC = pooled(logits_BC, texts, self.pooling)
+            true_BC = true_BC[[own[0] for own in texts]]
         weight_C = torch.tensor(self.weights, device=logits_BC.device) if self.weights else None
         loss_BC = functional.binary_cross_entropy_with_logits(
             logits_BC, true_BC, pos_weight=weight_C, reduction="none"
@@ -197,13 +225,27 @@ class MultiLabelClassification(Task):
     def decode(
         self, outputs: Outputs, features: Sequence[Features], processor: Any
     ) -> list[Labels]:
-        logits_BC = outputs["logits"].double().cpu()
+        return self._answers(outputs["logits"].double().cpu())
+
+    def _answers(self, logits_BC: Tensor) -> list[Labels]:
         return [
             self._labels(logits_C, scores_C)
             for logits_C, scores_C in zip(
                 logits_BC.numpy(), logits_BC.sigmoid().numpy(), strict=True
             )
         ]
+
+    def join(self, parts: Sequence[Labels], row: Row) -> Labels:
+        """Returns the answer to a text from those to its windows, whose logits are pooled."""
+        if len(parts) == 1:
+            return parts[0]
+        logits_WC = torch.tensor([part.logits for part in parts], dtype=torch.float64)
+        (answer,) = self._answers(pooled(logits_WC, [range(len(parts))], self.pooling))
+        return answer
+
+    def limits(self) -> Sequence[str]:
+        how = "mean" if self.pooling == "mean" else "largest, label by label,"
+        return self._reading.limits(how, "transformers", "logits")
 
     def calibrate(self, answers: Sequence[Labels], rows: Sequence[Row]) -> Self:
         """Returns the task with the thresholds that give each label its highest F1 on `rows`."""

@@ -5,16 +5,17 @@
 ->  what the task of the row answers
 
 Caruana 1997, "Multitask Learning". The parts take turns: an update holds rows of one part only, so
-that losses of unlike units are never added up.
+that losses of unlike units are never added up. Whatever a task does, its part does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, fields, replace
-from functools import cached_property
+from dataclasses import field, replace
+from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import ConfigDict
@@ -22,28 +23,49 @@ from pydantic.dataclasses import dataclass
 
 from tunewright.answers import LabelValue
 from tunewright.errors import DataError, SettingsError, listed
-from tunewright.figures import Figure
+from tunewright.figures import Figure, Mistake
 from tunewright.metrics import MetricSpec
+from tunewright.models.architecture import Kind
 from tunewright.models.batch import Batch
 from tunewright.models.generation import Generation
 from tunewright.models.sharing import Models, share_backbone
-from tunewright.tasks import MULTI_TASK_ROLES, find_task
-from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, build_task
-from tunewright.types import Features, Role, Row
+from tunewright.tasks import MULTI_TASK_ROLES, part_usage
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
+from tunewright.tasks.parts import (
+    AuditedRows,
+    PlainRows,
+    bare,
+    build_part,
+    folder_of,
+    has_own,
+    joined,
+    name_in,
+    named,
+    own_folder,
+    own_row,
+    own_statistics,
+    part_settings,
+    plain,
+    plain_batch,
+    prefixed,
+    split_key,
+)
+from tunewright.tasks.turns import Sampling, turns, update_size
+from tunewright.types import Features, Role, Row, Rows
 
-MEAN = MetricSpec("mean", help="mean of the first metric of every part")
-# Stands between a part's name and what belongs to it: a stream, an output, a figure, a metric.
-BETWEEN = "/"
+MEAN = MetricSpec("mean", help="mean of the first metric of every part that has rows")
+SCOPES: tuple[Scope, ...] = ("row", "document", "batch")  # from the narrowest to the widest
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MultiTask(Task):
     """Tasks that share a backbone.
 
-    An epoch has as many updates as there are rows divided by the batch size. `sampling` says whose
-    they are: by `size` every row is read once an epoch; by `temperature` a part's share is its
-    number of rows to the power of 1 / `temperature`; `round-robin` gives all the same. The first
-    metric, which picks the weights, is the mean of the parts' first ones.
+    An epoch has as many updates as there are rows divided by the batch size, and one for each part
+    at least. `sampling` says whose they are: by `size` every row is read once an epoch; by
+    `temperature` a part's share is its number of rows to the power of 1 / `temperature`;
+    `round-robin` gives all the same. The first metric, which picks the weights, is the mean of the
+    parts' first ones. To the Hub and to stock libraries the folder is the first part's.
     """
 
     name: ClassVar[str] = "multi-task"
@@ -53,9 +75,7 @@ class MultiTask(Task):
         default_factory=dict,
         metadata={"help": "the tasks, by names of yours: each has the name of a task and settings"},
     )
-    sampling: Literal["size", "temperature", "round-robin"] = field(
-        default="size", metadata={"help": "how the parts share the updates"}
-    )
+    sampling: Sampling = field(default="size", metadata={"help": "how the parts share the updates"})
     temperature: float = field(
         default=2.0, metadata={"help": "of sampling by temperature; 1 is by size"}
     )
@@ -65,7 +85,7 @@ class MultiTask(Task):
             raise SettingsError(
                 "[task]", f"task.temperature is {self.temperature}", "It must be more than 0."
             )
-        settled = {name: _settings(task) for name, task in self.tasks.items()}
+        settled = {name: part_settings(task) for name, task in self.tasks.items()}
         object.__setattr__(self, "parts", settled)
 
     @cached_property
@@ -78,22 +98,58 @@ class MultiTask(Task):
                 "At least two are needed, by names of yours, each with the name of its task.",
                 'Write parts.similarity = { name = "regression" }.',
             )
-        return {name: _part(name, settings) for name, settings in self.parts.items()}
+        return {name: build_part(name, settings) for name, settings in self.parts.items()}
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:  # type: ignore[override]
         return (
             MEAN,
             *(
-                replace(spec, name=_joined(name, spec.name))
+                replace(spec, name=joined(name, spec.name))
                 for name, task in self.tasks.items()
                 for spec in task.metrics
             ),
         )
 
     @property
+    def _first(self) -> Task:
+        return next(iter(self.tasks.values()))
+
+    @property
+    def kind(self) -> Kind:  # type: ignore[override]
+        return self._first.kind
+
+    @property
+    def library(self) -> str:  # type: ignore[override]
+        return self._first.library
+
+    @property
+    def pipeline_tag(self) -> str:  # type: ignore[override]
+        return self._first.pipeline_tag
+
+    @property
+    def streams(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._all(lambda name, task: [joined(name, key) for key in task.streams])
+
+    @property
+    def training_streams(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._all(lambda name, task: [joined(name, key) for key in task.training_streams])
+
+    @property
     def text_roles(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(dict.fromkeys(role for t in self.tasks.values() for role in t.text_roles))
+        return self._all(lambda _, task: task.text_roles)
+
+    @property
+    def optional_texts(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._all(lambda _, task: task.optional_texts)
+
+    @property
+    def generates(self) -> bool:  # type: ignore[override]
+        return any(task.generates for task in self.tasks.values())
+
+    @property
+    def own_usage(self) -> str:  # type: ignore[override]
+        return part_usage.own_lines(self.tasks)
 
     @property
     def max_length(self) -> int | None:
@@ -102,17 +158,24 @@ class MultiTask(Task):
 
     @property
     def scope(self) -> Scope:
-        scopes = {task.scope for task in self.tasks.values()}
-        return "document" if "document" in scopes else "row"
+        """The widest of all parts; an update is of one part, and has its scope."""
+        return max((task.scope for task in self.tasks.values()), key=SCOPES.index)
+
+    def scope_of(self, features: Sequence[Features]) -> Scope:
+        return self.tasks[name_in(features[0])].scope if features else self.scope
 
     def learn(self, rows: Iterable[Row]) -> Self:
         kept: dict[str, list[Row]] = {name: [] for name in self.tasks}
         for row in rows:
-            kept[self._name_of(row)].append(row)
-        for name, own in kept.items():
-            if not own:
+            name, own = self._own(row)
+            kept[name].append(own)
+        for name, own_rows in kept.items():
+            if not own_rows:
                 raise DataError("the training data", f'it has no row of the part "{name}"')
         return self._with(lambda name, task: task.learn(kept[name]))
+
+    def started_from(self, source: Path) -> Self:
+        return self._with(lambda name, task: task.started_from(own_folder(source, name)))
 
     def within(self, limit: int) -> Self:
         return self._with(lambda _, task: task.within(limit))
@@ -125,46 +188,92 @@ class MultiTask(Task):
 
     def calibrate(self, answers: Sequence[Any], rows: Sequence[Row]) -> Self:
         def fitted(name: str, task: Task) -> Task:
-            own = [(a, row) for a, row in zip(answers, rows, strict=True) if self._is(row, name)]
+            own = [(a, row) for a, (of, row) in zip(answers, own_rows, strict=True) if of == name]
             return task.calibrate(*map(list, zip(*own, strict=True))) if own else task
 
+        own_rows = [self._own(row) for row in rows]
         return self._with(fitted)
 
     def unseen_label(self, row: Row) -> LabelValue | None:
-        return self.tasks[self._name_of(row)].unseen_label(row)
+        name, own = self._own(row)
+        return self.tasks[name].unseen_label(own)
+
+    def texts(self, row: Row) -> list[str]:
+        name, own = self._own(row)
+        return self.tasks[name].texts(own)
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
-        name = self._name_of(row)
-        return [_named(name, item) for item in self.tasks[name].encode(row, processor)]
+        name, own = self._own(row)
+        return [named(name, item) for item in self.tasks[name].encode(own, processor)]
+
+    def remarks(self, split: str, rows: Iterable[Sequence[Features]]) -> Sequence[str]:
+        if not self._any_has_own("remarks"):
+            return ()
+        rows = list(rows)
+
+        def of(name: str) -> Iterator[Sequence[Features]]:
+            return ([plain(i) for i in items] for items in rows if name_in(items[0]) == name)
+
+        return self._said(lambda name, task: task.remarks(split, of(name)))
+
+    def audited(self, rows: Rows) -> Rows:
+        def own(row: Row) -> tuple[Task, Row]:
+            name, found = self._own(row)
+            return self.tasks[name], found
+
+        return AuditedRows(rows, own)
 
     def vary(self, features: Features, rng: np.random.Generator) -> Features:
-        name, plain = _plain(features)
-        return _named(name, self.tasks[name].vary(plain, rng))
+        name = name_in(features)
+        if not has_own(self.tasks[name], "vary"):
+            return features
+        return named(name, self.tasks[name].vary(plain(features), rng))
+
+    def units(self, rows: Sequence[Sequence[Features]]) -> Sequence[Sequence[Features]]:
+        """Returns what each part counts as its rows: windows, or whole rows."""
+        if not self._any_has_own("units"):
+            return rows
+        found: list[Sequence[Features]] = []
+        for items in rows:
+            name = name_in(items[0])
+            units = self.tasks[name].units([[plain(item) for item in items]])
+            found += [[named(name, item) for item in unit] for unit in units]
+        return found
+
+    def update_size(self, num_rows: int, batch_size: int) -> int:
+        """Returns as many rows as leave every part an update in an epoch."""
+        return update_size(num_rows, len(self.tasks), batch_size)
 
     def updates(
         self, order: np.ndarray, rows: Sequence[Sequence[Features]], batch_size: int
     ) -> Iterator[np.ndarray]:
-        """Yields updates of one part each, in a random order that follows from `order`."""
-        owner_R = np.array([_name_in(items[0]) for items in rows])
+        """Yields updates of one part each, in a random order that follows from `order`.
+
+        A part that has a way of its own to choose the rows of an update chooses them here.
+        """
+        owner_R = np.array([name_in(items[0]) for items in rows])
         own = {name: order[owner_R[order] == name] for name in self.tasks}
-        total = -(-len(order) // batch_size)
-        shares = _shares([len(places) for places in own.values()], self.sampling, self.temperature)
-        quotas = dict(zip(own, _divided(shares, total), strict=True))
-        waiting = {
-            name: _cut(own[name], quotas[name], batch_size, whole=self.sampling == "size")
-            for name in own
+        plain_rows = PlainRows(rows)
+        cuts = {
+            name: partial(_cut, task, plain_rows)
+            for name, task in self.tasks.items()
+            if has_own(task, "updates")
         }
-        turns = np.repeat(np.array(list(own)), [quotas[name] for name in own])
-        for name in np.random.Generator(np.random.Philox(int(order[0]))).permutation(turns):
-            yield next(waiting[name])
+        yield from turns(
+            {name: places for name, places in own.items() if len(places)},
+            cuts,
+            batch_size,
+            self.sampling,
+            self.temperature,
+            np.random.Generator(np.random.Philox(int(order[0]))),
+        )
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
     ) -> tuple[Any, tuple[str, ...]]:
         models, notices = {}, []
         for name, task in self.tasks.items():
-            own = source / _folder(name)
-            folder = own if own.is_dir() else source
+            folder = own_folder(source, name)
             models[name], told = task.build(folder, processor, dropout=dropout, seed=seed)
             notices += [notice for notice in told if notice not in notices]
         first, *others = models.values()
@@ -178,68 +287,77 @@ class MultiTask(Task):
         return "; ".join(padded) or "packed"
 
     def forward(self, model: Models, batch: Batch) -> Outputs:
-        name, plain = _plain_batch(batch)
-        return _prefixed(name, self.tasks[name].forward(model.heads[name], plain))
+        name, own = plain_batch(batch)
+        return prefixed(name, self.tasks[name].forward(model.heads[name], own))
 
     def generate(
         self, model: Models, batch: Batch, processor: Any, settings: Generation
     ) -> Outputs:
-        name, plain = _plain_batch(batch)
-        found = self.tasks[name].generate(model.heads[name], plain, processor, settings)
-        return _prefixed(name, found)
+        name, own = plain_batch(batch)
+        return prefixed(
+            name, self.tasks[name].generate(model.heads[name], own, processor, settings)
+        )
+
+    def examine(self, model: Models, batch: Batch, processor: Any, settings: Generation) -> Outputs:
+        name, own = plain_batch(batch)
+        return prefixed(name, self.tasks[name].examine(model.heads[name], own, processor, settings))
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        name, plain = _plain_batch(batch)
-        return self.tasks[name].loss(_bare(outputs), plain)
+        name, own = plain_batch(batch)
+        return self.tasks[name].loss(bare(outputs), own)
 
     def decode(self, outputs: Outputs, features: Sequence[Features], processor: Any) -> list[Any]:
-        name = _name_in(features[0])
-        plain = [_plain(item)[1] for item in features]
-        return self.tasks[name].decode(_bare(outputs), plain, processor)
+        task = self.tasks[name_in(features[0])]
+        return task.decode(bare(outputs), [plain(item) for item in features], processor)
 
     def join(self, parts: Sequence[Any], row: Row) -> Any:
-        return self.tasks[self._name_of(row)].join(parts, row)
+        name, own = self._own(row)
+        return self.tasks[name].join(parts, own)
+
+    def stock_lines(self) -> str:
+        return part_usage.stock_lines(self.tasks)
 
     def limits(self) -> Sequence[str]:
-        return [
-            f"{name}: {sentence}" for name, task in self.tasks.items() for sentence in task.limits()
-        ]
+        return part_usage.limits(self.tasks, self.max_length)
 
     def settle(self, model: Models) -> Self:
         return self._with(lambda name, task: task.settle(model.heads[name]))
 
     def models(self, model: Models) -> Mapping[str, tuple[Task, Any]]:
         return {
-            "" if number == 0 else _folder(name): (task, model.heads[name])
+            "" if number == 0 else folder_of(name): (task, model.heads[name])
             for number, (name, task) in enumerate(self.tasks.items())
         }
 
     def statistics(self, answer: Any, row: Row) -> Mapping[str, Any]:
-        name = self._name_of(row)
-        return _prefixed(name, self.tasks[name].statistics(answer, row))
+        name, own = self._own(row)
+        return prefixed(name, self.tasks[name].statistics(answer, own))
 
     def stack(self, statistics: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Returns the parts' figures side by side, with a mark of whose each row is."""
         rows = list(statistics)
-        names = [_split(next(iter(row)))[0] for row in rows]
+        names = [split_key(next(iter(row)))[0] for row in rows]
         stacked = {}
         for name, task in self.tasks.items():
             here = np.array([own == name for own in names])
-            stacked[_joined(name, "")] = here
-            figures = task.stack([_bare(r) for r, own in zip(rows, here, strict=True) if own])
+            stacked[joined(name, "")] = here
+            if not here.any():
+                continue
+            figures = task.stack([bare(r) for r, own in zip(rows, here, strict=True) if own])
             for key, values in figures.items():
                 wide = np.zeros((len(rows), *values.shape[1:]), values.dtype)
                 wide[here] = values
-                stacked[_joined(name, key)] = wide
+                stacked[joined(name, key)] = wide
         return stacked
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         return dict(self.prepare(statistics)(counts))
 
     def prepare(self, statistics: Statistics) -> Reducer:
-        own = {name: _own(name, statistics) for name in self.tasks}
-        here = {name: statistics[_joined(name, "")].astype(bool) for name in own}
-        reducers = {n: self.tasks[n].prepare(kept) for n, kept in own.items() if here[n].any()}
+        here = self._here(statistics)
+        reducers = {
+            name: self.tasks[name].prepare(own_statistics(name, statistics)) for name in here
+        }
 
         def reduced(counts: np.ndarray | None) -> dict[str, float]:
             found: dict[str, float] = {}
@@ -248,142 +366,107 @@ class MultiTask(Task):
                 metrics = reducer(None if counts is None else counts[here[name]])
                 first = self.tasks[name].metrics[0]
                 firsts.append(metrics[first.name] * (1 if first.higher_is_better else -1))
-                found |= _prefixed(name, metrics)
+                found |= prefixed(name, metrics)
             return {MEAN.name: float(np.mean(firsts)), **found}
 
         return reduced
 
     def compared(self, answer: Any, row: Row) -> tuple[Any, Any]:
-        return self.tasks[self._name_of(row)].compared(answer, row)
+        name, own = self._own(row)
+        return self.tasks[name].compared(answer, own)
+
+    def measured_as(self) -> Sequence[str]:
+        return self._said(lambda _, task: task.measured_as())
+
+    def shown(self, row: Row) -> str:
+        name, own = self._own(row)
+        return self.tasks[name].shown(own)
 
     def severity(self, answer: Any, row: Row) -> float | None:
-        return self.tasks[self._name_of(row)].severity(answer, row)
+        name, own = self._own(row)
+        return self.tasks[name].severity(answer, own)
+
+    def mistakes(
+        self, statistics: Statistics, rows: Rows, limit: int
+    ) -> tuple[int, Sequence[Mistake]] | None:
+        """Returns those of all parts, by turns, where every part finds its own among its rows.
+
+        Else None: what one part finds so, and another row by row, makes no list together.
+        """
+        found = []
+        for name, here_R in self._here(statistics).items():
+            if not has_own(self.tasks[name], "mistakes"):
+                return None
+            own = [self._own(rows[int(place)])[1] for place in np.flatnonzero(here_R)]
+            told = self.tasks[name].mistakes(own_statistics(name, statistics), own, limit)
+            if told is None:
+                return None
+            found.append(told)
+        by_turns = (each for together in zip_longest(*(m for _, m in found)) for each in together)
+        worst = [each for each in by_turns if each is not None]
+        return sum(number for number, _ in found), worst[:limit]
 
     def figures(self, statistics: Statistics) -> Sequence[Figure]:
         return [
             replace(figure, title=f"{name}: {figure.title}")
-            for name, task in self.tasks.items()
-            for figure in task.figures(_own(name, statistics))
+            for name in self._here(statistics)
+            for figure in self.tasks[name].figures(own_statistics(name, statistics))
         ]
 
     def stock(self, folder: Path) -> Any:
         return Models(
             {
-                name: task.stock(folder / _folder(name) if number else folder)
+                name: task.stock(folder / folder_of(name) if number else folder)
                 for number, (name, task) in enumerate(self.tasks.items())
             }
         )
 
     def stock_outputs(self, stock: Models, batch: Batch) -> Outputs:
-        name, plain = _plain_batch(batch)
-        return _prefixed(name, self.tasks[name].stock_outputs(stock.heads[name], plain))
+        name, own = plain_batch(batch)
+        return prefixed(name, self.tasks[name].stock_outputs(stock.heads[name], own))
 
-    def _name_of(self, row: Row) -> str:
+    def _own(self, row: Row) -> tuple[str, Row]:
+        """Returns the part that a row belongs to, and the row as that part reads it."""
         name = row.values.get("task")
-        if name in self.tasks:
-            return str(name)
+        if isinstance(name, str) and name in self.tasks:
+            return name, own_row(self.tasks[name], row)
+        example = part_usage.example_row(*next(iter(self.tasks.items())))
         raise DataError(
             row.where,
-            f"its task is {name!r:.60}",
+            "it names no task" if name is None else f"its task is {name!r:.60}",
             f"The parts are {listed(self.tasks)}.",
+            f"A row is an object such as {example}." if name is None else "",
         )
 
-    def _is(self, row: Row, name: str) -> bool:
-        return bool(row.values["task"] == name)
+    def _here(self, statistics: Statistics) -> dict[str, np.ndarray]:
+        """Returns which rows are those of each part that has any."""
+        marks = {name: statistics[joined(name, "")].astype(bool) for name in self.tasks}
+        return {name: here for name, here in marks.items() if here.any()}
+
+    def _any_has_own(self, method: str) -> bool:
+        return any(has_own(task, method) for task in self.tasks.values())
+
+    def _all(self, of: Callable[[str, Task], Iterable[str]]) -> tuple[str, ...]:
+        """Returns what all parts name, once each."""
+        found = (each for name, task in self.tasks.items() for each in of(name, task))
+        return tuple(dict.fromkeys(found))
+
+    def _said(self, of: Callable[[str, Task], Iterable[str]]) -> list[str]:
+        """Returns the sentences of all parts, each with the name of its part."""
+        return [
+            f"{name}: {sentence}"
+            for name, task in self.tasks.items()
+            for sentence in of(name, task)
+        ]
 
     def _with(self, change: Callable[[str, Task], Task]) -> Self:
         """Returns the task with each part changed."""
         return replace(
-            self, parts={name: _settings(change(name, t)) for name, t in self.tasks.items()}
+            self, parts={name: part_settings(change(name, t)) for name, t in self.tasks.items()}
         )
 
 
-def _part(name: str, settings: Mapping[str, Any]) -> Task:
-    where = f"[task.parts.{name}]"
-    options = {key: value for key, value in settings.items() if key != "name"}
-    if BETWEEN in name or not name:
-        raise SettingsError(where, f'a part is called "{name}"', f'It must not hold "{BETWEEN}".')
-    if "name" not in settings:
-        raise SettingsError(where, "it has no name", 'Name its task: name = "text-classification".')
-    task_class = find_task(settings["name"])
-    if issubclass(task_class, MultiTask):
-        raise SettingsError(where, "a part cannot be a multi-task itself")
-    return build_task(task_class, options, where)
-
-
-def _settings(task: Task) -> dict[str, Any]:
-    known = {item.name: getattr(task, item.name) for item in fields(task)}  # type: ignore[arg-type]
-    return {"name": task.name, **known}
-
-
-def _folder(name: str) -> str:
-    return f"parts/{name}"
-
-
-def _joined(name: str, key: str) -> str:
-    return f"{name}{BETWEEN}{key}"
-
-
-def _split(key: str) -> tuple[str, str]:
-    name, _, rest = key.partition(BETWEEN)
-    return name, rest
-
-
-def _prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {_joined(name, key): value for key, value in values.items()}
-
-
-def _bare(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {_split(key)[1]: value for key, value in values.items()}
-
-
-def _name_in(features: Features) -> str:
-    return _split(next(iter(features.streams)))[0]
-
-
-def _named(name: str, features: Features) -> Features:
-    return replace(features, streams=_prefixed(name, features.streams))
-
-
-def _plain(features: Features) -> tuple[str, Features]:
-    return _name_in(features), replace(features, streams=_bare(features.streams))
-
-
-def _plain_batch(batch: Batch) -> tuple[str, Batch]:
-    name, _ = _split(next(iter(batch.streams)))
-    return name, replace(batch, streams=_bare(batch.streams))
-
-
-def _own(name: str, statistics: Statistics) -> dict[str, np.ndarray]:
-    """Returns the figures of a part, its own rows alone."""
-    here = statistics[_joined(name, "")].astype(bool)
-    prefixed = {key: values for key, values in statistics.items() if _split(key)[0] == name}
-    return {_split(key)[1]: values[here] for key, values in prefixed.items() if _split(key)[1]}
-
-
-def _shares(sizes: Sequence[int], sampling: str, temperature: float) -> np.ndarray:
-    """Returns what share of an epoch each part has."""
-    power = {"size": 1.0, "temperature": 1 / temperature, "round-robin": 0.0}[sampling]
-    weights = np.array(sizes, float) ** power
-    return weights / weights.sum()
-
-
-def _divided(shares: np.ndarray, total: int) -> list[int]:
-    """Divides updates by largest remainder; every part has one where there are enough."""
-    exact = shares * total
-    quotas = np.floor(exact).astype(int)
-    for index in np.argsort(quotas - exact, kind="stable")[: total - quotas.sum()]:
-        quotas[index] += 1
-    while total >= len(quotas) and quotas.min() == 0:
-        quotas[quotas.argmax()] -= 1
-        quotas[quotas.argmin()] += 1
-    return [int(quota) for quota in quotas]
-
-
-def _cut(places: np.ndarray, quota: int, batch_size: int, whole: bool) -> Iterator[np.ndarray]:
-    """Yields a part's updates: all its rows once, or full ones that begin again at the end."""
-    if whole:
-        yield from np.array_split(places, quota)
-        return
-    for start in range(0, quota * batch_size, batch_size):
-        yield places[np.arange(start, start + min(batch_size, len(places))) % len(places)]
+def _cut(
+    task: Task, rows: Sequence[Sequence[Features]], places: np.ndarray, size: int
+) -> Iterator[np.ndarray]:
+    return task.updates(places, rows, size)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
@@ -29,10 +29,23 @@ from tunewright.models.architecture import CHOOSER, Kind
 from tunewright.models.batch import Batch
 from tunewright.models.heads import choice_logits
 from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import Long
 from tunewright.tasks import CHOICE_ROLES
 from tunewright.tasks.base import Loss, Outputs, Scope, Statistics, Task
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.windows import (
+    Pooling,
+    Reading,
+    Window,
+    as_features,
+    by_text,
+    first_windows,
+    in_windows,
+    long_field,
+    pooled,
+    stride_field,
+    texts_of,
+)
 from tunewright.types import Features, Role, Row
 
 # The logit of a choice that a row has not, where rows of more choices stand beside it.
@@ -70,8 +83,15 @@ class MultipleChoice(Task):
 
     max_length: PositiveInt | None = field(
         default=None,
-        metadata={"help": "tokens of a question with one choice, special tokens included; longer "
-                          "ones are cut and counted. Off: 256, or the model's limit if less"},
+        metadata={"help": "tokens of a question with one choice that are read at once, special "
+                          "tokens included. Off: 256, or the model's limit if that is less"},
+    )  # fmt: skip
+    long: Long = long_field()
+    stride: NonNegativeInt = stride_field()
+    pooling: Pooling = field(
+        default="max",
+        metadata={"help": "what the logits of a choice's windows become: the largest, or their "
+                          "mean"},
     )  # fmt: skip
     choice_columns: tuple[str, ...] = field(
         default=(),
@@ -114,13 +134,16 @@ class MultipleChoice(Task):
         question, context = text_of(row, "question"), optional_text_of(row, "context")
         is_labelled = row.values.get("label") is not None
         right = self._right(row, choices) if is_labelled else None
-        features = []
+        texts = []
         for place, text in enumerate(choices.texts):
             first, second = (question, text) if context is None else (context, f"{question} {text}")
-            stream = encode_text(processor, first, second, self.max_length)
-            targets = {"right": int(place == right)} if is_labelled else {}
-            features.append(Features(row.id, {"text": stream}, targets, window=place))
-        return features
+            streams = self._reading.streams(processor, first, second, where=row.where)
+            texts.append((streams, {"right": int(place == right)} if is_labelled else {}))
+        return as_features(row.id, texts, placed=self._reading.in_windows)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
@@ -139,17 +162,25 @@ class MultipleChoice(Task):
         return {"logits": choice_logits(model, batch.streams["text"])}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        sizes = [len(list(windows)) for _, windows in groupby(batch.row_ids)]
-        logits_RK = _by_row(outputs["logits"].float(), sizes, float("-inf"))
+        logits_T = outputs["logits"].float()
+        if self._reading.in_windows:
+            texts = texts_of(batch)
+            logits_T, batch = pooled(logits_T, texts, self.pooling), first_windows(batch, texts)
+        sizes = [len(list(choices)) for _, choices in groupby(batch.row_ids)]
+        logits_RK = _by_row(logits_T, sizes, float("-inf"))
         right_R = _by_row(batch.targets["right"], sizes, 0).argmax(1)
         return Loss(functional.cross_entropy(logits_RK, right_R, reduction="sum"), len(sizes))
 
-    def decode(self, outputs: Outputs, features: Sequence[Features], processor: Any) -> list[float]:
-        return [float(logit) for logit in outputs["logits"].double().cpu()]
+    def decode(
+        self, outputs: Outputs, features: Sequence[Features], processor: Any
+    ) -> list[Window]:
+        return in_windows(outputs["logits"].double().tolist(), features)
 
-    def join(self, parts: Sequence[float], row: Row) -> Choice:
+    def join(self, parts: Sequence[Window], row: Row) -> Choice:
         choices = self._choices(row)
-        scores = softmax(np.array(parts), self.temperature)
+        pool = np.max if self.pooling == "max" else np.mean
+        logits = tuple(float(pool(own)) for own in by_text(parts))
+        scores = softmax(np.array(logits), self.temperature)
         place = int(scores.argmax())
         return Choice(
             choices.label(place, self._form(choices)),
@@ -157,8 +188,12 @@ class MultipleChoice(Task):
             choices.texts[place],
             float(scores[place]),
             tuple(scores.tolist()),
-            tuple(parts),
+            logits,
         )
+
+    def limits(self) -> Sequence[str]:
+        how = "mean" if self.pooling == "mean" else "largest"
+        return self._reading.limits(how, "transformers", "logits")
 
     def calibrate(self, answers: Sequence[Choice], rows: Sequence[Row]) -> Self:
         """Returns the task with the temperature (Guo et al. 2017) fitted on `rows`."""

@@ -214,10 +214,7 @@ class QuestionAnswering(Task):
         if not self.may_lack or all(true):
             return self
         best = [a.alternatives[0].text if a.alternatives else "" for a in answers]
-        f1 = [
-            answer_scores(text, golds).f1 if golds else 0.0
-            for text, golds in zip(best, true, strict=True)
-        ]
+        f1 = [answer_scores(text, golds).f1 for text, golds in zip(best, true, strict=True)]
         margins = [answer.margin for answer in answers]
         finite = [min(max(margin, -1e9), 1e9) for margin in margins]
         return replace(self, threshold=best_threshold(finite, f1, [bool(each) for each in true]))

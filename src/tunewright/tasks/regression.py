@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,10 +28,18 @@ from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind, backbone_p
 from tunewright.models.batch import Batch
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import Long
 from tunewright.tasks import SCORE, TEXT, TEXT_PAIR
-from tunewright.tasks.base import Loss, Outputs, Reducer, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.windows import (
+    Reading,
+    as_features,
+    long_field,
+    pooled,
+    stride_field,
+    texts_of,
+)
 from tunewright.types import Features, Role, Row
 
 # The share of validation rows whose true value lies in an answer's interval.
@@ -60,9 +68,11 @@ class Regression(Task):
 
     max_length: PositiveInt | None = field(
         default=None,
-        metadata={"help": "tokens of a text, special tokens included; longer texts are cut and "
-                          "counted. Off: 256, or the model's limit if that is less"},
+        metadata={"help": "tokens that are read at once, special tokens included. Off: 256, or the "
+                          "model's limit if that is less"},
     )  # fmt: skip
+    long: Long = long_field()
+    stride: NonNegativeInt = stride_field()
     loss_type: Literal["mse", "mae", "huber"] = field(
         default="mse",
         metadata={"help": "squared error, absolute error, or squared near 0 and absolute beyond "
@@ -88,6 +98,10 @@ class Regression(Task):
         if not 0 < self.scale < float("inf"):
             raise SettingsError("[task]", f"task.scale is {self.scale}", "It must be more than 0.")
 
+    @property
+    def scope(self) -> Scope:
+        return "document" if self._reading.in_windows else "row"
+
     def learn(self, rows: Iterable[Row]) -> Self:
         values_R = np.array([self._target(row) for row in rows])
         if len(np.unique(values_R)) < 2:
@@ -101,13 +115,15 @@ class Regression(Task):
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
         targets = {} if row.values.get("score") is None else {"score": self._target(row)}
-        stream = encode_text(processor, text, pair, self.max_length)
-        found = [Features(row.id, {"text": stream}, targets)]
+        streams = self._reading.streams(processor, text, pair, where=row.where)
         if self.symmetric and pair is not None:
-            other = encode_text(processor, pair, text, self.max_length)
-            again = replace(other, num_repeated=len(other), num_cut=0)
-            found.append(Features(row.id, {"text": again}, targets, window=1))
-        return found
+            others = self._reading.streams(processor, pair, text, where=row.where)
+            streams += [replace(each, num_repeated=len(each), num_cut=0) for each in others]
+        return as_features(row.id, [(streams, targets)], placed=False)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
@@ -130,6 +146,9 @@ class Regression(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         target_B = (batch.targets["score"] - self.mean) / self.scale
         found_B = outputs["logits"].float()
+        if self._reading.in_windows:
+            texts = texts_of(batch)
+            found_B, target_B = pooled(found_B, texts), target_B[[own[0] for own in texts]]
         return Loss(LOSSES[self.loss_type](found_B, target_B, reduction="sum"), len(target_B))
 
     def decode(
@@ -139,7 +158,11 @@ class Regression(Task):
         return [self._number(float(value)) for value in values_B]
 
     def join(self, parts: Sequence[Number], row: Row) -> Number:
+        """Returns the mean of both orders of a pair, and of all windows of a text."""
         return self._number(float(np.mean([part.value for part in parts])))
+
+    def limits(self) -> Sequence[str]:
+        return self._reading.limits("mean", "transformers", "numbers")
 
     def calibrate(self, answers: Sequence[Number], rows: Sequence[Row]) -> Self:
         """Returns the task with intervals that hold COVERAGE of new rows.

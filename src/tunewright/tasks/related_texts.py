@@ -67,6 +67,11 @@ def related_texts(row: Row) -> list[RelatedText]:
     return [RelatedText(_part(row, alone=not others), anchor), *others]
 
 
+def anchor_and_positives(row: Row) -> tuple[str, list[str]]:
+    anchor, *others = related_texts(row)
+    return anchor.text, [each.text for each in others if each.part == POSITIVE]
+
+
 def texts_of(row: Row, role: str) -> Iterator[str]:
     """Yields the text or texts of a role; blank ones are none. Raises DataError for no text."""
     found = row.values.get(role)

@@ -16,13 +16,14 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
 from tunewright.answers import Ranking, Relevance
 from tunewright.errors import DataError
+from tunewright.figures import Figure, Mistake
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.ranking import RANKING_METRICS, ranking_metrics
 from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
@@ -30,12 +31,33 @@ from tunewright.models.bases import is_adapter_folder
 from tunewright.models.batch import Batch, padded
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_library_model, quiet_library
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import Long
 from tunewright.tasks import RERANKING_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
-from tunewright.tasks.candidates import Candidate, candidates, holds_list, ranked_figures
+from tunewright.tasks.candidates import (
+    Candidate,
+    all_hold_lists,
+    candidates,
+    holds_list,
+    query_and_texts,
+    ranked_figures,
+)
+from tunewright.tasks.rankings import place_bars, worst_queries
 from tunewright.tasks.texts import fitting_length, text_of
-from tunewright.types import Features, Role, Row
+from tunewright.tasks.windows import (
+    Pooling,
+    Reading,
+    Window,
+    as_features,
+    by_text,
+    first_windows,
+    in_windows,
+    long_field,
+    pooled,
+    stride_field,
+    texts_of,
+)
+from tunewright.types import Features, Role, Row, Rows
 
 Objective = Literal["auto", "pointwise", "listwise"]
 
@@ -70,10 +92,15 @@ class Reranking(Task):
 
     max_length: PositiveInt | None = field(
         default=None,
-        metadata={"help": "tokens of query and text together, special tokens included; the longer "
-                          "one is cut first and counted. Off: 256, or the model's limit if that "
-                          "is less"},
+        metadata={"help": "tokens of query and text that are read at once, special tokens "
+                          "included. Off: 256, or the model's limit if that is less"},
     )  # fmt: skip
+    long: Long = long_field()
+    stride: NonNegativeInt = stride_field()
+    pooling: Pooling = field(
+        default="max",
+        metadata={"help": "what the logits of a text's windows become: the largest, or their mean"},
+    )
     objective: Objective = field(
         default="auto",
         metadata={"help": "the loss: pointwise (each text by itself) or listwise (the texts of a "
@@ -94,12 +121,12 @@ class Reranking(Task):
     def scope(self) -> Scope:
         """Listwise looks at all texts of a query: those of a row, or of an update."""
         if self.objective == "pointwise":
-            return "row"
+            return "document" if self._reading.in_windows else "row"
         return "document" if self.rows_hold_lists else "batch"
 
     def learn(self, rows: Iterable[Row]) -> Self:
         rows = list(rows)
-        lists = holds_list(rows[0])
+        lists = all_hold_lists(rows)
         chosen: Objective = self.objective
         if chosen == "auto":
             chosen = "listwise" if lists else "pointwise"
@@ -119,15 +146,18 @@ class Reranking(Task):
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         query = text_of(row, "query")
-        return [
-            Features(
-                row.id,
-                {"text": encode_text(processor, query, candidate.text, self.max_length)},
+        texts = [
+            (
+                self._reading.streams(processor, query, candidate.text, where=row.where),
                 self._targets(row, candidate),
-                window,
             )
-            for window, candidate in enumerate(candidates(row))
+            for candidate in candidates(row)
         ]
+        return as_features(row.id, texts, placed=self._reading.in_windows)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.max_length, self.long, self.stride)
 
     def _targets(self, row: Row, candidate: Candidate) -> dict[str, float | int]:
         if candidate.label is None:
@@ -167,7 +197,11 @@ class Reranking(Task):
         return {"logits": classify(model, batch.streams["text"])[:, 0]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        logits_B, label_B = outputs["logits"].float(), batch.targets["label"]
+        logits_B = outputs["logits"].float()
+        if self._reading.in_windows:
+            texts = texts_of(batch)
+            logits_B, batch = pooled(logits_B, texts, self.pooling), first_windows(batch, texts)
+        label_B = batch.targets["label"]
         if self.objective != "pointwise":
             return listwise_loss(logits_B, label_B, batch.targets["group"])
         weight = torch.tensor(self.positive_weight, device=logits_B.device)
@@ -178,23 +212,31 @@ class Reranking(Task):
 
     def decode(
         self, outputs: Outputs, features: Sequence[Features], processor: Any
-    ) -> list[Relevance]:
-        logits_B = outputs["logits"].double().cpu()
-        scores = torch.sigmoid(logits_B).tolist()
-        return [Relevance(*each) for each in zip(scores, logits_B.tolist(), strict=True)]
+    ) -> list[Window]:
+        return in_windows(outputs["logits"].double().tolist(), features)
 
-    def join(self, parts: Sequence[Relevance], row: Row) -> Relevance | Ranking:
-        if not holds_list(row):
-            return parts[0]
-        return Ranking(tuple(part.score for part in parts), tuple(part.logit for part in parts))
+    def join(self, parts: Sequence[Window], row: Row) -> Relevance | Ranking:
+        pool = np.max if self.pooling == "max" else np.mean
+        logits_T = torch.tensor([float(pool(own)) for own in by_text(parts)], dtype=torch.float64)
+        scores, logits = tuple(torch.sigmoid(logits_T).tolist()), tuple(logits_T.tolist())
+        return Ranking(scores, logits) if holds_list(row) else Relevance(scores[0], logits[0])
+
+    def limits(self) -> Sequence[str]:
+        how = "mean" if self.pooling == "mean" else "largest"
+        return self._reading.limits(how, "sentence-transformers", "logits")
 
     def statistics(self, answer: Relevance | Ranking, row: Row) -> Mapping[str, Any]:
         query = candidates(row)[0].query_number
         return {"query": query, "labels": _labels(row), "logits": _logits(answer)}
 
     def stack(self, statistics: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """Ranks the texts of each query, those of a row or those of all rows that have it."""
-        return ranked_figures(list(statistics), by_query=not self.rows_hold_lists)
+        """Ranks the texts of each query, those of a row or those of all rows that have it.
+
+        Rows of one text are ranked together even where training knew lists.
+        """
+        rows = list(statistics)
+        alone = all(len(row["labels"]) == 1 for row in rows)
+        return ranked_figures(rows, by_query=alone or not self.rows_hold_lists)
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         return ranking_metrics(statistics, counts)
@@ -216,6 +258,16 @@ class Reranking(Task):
         if isinstance(answer, Ranking):
             return None if found == true else found
         return None if abs(true - found) < 0.5 else abs(true - found)
+
+    def mistakes(
+        self, statistics: Statistics, rows: Rows, limit: int
+    ) -> tuple[int, Sequence[Mistake]] | None:
+        """Returns the queries with the worst rankings; None where all have the right text first."""
+        found = worst_queries(statistics, rows, limit, query_and_texts)
+        return found if found[0] else None
+
+    def figures(self, statistics: Statistics) -> Sequence[Figure]:
+        return place_bars(statistics)
 
     def stock(self, folder: Path) -> Any:
         """Returns sentence-transformers' model, or transformers' where that is not installed."""

@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from tunewright.answers import Similarity, Vector
 from tunewright.data.checks import read_number
 from tunewright.errors import DataError, SettingsError
-from tunewright.figures import Figure, Scatter
+from tunewright.figures import Figure, Mistake, Scatter
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.ranking import RANKING_METRICS, ranking_metrics
 from tunewright.metrics.regression import REGRESSION_METRICS, RegressionReducer
@@ -32,11 +32,12 @@ from tunewright.models.heads import hidden_states
 from tunewright.models.loading import load_library_model, quiet_library
 from tunewright.models.pooling import Pooling, normalised, pool, truncated
 from tunewright.models.sentence_folder import SentenceSettings, read_sentence_settings
-from tunewright.models.tokens import encode_text
+from tunewright.models.tokens import Long
 from tunewright.tasks import EMBEDDING_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, stack
 from tunewright.tasks.contrastive import contrastive_loss, cosent_loss, cosine_loss
 from tunewright.tasks.distinct import distinct_updates
+from tunewright.tasks.rankings import place_bars, worst_queries
 from tunewright.tasks.related_texts import (
     ANCHOR,
     POSITIVE,
@@ -44,12 +45,25 @@ from tunewright.tasks.related_texts import (
     Objective,
     RelatedText,
     Relations,
+    anchor_and_positives,
     check_texts,
     related_texts,
 )
 from tunewright.tasks.retrieved import retrieval_figures
 from tunewright.tasks.texts import fitting_length
-from tunewright.types import Features, Role, Row
+from tunewright.tasks.windows import (
+    Reading,
+    Window,
+    as_features,
+    by_text,
+    first_windows,
+    in_windows,
+    long_field,
+    pooled,
+    stride_field,
+    texts_of,
+)
+from tunewright.types import Features, Role, Row, Rows, TokenStream
 
 # Cosines have no unit of the data, so only what is free of units says how good they are.
 SIMILARITY_METRICS = REGRESSION_METRICS[:2]
@@ -81,9 +95,11 @@ class SentenceEmbedding(Task):
 
     max_length: PositiveInt | None = field(
         default=None,
-        metadata={"help": "tokens of a text, special tokens included; longer texts are cut and "
-                          "counted. Off: the starting model's, or 256"},
+        metadata={"help": "tokens that are read at once, special tokens included. Off: the "
+                          "starting model's, or 256"},
     )  # fmt: skip
+    long: Long = long_field()
+    stride: NonNegativeInt = stride_field()
     objective: Objective = field(
         default="auto",
         metadata={"help": "the loss: ranking or triplet (positives and negatives); cosent, cosine "
@@ -200,16 +216,19 @@ class SentenceEmbedding(Task):
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         score = {"score": self._score(row)} if self._has_score(row) else {}
-        return [
-            Features(
-                row.id, {"text": self._tokens(text, processor)}, {**text.targets, **score}, window
-            )
-            for window, text in enumerate(related_texts(row))
+        texts = [
+            (self._streams(text, processor, row.where), {**text.targets, **score})
+            for text in related_texts(row)
         ]
+        return as_features(row.id, texts, placed=self._reading.in_windows)
 
-    def _tokens(self, text: RelatedText, processor: Any) -> Any:
+    def _streams(self, text: RelatedText, processor: Any, where: str) -> list[TokenStream]:
         prompt = self.query_prompt if text.part == ANCHOR else self.document_prompt
-        return encode_text(processor, (prompt or "") + text.text, max_length=self.max_length)
+        return self._reading.streams(processor, (prompt or "") + text.text, where=where)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.max_length, self.long, self.stride)
 
     def updates(
         self, order: np.ndarray, rows: Sequence[Sequence[Features]], batch_size: int
@@ -251,8 +270,11 @@ class SentenceEmbedding(Task):
         return {"vectors": vectors_BD if self.normalize is False else normalised(vectors_BD)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        relations = Relations.of(batch)
         vectors_BD = outputs["vectors"]
+        if self._reading.in_windows:
+            texts = texts_of(batch)
+            vectors_BD, batch = self._pooled(vectors_BD, texts), first_windows(batch, texts)
+        relations = Relations.of(batch)
         sizes = self.matryoshka_dimensions or (vectors_BD.shape[1],)
         weights = self.matryoshka_weights or (1.0,) * len(sizes)
         each = [
@@ -260,6 +282,13 @@ class SentenceEmbedding(Task):
             for size, weight in zip(sizes, weights, strict=True)
         ]
         return Loss(torch.stack(each).sum(), self._count(relations))
+
+    def _pooled(self, vectors_WD: torch.Tensor, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Returns the vectors of texts from those of their windows: their mean."""
+        if len(texts) == len(vectors_WD):
+            return vectors_WD
+        vectors_TD = pooled(vectors_WD.float(), texts)
+        return vectors_TD if self.normalize is False else normalised(vectors_TD)
 
     def _loss(self, vectors_BD: torch.Tensor, relations: Relations, batch: Batch) -> torch.Tensor:
         if self.objective == "triplet":
@@ -282,19 +311,25 @@ class SentenceEmbedding(Task):
 
     def decode(
         self, outputs: Outputs, features: Sequence[Features], processor: Any
-    ) -> list[Vector]:
-        vectors_BD = outputs["vectors"].float().cpu().numpy()
-        if self.dimensions is not None:
-            vectors_BD = truncated(vectors_BD, self.dimensions, self.normalize is not False)
-        return [Vector(vector) for vector in vectors_BD]
+    ) -> list[Window]:
+        return in_windows(list(outputs["vectors"].float().cpu()), features)
 
-    def join(self, parts: Sequence[Vector], row: Row) -> Vector | Similarity:
-        if len(parts) == 1:
-            return parts[0]
-        vectors = np.stack([part.values for part in parts])
+    def join(self, parts: Sequence[Window], row: Row) -> Vector | Similarity:
+        by_place = by_text(parts)
+        vectors_TD = torch.cat(
+            [self._pooled(torch.stack(own), [range(len(own))]) for own in by_place]
+        )
+        vectors = vectors_TD.numpy()
+        if self.dimensions is not None:
+            vectors = truncated(vectors, self.dimensions, self.normalize is not False)
+        if len(vectors) == 1:
+            return Vector(vectors[0])
         length = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
         cosines = vectors[1:] @ vectors[0] / (length[1:] * length[0])
         return Similarity(tuple(float(cosine) for cosine in cosines), vectors)
+
+    def limits(self) -> Sequence[str]:
+        return self._reading.limits("mean", "sentence-transformers", "vectors")
 
     def statistics(self, answer: Similarity, row: Row) -> Mapping[str, Any]:
         check_texts(row, self.objective)
@@ -336,9 +371,17 @@ class SentenceEmbedding(Task):
         true, cosine = self.compared(answer, row)
         return abs(true - cosine)
 
+    def mistakes(
+        self, statistics: Statistics, rows: Rows, limit: int
+    ) -> tuple[int, Sequence[Mistake]] | None:
+        """Returns the anchors whose positives are farthest down; None of scored pairs."""
+        if "true" in statistics:
+            return None
+        return worst_queries(statistics, rows, limit, anchor_and_positives)
+
     def figures(self, statistics: Statistics) -> Sequence[Figure]:
         if "true" not in statistics:
-            return ()
+            return place_bars(statistics)
         true, cosine = (statistics[name].tolist() for name in ("true", "predicted"))
         return [Scatter("Score and cosine", true, cosine, "score, as read", "cosine")]
 

@@ -47,6 +47,9 @@ class SequenceToSequence(Writer):
         """Returns what a new tokenizer learns from."""
         return [self.source_of(row), *self.targets_of(row)]
 
+    def shown(self, row: Row) -> str:
+        return self.source_of(row)
+
     def within(self, limit: int) -> Self:
         length = fitting_length(self.max_length, limit, self.default_length)
         return replace(super().within(limit), max_length=length)

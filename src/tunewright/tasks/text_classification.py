@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_classifier
-from tunewright.models.tokens import Long, encode_text, encode_windows, too_long_error
+from tunewright.models.tokens import Long
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.labels import (
@@ -53,15 +52,18 @@ from tunewright.tasks.labels import (
     value_of,
     weights_of,
 )
-from tunewright.tasks.texts import (
-    DEFAULT_MAX_LENGTH,
-    fitting_length,
-    optional_text_of,
-    text_of,
+from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.windows import (
+    Pooling,
+    Reading,
+    as_features,
+    first_windows,
+    long_field,
+    pooled,
+    stride_field,
+    texts_of,
 )
-from tunewright.types import Features, Role, Row, TokenStream
-
-Pooling = Literal["mean", "max"]
+from tunewright.types import Features, Role, Row
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -85,14 +87,8 @@ class TextClassification(Task):
         metadata={"help": "tokens that are read at once, special tokens included. Off: 256, or the "
                           "model's limit if that is less"},
     )  # fmt: skip
-    long: Long = field(
-        default="truncate",
-        metadata={"help": "what happens to longer texts: cut and counted, read in windows, or "
-                          "refused"},
-    )  # fmt: skip
-    stride: NonNegativeInt = field(
-        default=64, metadata={"help": "tokens that a window shares with the one before"}
-    )
+    long: Long = long_field()
+    stride: NonNegativeInt = stride_field()
     pooling: Pooling = field(
         default="mean",
         metadata={"help": "what the logits of a text's windows become: their mean, or the largest "
@@ -146,7 +142,7 @@ class TextClassification(Task):
 
     @property
     def scope(self) -> Scope:
-        return "document" if self.long == "window" else "row"
+        return "document" if self._reading.in_windows else "row"
 
     def learn(self, rows: Iterable[Row]) -> Self:
         values: list[str | int | float] = []
@@ -177,30 +173,13 @@ class TextClassification(Task):
         targets = {}
         if row.values.get("label") is not None:
             targets["label"] = self._index(row.values["label"])
-        return [
-            Features(row.id, {"text": stream}, targets, number)
-            for number, stream in enumerate(self._streams(row, processor))
-        ]
-
-    def _streams(self, row: Row, processor: Any) -> list[TokenStream]:
-        """Returns the windows of a row; in a pair, the first text stands before each of them."""
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
-        if self.long == "window":
-            windows = encode_windows(
-                processor,
-                text if pair is None else pair,
-                prefix=None if pair is None else text,
-                max_length=self.max_length or DEFAULT_MAX_LENGTH,
-                stride=self.stride,
-                long=self.long,
-                where=row.where,
-            )
-            # What a classifier does not read would stay in memory for the whole training.
-            return [replace(window, offsets=None, text_ids=None) for window in windows]
-        stream = encode_text(processor, text, pair, self.max_length)
-        if self.long == "error" and stream.num_cut:
-            raise too_long_error(row.where, len(stream) + stream.num_cut, len(stream))
-        return [stream]
+        streams = self._reading.streams(processor, text, pair, where=row.where)
+        return as_features(row.id, [(streams, targets)], placed=False)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int
@@ -219,10 +198,10 @@ class TextClassification(Task):
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         logits_BC, label_B = outputs["logits"].float(), batch.targets["label"]
-        if self.scope == "document":
-            windows = [len(list(group)) for _, group in groupby(batch.row_ids)]
-            logits_BC = _pooled(logits_BC, windows, self.pooling)
-            label_B = torch.stack([label_W[0] for label_W in label_B.split(windows)])
+        if self._reading.in_windows:
+            texts = texts_of(batch)
+            logits_BC = pooled(logits_BC, texts, self.pooling)
+            label_B = first_windows(batch, texts).targets["label"]
         if (batch.on_host("label") < 0).any():
             raise DataError(
                 "the training data",
@@ -251,19 +230,12 @@ class TextClassification(Task):
         if len(parts) == 1:
             return parts[0]
         logits_WC = torch.tensor([part.logits for part in parts])
-        (logits_C,) = _pooled(logits_WC, [len(parts)], self.pooling).numpy()
+        (logits_C,) = pooled(logits_WC, [range(len(parts))], self.pooling).numpy()
         return self._label(logits_C, softmax(logits_C / self.temperature))
 
     def limits(self) -> Sequence[str]:
-        if self.long != "window":
-            return ()
-        pooled = "mean" if self.pooling == "mean" else "largest, class by class,"
-        return (
-            f"Texts of more than {self.max_length} tokens are read in windows of so many, each of "
-            f"which shares {self.stride} with the one before; a text is answered by the {pooled} "
-            "of its windows' logits. Stock `transformers` gives the same logits for a window, and "
-            "does not pool them.",
-        )
+        how = "mean" if self.pooling == "mean" else "largest, class by class,"
+        return self._reading.limits(how, "transformers", "logits")
 
     def calibrate(self, answers: Sequence[Label], rows: Sequence[Row]) -> Self:
         """Returns the task with temperature (Guo et al. 2017) and threshold fitted on `rows`."""
@@ -341,14 +313,6 @@ def _weights(
         total = sum(counts.values())
         return tuple(total / (len(counts) * counts[n]) if n in counts else 1.0 for n in labels)
     return weights_of(choice, labels, "class_weights")
-
-
-def _pooled(logits_WC: Tensor, windows: Sequence[int], pooling: Pooling) -> Tensor:
-    """Returns the logits of rows (R, C) from those of their windows, of which each has so many."""
-    by_row = logits_WC.split(list(windows))
-    return torch.stack(
-        [own_WC.amax(0) if pooling == "max" else own_WC.mean(0) for own_WC in by_row]
-    )
 
 
 def _focus(logits_BC: Tensor, label_B: Tensor, gamma: float) -> Tensor:

@@ -134,13 +134,18 @@ class TokenClassification(Task):
     )
 
     def __post_init__(self) -> None:
-        if self.crf and self.class_weights is not None:
-            raise SettingsError(
-                "[task]",
-                "task.crf and task.class_weights are both set",
-                "A CRF's loss is one of whole texts and weighs no classes.",
-                "Leave one of them out.",
-            )
+        refused = {
+            "class_weights": (self.class_weights is not None, "weighs no classes"),
+            "label_all_tokens": (self.label_all_tokens, "reads one token of each word"),
+        }
+        for name, (is_set, what) in refused.items():
+            if self.crf and is_set:
+                raise SettingsError(
+                    "[task]",
+                    f"task.crf and task.{name} are both set",
+                    f"A CRF's loss is one of whole texts and {what}.",
+                    "Leave one of them out.",
+                )
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:  # type: ignore[override]
@@ -255,7 +260,7 @@ class TokenClassification(Task):
         found = []
         for window, read_N in zip(windows, read_places(text, windows), strict=True):
             target_N = np.full(len(window), IGNORED, np.int64)
-            if self.label_all_tokens and not self.crf:
+            if self.label_all_tokens:
                 word_N = word_of(text, window)
                 inside_N = np.isin(word_N, read_N[read_N >= 0])
                 target_N[inside_N] = inner_W[word_N[inside_N]]
@@ -383,6 +388,9 @@ class TokenClassification(Task):
 
     def prepare(self, statistics: Statistics) -> Reducer:
         return EntityReducer.of(statistics)
+
+    def shown(self, row: Row) -> str:
+        return read_tagged(row).text
 
     def compared(self, answer: Entities, row: Row) -> tuple[str, str]:
         text = read_tagged(row)

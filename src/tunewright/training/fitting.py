@@ -59,8 +59,12 @@ class PassMemory:
 def measure_pass(loop: Loop) -> PassMemory | None:
     """Measures the passes of a loop; None where there is nothing, or no memory even for that."""
     rows = _some_of(loop)
-    together = loop.task.scope == "document"
-    units = [row for row in rows if row] if together else [[item] for row in rows for item in row]
+    units = [
+        unit
+        for row in rows
+        for unit in ([row] if loop.task.scope_of(row) == "document" else [[item] for item in row])
+        if unit
+    ]
     if not units:
         return None
     always = 0  # autocast keeps a copy of each matrix

@@ -149,7 +149,8 @@ class Loop:
         rng = generator_of(VARY, self.seed, 0, 0)
         batch = pack([self.task.vary(item, rng) for item in features], self.device.name)
         outputs = self._forward(0, batch)
-        return outputs if self.task.scope == "batch" else self.task.loss(outputs, batch).sum
+        is_whole = self.task.scope_of(features) == "batch"
+        return outputs if is_whole else self.task.loss(outputs, batch).sum
 
     def _odd(self, event: Step, row_indices: np.ndarray) -> Iterator[Spike | Shrunk]:
         if self._shrunk is not None:
@@ -199,7 +200,7 @@ class Loop:
         own = ready.parts[self.processes.rank]
         sums, count = self._fitted(step, ready)
         num_tokens = float(sum(item.num_tokens for item in own))
-        flop = self.flop.training(_lengths(own))
+        flop = self.flop.training(_lengths(own), count)  # a language model scores what counts
         if not self.processes.is_alone:
             total, count, num_tokens, flop = self._added_up(_total(sums), count, num_tokens, flop)
             sums = [torch.tensor(total, dtype=torch.float64)]
@@ -235,7 +236,8 @@ class Loop:
         """
         sizes = [sum(item.num_tokens for item in self.rows[index]) for index in row_indices]
         parts = shares(sizes, self.processes.size)
-        is_shared = self.task.scope == "batch" or self.sharding is not None
+        is_whole = self.task.scope_of(self.rows[int(row_indices[0])]) == "batch"
+        is_shared = is_whole or self.sharding is not None
         wanted = range(len(parts)) if is_shared else [self.processes.rank]
         return [
             [item for p in part for item in self._varied(int(row_indices[p]), epoch)]
@@ -357,7 +359,8 @@ class Loop:
 
     def _is_cached(self, passes: Sequence[Pass]) -> bool:
         """Says whether the loss needs the outputs of several passes, or of other processes."""
-        return self.task.scope == "batch" and (len(passes) > 1 or not self.processes.is_alone)
+        is_whole = bool(passes) and self.task.scope_of(passes[0][0]) == "batch"
+        return is_whole and (len(passes) > 1 or not self.processes.is_alone)
 
     def _passes(self, parts: Sequence[Sequence[Features]]) -> list[Pass]:
         """Returns the forward passes of this process, and whether each counts."""
@@ -365,7 +368,7 @@ class Loop:
         if self.sharding is not None:
             return in_step([self._pieces(part) for part in parts], rank)
         passes: list[Pass] = [(piece, True) for piece in self._pieces(parts[rank])]
-        if not passes and self.task.scope == "batch":  # to know the shapes of the others' outputs
+        if not passes and any(parts):  # to know the shapes of the others' outputs
             passes = [([item for part in parts for item in part][:1], False)]
         return passes
 
@@ -373,14 +376,13 @@ class Loop:
         self, features: Sequence[Features], max_tokens: int | None = None
     ) -> list[list[Features]]:
         """Cuts an update into forward passes of `max_tokens`, the loop's own when absent."""
-        size = max_tokens or self.max_tokens
-        padded, together = not is_packed(self.model), self.task.scope == "document"
-        return list(fill(self._lined_up(features), max_tokens=size, padded=padded,
-                         together=together))  # fmt: skip
+        size, together = max_tokens or self.max_tokens, self.task.scope_of(features) == "document"
+        ordered, padded = self._lined_up(features), not is_packed(self.model)
+        return list(fill(ordered, max_tokens=size, padded=padded, together=together))
 
     def _lined_up(self, features: Sequence[Features]) -> Sequence[Features]:
         """Returns features in the order in which they go through the model."""
-        if is_packed(self.model) or self.task.scope == "document":
+        if is_packed(self.model) or self.task.scope_of(features) == "document":
             return features
         return sorted(features, key=lambda item: item.num_tokens)
 
