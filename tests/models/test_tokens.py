@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tunewright.errors import DataError
 from tunewright.models import tokens
@@ -191,3 +194,23 @@ def test_a_pair_that_is_too_long_is_cut_or_refused_as_wished(bert):
     with pytest.raises(DataError, match="it has 22 tokens"):
         encode_long(bert, "a film " * 9, "fine", max_length=9, stride=2, long="error",
                     where="a.csv, line 2")  # fmt: skip
+
+
+def test_a_pair_of_two_long_texts_is_read_without_joining_all_their_pieces(bert, monkeypatch):
+    joined = []
+    process = Tokenizer.post_process
+
+    def counted(self, first, second, special):
+        joined.append((1 + len(first.overflowing)) * (1 + len(second.overflowing)))
+        return process(self, first, second, special)
+
+    class Counted:
+        def __getattr__(self, name):
+            return partial(counted, real) if name == "post_process" else getattr(real, name)
+
+    real = bert.backend_tokenizer
+    monkeypatch.setattr(type(bert), "backend_tokenizer", Counted())
+    text = "a fine film " * 400
+    encode_text(bert, text, text, 64)
+    encode_long(bert, text, text, max_length=64, stride=8, long="window")
+    assert max(joined) <= 150  # it would be 2,500 of a pair's pieces

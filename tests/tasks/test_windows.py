@@ -16,8 +16,10 @@ from tunewright.errors import DataError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
+from tunewright.server.served import raw_vectors
 from tunewright.tasks import find_task
 from tunewright.tasks.windows import PLACE, texts_of
+from tunewright.types import Row
 
 LENGTH, STRIDE = 10, 2
 LISTS = [  # long queries, long texts, and both
@@ -127,7 +129,7 @@ def test_an_answer_is_pooled_from_its_windows_in_any_batch(tiny_folder, name):
         if task.name == "sentence-embedding" and task.normalize is not False:
             by_hand = torch.nn.functional.normalize(by_hand, dim=-1)
         if task.name == "regression":
-            by_hand = by_hand * task.scale + task.mean
+            by_hand = by_hand.mean(0, keepdim=True) * task.scale + task.mean  # of both orders
         assert numbers(answer) == pytest.approx(by_hand.numpy().ravel(), abs=1e-5)
 
 
@@ -177,3 +179,37 @@ def test_a_run_reads_windows_and_its_folder_answers_by_them(tiny_folder, tmp_pat
     assert (task["long"], task["stride"]) == ("window", STRIDE)
     first, second = model.predict(["a film " * 9 + "the end", "a film " * 9])
     assert not np.allclose(first.values, second.values, atol=1e-4)  # the end has been read
+
+
+def test_both_orders_of_a_pair_are_learnt_by_themselves_where_texts_may_have_windows(tiny_folder):
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    found = []
+    for long in ("truncate", "window"):
+        task, rows = task_and_rows("regression, both orders", long=long, max_length=100)
+        batch = pack([item for row in rows for item in task.encode(row, tokenizer)])
+        logits = torch.linspace(-1, 1, batch.num_sequences)
+        found.append(task.loss({"logits": logits}, batch))
+    assert found[0].count == found[1].count > len(rows)
+    assert float(found[0].sum) == pytest.approx(float(found[1].sum))
+
+
+@pytest.mark.parametrize("max_length", [3, 4])
+def test_windows_are_never_longer_than_the_model_reads(tiny_folder, max_length):
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    task, rows = task_and_rows("text-classification", max_length=max_length, stride=9)
+    alone = [row for row in rows if "text_pair" not in row.values]
+    lengths = [len(f.streams["text"]) for row in alone for f in task.encode(row, tokenizer)]
+    assert max(lengths) == max_length
+
+
+def test_a_server_s_vectors_are_those_of_training(tiny_folder):
+    task, rows = task_and_rows("sentence-embedding")
+    folder = tiny_folder("bert")
+    tokenizer = load_tokenizer(folder)
+    model, _ = task.build(folder, tokenizer, dropout=None, seed=0)
+    task.route(model)
+    predictor = Predictor(task, model.eval(), tokenizer, CPU)
+    asked = [Row(place, {"anchor": "a fine film " * n}) for place, n in enumerate((1, 9, 20))]
+    served = raw_vectors(predictor).answers(asked)
+    for ours, raw in zip(predictor.answers(asked), served, strict=True):
+        assert raw.values / np.linalg.norm(raw.values) == pytest.approx(ours.values, abs=1e-5)

@@ -100,8 +100,8 @@ def test_a_single_sequence_that_does_not_fit_ends_the_run_before_the_update(loop
     assert str(caught.value) == (
         f"training: a single sequence of {max(i.num_tokens for row in one.rows for i in row)} "
         "tokens does not fit into memory. Its activations and the state of the optimizer need more "
-        "than there is. Set a smaller task.max_length, gradient_checkpointing=true, or a smaller "
-        "model."
+        "than there is. Set gradient_checkpointing=true, a smaller task.max_length, or "
+        'long="truncate".'
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(one.model).items())
 

@@ -213,6 +213,7 @@ def check_answers(error: Exception) -> None:
 
 
 def _lost(error: Exception) -> ProcessLost:
+    atexit.unregister(_leave)  # which may wait for what that process still owes
     return ProcessLost(
         "processes",
         "another process of this run has ended or does not answer",

@@ -42,9 +42,9 @@ def encode_text(
     around = backend.num_special_tokens_to_add(pair is not None) if special else 0
     room = None if max_length is None else max(max_length - around, 0)
     keep_first, keep_second = _share(first.num_tokens, num_second, room)
-    first.encoding.truncate(keep_first)
+    first.keep(keep_first)
     if second is not None:
-        second.encoding.truncate(keep_second)
+        second.keep(keep_second)
     num_cut = first.num_tokens + num_second - keep_first - keep_second
     if not special:
         return TokenStream(np.array(first.encoding.ids, np.int32), num_cut=num_cut)
@@ -127,11 +127,12 @@ def _windows(
 ) -> list[TokenStream]:
     """Returns the windows of a text, with another one in each, of which it may take half."""
     backend: Tokenizer = tokenizer.backend_tokenizer
-    room = max(max_length - backend.num_special_tokens_to_add(other is not None), 2)
+    room = max_length - backend.num_special_tokens_to_add(other is not None)
+    room = max(room, 1 if other is None else 2)
     keep = 0
     if other is not None:
         keep = min(other.num_tokens, max(room // 2, room - content.num_tokens))
-        other.encoding.truncate(keep)
+        other.keep(keep)
     room -= keep
     stride = min(stride, room // 2)
     content.encoding.truncate(room, stride=stride)
@@ -207,6 +208,14 @@ class _Tokens:
                     places.append(np.array(piece.offsets, np.int32) + start)
         merged = kept[0] if len(kept) == 1 else Encoding.merge(kept)
         return cls(merged, num_tokens, np.concatenate(places))
+
+    def keep(self, number: int) -> None:
+        """Cuts the tokens off behind so many.
+
+        Twice, so that the rest is one piece: joining two texts joins all pieces of both, too.
+        """
+        self.encoding.truncate(number + 1)
+        self.encoding.truncate(number)
 
 
 def _joined(tokenizer: Any, first: _Tokens, second: _Tokens | None) -> TokenStream:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, fields, replace
+from itertools import count
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -189,10 +190,11 @@ class Encoder:
 
     def _windows(self, texts: Iterable[str], purpose: Purpose) -> Iterator[list[Row]]:
         task: Any = self.predictor.task
+        places = count()
         for window in windows(texts, task.window_texts, len):
             yield [
                 Row(place, {"anchor": text, "prompt_name": purpose}, "texts")
-                for place, text in enumerate(window)
+                for place, text in zip(places, window, strict=False)
             ]
 
     def _check_finite(self, answer: Any) -> None:

@@ -21,6 +21,7 @@ from tunewright.tasks.base import Task
 from tunewright.types import Features
 
 PROBE_SEQUENCES = 32
+PROBE_WINDOWS = 16  # of a row: what a task scores one by one is the same in a thousand
 # Padded ones, of one batch of the stock library: with a vocabulary of 50,000 it makes 400 MB of
 # scores for them, and this several times over.
 PROBE_TOKENS = 2048

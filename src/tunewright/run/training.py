@@ -25,7 +25,7 @@ from tunewright.run.groundwork import Groundwork, Notice
 from tunewright.run.launched import note_launched
 from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
-from tunewright.run.parity import PROBE_SEQUENCES, compare_with_stock
+from tunewright.run.parity import PROBE_SEQUENCES, PROBE_WINDOWS, compare_with_stock
 from tunewright.run.prepare import Prepared
 from tunewright.run.record import (
     ABOUT,
@@ -330,7 +330,8 @@ class Training:
         )
         rows = self.prepared.splits.get("validation") or in_memory(self.prepared.splits["train"])
         places = range(0, len(rows), -(-len(rows) // PROBE_SEQUENCES))
-        probe = [item for i in places for item in self.task.encode(rows[i], self.tokenizer)]
+        windows = (self.task.encode(rows[place], self.tokenizer) for place in places)
+        probe = [item for own in windows for item in own[:PROBE_WINDOWS]]
         self.parity = compare_with_stock(self.task, self.model, saved, probe)
         try:
             self.parity.check(str(self.folder.model))

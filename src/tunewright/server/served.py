@@ -134,9 +134,13 @@ class ServedModel:
 
 
 def raw_vectors(predictor: Predictor) -> Predictor:
-    """Returns a model of sentence vectors that gives them whole, as they come, of any length."""
+    """Returns a model of sentence vectors that gives them whole, as they come, of any length.
+
+    Windows of a text are put together as in training: of length 1 where vectors are.
+    """
     task: Any = predictor.task
-    return replace(predictor, task=replace(task, normalize=False, dimensions=None))
+    normalize = task.normalize if task.long == "window" else False
+    return replace(predictor, task=replace(task, normalize=normalize, dimensions=None))
 
 
 def given_back_after(future: Future[Any], room: ExitStack) -> None:

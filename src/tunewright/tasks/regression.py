@@ -115,11 +115,12 @@ class Regression(Task):
     def encode(self, row: Row, processor: Any) -> list[Features]:
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
         targets = {} if row.values.get("score") is None else {"score": self._target(row)}
-        streams = self._reading.streams(processor, text, pair, where=row.where)
+        orders = [(self._reading.streams(processor, text, pair, where=row.where), targets)]
         if self.symmetric and pair is not None:
             others = self._reading.streams(processor, pair, text, where=row.where)
-            streams += [replace(each, num_repeated=len(each), num_cut=0) for each in others]
-        return as_features(row.id, [(streams, targets)], placed=False)
+            again = [replace(each, num_repeated=len(each), num_cut=0) for each in others]
+            orders.append((again, targets))
+        return as_features(row.id, orders, placed=self._reading.in_windows)
 
     @property
     def _reading(self) -> Reading:

@@ -330,7 +330,7 @@ class Loop:
                 "training",
                 f"a single sequence of {largest:,} tokens does not fit into memory",
                 "Its activations and the state of the optimizer need more than there is.",
-                "Set a smaller task.max_length, gradient_checkpointing=true, or a smaller model.",
+                'Set gradient_checkpointing=true, a smaller task.max_length, or long="truncate".',
             )
         self.max_tokens = min(self.max_tokens, largest) // 2
         self._shrunk = Shrunk(step + 1, self.max_tokens)
