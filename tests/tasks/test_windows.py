@@ -203,7 +203,7 @@ def test_windows_are_never_longer_than_the_model_reads(tiny_folder, max_length):
 
 
 def test_a_server_s_vectors_are_those_of_training(tiny_folder):
-    task, rows = task_and_rows("sentence-embedding")
+    task, _ = task_and_rows("sentence-embedding")
     folder = tiny_folder("bert")
     tokenizer = load_tokenizer(folder)
     model, _ = task.build(folder, tokenizer, dropout=None, seed=0)
