@@ -49,7 +49,7 @@ from tunewright.tasks.labels import (
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.tasks.windows import (
     Pooling,
-    Reading,
+    WindowedTask,
     as_features,
     long_field,
     pooled,
@@ -65,7 +65,7 @@ HOW_TO_NAME = (
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class MultiLabelClassification(Task):
+class MultiLabelClassification(WindowedTask):
     """Multi-label classification with the library's own sequence classification heads.
 
     Each label is a decision of its own: binary cross-entropy, optionally focal (Lin et al. 2017).
@@ -180,10 +180,6 @@ class MultiLabelClassification(Task):
         streams = self._reading.streams(processor, text, pair, where=row.where)
         targets = {"labels": self._truth(row)[0]} if self._is_labelled(row) else {}
         return as_features(row.id, [(streams, targets)], placed=False)
-
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int

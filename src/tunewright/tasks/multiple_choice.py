@@ -35,8 +35,8 @@ from tunewright.tasks.base import Loss, Outputs, Scope, Statistics, Task
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.tasks.windows import (
     Pooling,
-    Reading,
     Window,
+    WindowedTask,
     as_features,
     by_text,
     first_windows,
@@ -53,7 +53,7 @@ ABSENT = -1e4
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class MultipleChoice(Task):
+class MultipleChoice(WindowedTask):
     """Multiple choice with the library's own heads of one output.
 
     Every choice is read with its question as a sequence of its own; the loss is the cross-entropy
@@ -140,10 +140,6 @@ class MultipleChoice(Task):
             streams = self._reading.streams(processor, first, second, where=row.where)
             texts.append((streams, {"right": int(place == right)} if is_labelled else {}))
         return as_features(row.id, texts, placed=self._reading.in_windows)
-
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int

@@ -30,10 +30,10 @@ from tunewright.models.heads import classify
 from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long
 from tunewright.tasks import SCORE, TEXT, TEXT_PAIR
-from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.tasks.windows import (
-    Reading,
+    WindowedTask,
     as_features,
     long_field,
     pooled,
@@ -52,7 +52,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Regression(Task):
+class Regression(WindowedTask):
     """Regression with the library's sequence classifier of one output.
 
     The model learns targets of mean 0 and deviation 1, so that a learning rate suits stars and
@@ -121,10 +121,6 @@ class Regression(Task):
             again = [replace(each, num_repeated=len(each), num_cut=0) for each in others]
             orders.append((again, targets))
         return as_features(row.id, orders, placed=self._reading.in_windows)
-
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int

@@ -33,7 +33,7 @@ from tunewright.models.heads import classify
 from tunewright.models.loading import load_library_model, quiet_library
 from tunewright.models.tokens import Long
 from tunewright.tasks import RERANKING_ROLES
-from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics
 from tunewright.tasks.candidates import (
     Candidate,
     all_hold_lists,
@@ -46,8 +46,8 @@ from tunewright.tasks.rankings import place_bars, worst_queries
 from tunewright.tasks.texts import fitting_length, text_of
 from tunewright.tasks.windows import (
     Pooling,
-    Reading,
     Window,
+    WindowedTask,
     as_features,
     by_text,
     first_windows,
@@ -63,7 +63,7 @@ Objective = Literal["auto", "pointwise", "listwise"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Reranking(Task):
+class Reranking(WindowedTask):
     """Reranking with the library's sequence classifier of one output: a cross-encoder.
 
     `pointwise` is binary cross-entropy for each text by itself. `listwise` is the cross-entropy of
@@ -154,10 +154,6 @@ class Reranking(Task):
             for candidate in candidates(row)
         ]
         return as_features(row.id, texts, placed=self._reading.in_windows)
-
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.max_length, self.long, self.stride)
 
     def _targets(self, row: Row, candidate: Candidate) -> dict[str, float | int]:
         if candidate.label is None:

@@ -34,7 +34,7 @@ from tunewright.models.pooling import Pooling, normalised, pool, truncated
 from tunewright.models.sentence_folder import SentenceSettings, read_sentence_settings
 from tunewright.models.tokens import Long
 from tunewright.tasks import EMBEDDING_ROLES
-from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, stack
+from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, stack
 from tunewright.tasks.contrastive import contrastive_loss, cosent_loss, cosine_loss
 from tunewright.tasks.distinct import distinct_updates
 from tunewright.tasks.rankings import place_bars, worst_queries
@@ -52,8 +52,8 @@ from tunewright.tasks.related_texts import (
 from tunewright.tasks.retrieved import retrieval_figures
 from tunewright.tasks.texts import fitting_length
 from tunewright.tasks.windows import (
-    Reading,
     Window,
+    WindowedTask,
     as_features,
     by_text,
     first_windows,
@@ -70,7 +70,7 @@ SIMILARITY_METRICS = REGRESSION_METRICS[:2]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SentenceEmbedding(Task):
+class SentenceEmbedding(WindowedTask):
     """Sentence embedding with a bare encoder, whose folder sentence-transformers reads.
 
     Each text of a row is an input of its own; the targets tell an update which text is whose
@@ -225,10 +225,6 @@ class SentenceEmbedding(Task):
     def _streams(self, text: RelatedText, processor: Any, where: str) -> list[TokenStream]:
         prompt = self.query_prompt if text.part == ANCHOR else self.document_prompt
         return self._reading.streams(processor, (prompt or "") + text.text, where=where)
-
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.max_length, self.long, self.stride)
 
     def updates(
         self, order: np.ndarray, rows: Sequence[Sequence[Features]], batch_size: int

@@ -55,7 +55,7 @@ from tunewright.tasks.labels import (
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.tasks.windows import (
     Pooling,
-    Reading,
+    WindowedTask,
     as_features,
     first_windows,
     long_field,
@@ -67,7 +67,7 @@ from tunewright.types import Features, Role, Row
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class TextClassification(Task):
+class TextClassification(WindowedTask):
     """Text classification with the library's own sequence classification heads.
 
     The loss is cross-entropy, optionally weighted, smoothed (Szegedy et al. 2016) or focal (Lin et
@@ -176,10 +176,6 @@ class TextClassification(Task):
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
         streams = self._reading.streams(processor, text, pair, where=row.where)
         return as_features(row.id, [(streams, targets)], placed=False)
-
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.max_length, self.long, self.stride)
 
     def build(
         self, source: Path, processor: Any, *, dropout: float | None, seed: int

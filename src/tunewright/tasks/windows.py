@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tunewright.models.batch import Batch
 from tunewright.models.tokens import Long, encode_long
+from tunewright.tasks.base import Task
 from tunewright.tasks.texts import DEFAULT_MAX_LENGTH
 from tunewright.types import Features, Target, TokenStream
 
@@ -74,6 +75,18 @@ class Reading:
             f"of its windows' {what}. Stock `{library}` gives the same {what} for a window, and "
             "does not pool them.",
         )
+
+
+class WindowedTask(Task):
+    """A task that answers for a whole text, with the settings that say how it is read."""
+
+    max_length: int | None
+    long: Long
+    stride: int
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.max_length, self.long, self.stride)
 
 
 def as_features(
