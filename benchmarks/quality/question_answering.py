@@ -53,13 +53,12 @@ class Case:
     nth: int = 1
 
 
+SQUAD_V1 = ("squad_v1/train", "squadshifts_new_wiki/train", "squadshifts_new_wiki/test")
+
 CASES = (
-    Case(
-        "SQuAD v1",
-        ("squad_v1/train", "squadshifts_new_wiki/train", "squadshifts_new_wiki/test"),
-        "squad_v1/validation",
-        Settings(2, 2e-4, max_length=384),
-    ),
+    Case("SQuAD v1", SQUAD_V1, "squad_v1/validation", Settings(2, 2e-4, max_length=384)),
+    Case("SQuAD v1, 1 of 6", SQUAD_V1, "squad_v1/validation", Settings(3, 2e-4, max_length=384),
+         nth=6),
     Case("SQuAD v2 half", ("squad_v2_half/train",), "squad_v2_half/test",
          Settings(3, 2e-4, max_length=384)),
     Case("CMRC2018", ("cmrc2018/train",), "cmrc2018/validation", Settings(2, 3e-4, max_length=384),
