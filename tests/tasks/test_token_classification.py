@@ -165,7 +165,8 @@ def test_a_crf_learns_a_text_in_windows_as_it_learns_it_whole(tiny_folder):
         features = ours.task.encode(row, ours.tokenizer)
         batch = pack(features)
         logits = torch.ones(batch.num_tokens, 3)
-        outputs = {"logits": logits, **ours.model.crf.steps._asdict()}
+        steps = ours.model.crf.steps._asdict()
+        outputs = {"logits": logits} | {name: values[None] for name, values in steps.items()}
         with torch.no_grad():
             loss = ours.task.loss(outputs, batch)
         found.append((float(loss.sum), loss.count, len(features)))

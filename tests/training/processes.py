@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -45,18 +45,24 @@ ON_MODELS = {
     ),
     "translation": ("bart", "marian", "mbart", "t5"),
 }  # fmt: skip
+# Texts whose windows pass apart, and share a loss: by task, what it is told.
+IN_WINDOWS: dict[str, dict[str, Any]] = {
+    "text-classification": {},
+    "token-classification": {"crf": True},
+}
 WITH_ADAPTERS = ("lora", "dora", "ia3", "bottleneck")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training: its task, model, settings, and ways of sharing it among processes."""
+    """A training: its task, model, settings, ways of sharing it, and what else the task is told."""
 
     name: str
     task: str
     architecture: str
     settings: dict[str, Any]
     parallel: tuple[str, ...] = ("ddp", "fsdp")
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cases() -> Iterator[Case]:
@@ -69,6 +75,10 @@ def cases() -> Iterator[Case]:
         for architecture in architectures:
             settings = {"max_tokens": 40}
             yield Case(f"{task} on {architecture}", task, architecture, settings, ("fsdp",))
+    for task, own in IN_WINDOWS.items():
+        told = {"long": "window", "max_length": 8, "stride": 2, **own}
+        settings = {"dropout": 0.2, "max_tokens": 8}
+        yield Case(f"{task} in windows", task, "bert", settings, told=told)
     short = {"steps": 3, "max_tokens": 120, "room": 16}
     yield Case("short of memory", "sentence-embedding", "bert", short, ("ddp",))
     for name in WITH_ADAPTERS:
@@ -117,7 +127,7 @@ def main(folders: Mapping[str, str], parallel: str) -> None:
             continue
         _, examples, told_before = TRIED.get(case.name, TRIED[case.task])
         rows = rows_of(examples)
-        task = find_task(case.task)(**told_before).within(128).learn(rows)
+        task = find_task(case.task)(**told_before | case.told).within(128).learn(rows)
         settings = {"steps": 8, "batch_size": 3, "learning_rate": 1e-5, **case.settings}
         settings |= {"processes": processes, "is_sharded": parallel == "fsdp"}
         room = settings.pop("room", None)

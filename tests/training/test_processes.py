@@ -20,9 +20,9 @@ def told(tiny_folder):
 
 
 def test_every_task_is_trained(told):
-    assert len(told["alone"]) == len(CASES) == len(TRIED) + 6 + 13 + 4 + 1
+    assert len(told["alone"]) == len(CASES) == len(TRIED) + 6 + 13 + 4 + 2 + 1
     assert len(told["fsdp"]) == len(CASES) - 1
-    assert len(told["ddp"]) == len(TRIED) + 6 + 1
+    assert len(told["ddp"]) == len(TRIED) + 6 + 2 + 1
 
 
 @pytest.mark.parametrize(("name", "parallel"), SHARED)

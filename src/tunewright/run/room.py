@@ -56,6 +56,5 @@ def _cut_passes(ground: Groundwork, loop: Loop, room: int) -> None:
         ground.note(
             f"A text of {found.longest:,} tokens alone takes about "
             f"{found.at_peak(found.longest) / GB:.1f} GB in training, and {there}: the system may "
-            "end this run. gradient_checkpointing=true needs less, a smaller max_length, or, where "
-            'windows learn together, long="truncate".'
+            "end this run. gradient_checkpointing=true needs less, or a smaller max_length."
         )

@@ -65,13 +65,16 @@ class Task(ABC):
     `kind` is the library's kind of model and `library` the one that users know for it; `streams`
     names the streams of a batch, and `training_streams` those of them that no answer may look at;
     `pipeline_tag` is the Hub's name of the task; `own_usage` and `stock_usage` are the lines of
-    Python that its model card shows. `scope` says what a loss is summed over: rows, documents (the
-    windows of a row are kept in one batch), or a whole update (every row's loss looks at all
-    others); `scope_of` says it of one update. `text_roles` are read as texts, of which
-    `optional_texts` may be blank, and `picture_roles` as pictures; a bare text, or picture, without
-    names fills the first of `bare_roles`, or of `text_roles` where there are none. A task that
-    `generates` writes texts, and the settings of `[generation]` are for it. `tokenizer_style` is
-    that of a model which the task can begin from nothing; None where it needs one that exists.
+    Python that its model card shows. `text_roles` are read as texts, of which `optional_texts` may
+    be blank, and `picture_roles` as pictures; a bare text, or picture, without names fills the
+    first of `bare_roles`, or of `text_roles` where there are none. A task that `generates` writes
+    texts, and the settings of `[generation]` are for it. `tokenizer_style` is that of a model which
+    the task can begin from nothing; None where it needs one that exists.
+
+    `scope` says what a loss is summed over, and `scope_of` says it of one update: rows, documents
+    (all windows of a row), or a whole update (every row's loss looks at all others). Where that
+    does not fit into a forward pass the outputs of several are joined: each output is of rows, of
+    windows or of tokens.
     """
 
     name: ClassVar[str]

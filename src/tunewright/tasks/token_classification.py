@@ -309,7 +309,7 @@ class TokenClassification(Task):
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
         (logits_NC,) = token_outputs(model, batch.streams["text"], "logits")
-        return {"logits": logits_NC} | (model.crf.steps._asdict() if self.crf else {})
+        return {"logits": logits_NC} | (_for_each(batch, model.crf.steps) if self.crf else {})
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         logits_NC, tag_N = outputs["logits"].float(), batch.targets["tags"]
@@ -330,7 +330,7 @@ class TokenClassification(Task):
         self, outputs: Outputs, features: Sequence[Features], processor: Any
     ) -> list[tuple[TokenStream, Tensor, Steps | None]]:
         """Returns each window with its tokens' logits (N, C) and the CRF's steps."""
-        steps = Steps(*(outputs[name].cpu() for name in Steps._fields)) if self.crf else None
+        steps = Steps(*(values.cpu() for values in _steps(outputs))) if self.crf else None
         streams = [item.streams["text"] for item in features]
         logits = outputs["logits"].float().cpu().split([len(stream) for stream in streams])
         return [(stream, own, steps) for stream, own in zip(streams, logits, strict=True)]
@@ -439,11 +439,20 @@ def _field_loss(outputs: Outputs, logits_NC: Tensor, tag_N: Tensor, batch: Batch
     filled = [count for count in counts if count]
     if not filled:
         return Loss(logits_NC.sum() * 0, 0)
-    steps = Steps(*(outputs[name] for name in Steps._fields))
     found = log_likelihood(
-        steps, logits_NC[kept_N], tag_N[kept_N], list(accumulate(filled, initial=0))
+        _steps(outputs), logits_NC[kept_N], tag_N[kept_N], list(accumulate(filled, initial=0))
     )
     return Loss(-found, sum(filled))
+
+
+def _for_each(batch: Batch, steps: Steps) -> dict[str, Tensor]:
+    """Returns the steps of a CRF as outputs, which are of rows: each row has the same ones."""
+    rows = len(batch.row_ids)
+    return {name: values.expand(rows, *values.shape) for name, values in steps._asdict().items()}
+
+
+def _steps(outputs: Outputs) -> Steps:
+    return Steps(*(outputs[name][0] for name in Steps._fields))
 
 
 def _marks(answer: Entities) -> list[Mark]:

@@ -34,8 +34,7 @@ BYTES_OF_A_CAST = 2
 class PassMemory:
     """What a pass keeps for its backward pass, in bytes: some of it always, some for each token.
 
-    `longest` are the tokens of the longest sequence (or row, where its windows stay together) that
-    was measured: a pass has no fewer.
+    `longest` are the tokens of the longest sequence that was measured: a pass has no fewer.
     """
 
     always: int
@@ -58,21 +57,15 @@ class PassMemory:
 
 def measure_pass(loop: Loop) -> PassMemory | None:
     """Measures the passes of a loop; None where there is nothing, or no memory even for that."""
-    rows = _some_of(loop)
-    units = [
-        unit
-        for row in rows
-        for unit in ([row] if loop.task.scope_of(row) == "document" else [[item] for item in row])
-        if unit
-    ]
-    if not units:
+    items = [item for row in _some_of(loop) for item in row]
+    if not items:
         return None
     always = 0  # autocast keeps a copy of each matrix
     if loop.device.precision == "bf16":
         always = BYTES_OF_A_CAST * FlopCount.of(loop.model).matrix_parameters
     was_training = loop.model.training
     try:
-        per_token = max(_kept_per_token(loop, unit, always) for unit in _longest(units))
+        per_token = max(_kept_per_token(loop, item, always) for item in _longest(items))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -80,7 +73,7 @@ def measure_pass(loop: Loop) -> PassMemory | None:
         return None
     finally:
         loop.model.train(was_training)
-    return PassMemory(always, per_token, max(map(_num_tokens, units)))
+    return PassMemory(always, per_token, max(item.num_tokens for item in items))
 
 
 def _some_of(loop: Loop) -> Sequence[Sequence[Features]]:
@@ -94,24 +87,20 @@ def _some_of(loop: Loop) -> Sequence[Sequence[Features]]:
     return [loop.rows[int(place)] for place in chunk[:1]]
 
 
-def _longest(units: Sequence[Sequence[Features]]) -> list[Sequence[Features]]:
+def _longest(items: Sequence[Features]) -> list[Features]:
     """Returns the longest in all, and that of each stream: targets may cost more than sources."""
-    found = {id(unit): unit for unit in [max(units, key=_num_tokens)]}
-    for name in sorted({name for unit in units for item in unit for name in item.streams}):
-        unit = max(units, key=lambda unit: sum(len(i.streams.get(name, ())) for i in unit))
-        found[id(unit)] = unit
+    found = {id(item): item for item in [max(items, key=lambda item: item.num_tokens)]}
+    for name in sorted({name for item in items for name in item.streams}):
+        item = max(items, key=lambda item: len(item.streams.get(name, ())))
+        found[id(item)] = item
     return list(found.values())
 
 
-def _num_tokens(unit: Sequence[Features]) -> int:
-    return sum(item.num_tokens for item in unit)
-
-
-def _kept_per_token(loop: Loop, unit: Sequence[Features], always: int) -> float:
-    times = max(min(MEASURED_TOKENS, loop.max_tokens) // max(_num_tokens(unit), 1), 1)
-    copies = [replace(item, row_id=number) for number in range(times) for item in unit]
+def _kept_per_token(loop: Loop, item: Features, always: int) -> float:
+    times = max(min(MEASURED_TOKENS, loop.max_tokens) // max(item.num_tokens, 1), 1)
+    copies = [replace(item, row_id=number) for number in range(times)]
     kept = kept_bytes(loop.model, lambda: loop.rehearse(copies))
-    return max(kept - always, 0) / (times * max(_num_tokens(unit), 1))
+    return max(kept - always, 0) / (times * max(item.num_tokens, 1))
 
 
 def kept_bytes(model: Any, run: Callable[[], object]) -> int:

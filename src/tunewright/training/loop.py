@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ from tunewright.models.flop import FlopCount
 from tunewright.models.graphs import Graphs
 from tunewright.models.heads import is_packed
 from tunewright.tasks.base import Outputs, Task
+from tunewright.training.caching import Cache, Pass, hand_on, outputs_of
 from tunewright.training.events import Shrunk, Spike, Step
 from tunewright.training.gradients import add_up_gradients
 from tunewright.training.guards import LossWatch, check_finite, is_out_of_memory
@@ -50,7 +51,7 @@ from tunewright.training.order import (
     one_ahead,
 )
 from tunewright.training.schedule import Schedule
-from tunewright.training.sharding import Pass, Sharding, in_step
+from tunewright.training.sharding import Sharding, in_step
 from tunewright.training.shares import shares
 from tunewright.training.stepping import Stepping
 from tunewright.types import Features
@@ -141,16 +142,16 @@ class Loop:
     def rehearse(self, features: Sequence[Features]) -> Any:
         """Returns what a forward pass over features and its loss hand to a backward pass.
 
-        It is a pass of the first update, and changes nothing. The loss of a task that compares the
-        rows of an update is left out.
+        It is a pass of the first update, and changes nothing. A loss that compares windows or rows
+        is left out: they may be of several passes.
         """
         self._reseed(0)
         self.model.train()
         rng = generator_of(VARY, self.seed, 0, 0)
         batch = pack([self.task.vary(item, rng) for item in features], self.device.name)
         outputs = self._forward(0, batch)
-        is_whole = self.task.scope_of(features) == "batch"
-        return outputs if is_whole else self.task.loss(outputs, batch).sum
+        is_by_row = self.task.scope_of(features) == "row"
+        return self.task.loss(outputs, batch).sum if is_by_row else outputs
 
     def _odd(self, event: Step, row_indices: np.ndarray) -> Iterator[Spike | Shrunk]:
         if self._shrunk is not None:
@@ -262,9 +263,10 @@ class Loop:
             return None
         try:
             parts = self._shared(row_indices, epoch)
-            passes = self._passes(parts)
-            packed = [pack(passes[0][0], self.device.name)] if passes else []
-            return _Ready(row_indices, parts, [] if self._is_cached(passes) else packed)
+            first = next(iter(self._passes(parts)), None)
+            is_plain = first is not None and not self._is_cached(first)
+            packed = [pack(first[0][0], self.device.name)] if first and is_plain else []
+            return _Ready(row_indices, parts, packed)
         except Exception:
             return None
 
@@ -315,7 +317,7 @@ class Loop:
     def _shrink(self, step: int, features: Sequence[Features]) -> None:
         """Halves the largest forward pass; raises OutOfMemory when none can be cut any more."""
         release_memory(self.device.kind)
-        pieces = self._pieces(features)
+        pieces = list(chain.from_iterable(self._cut(features)))
         largest = max(sum(item.num_tokens for item in piece) for piece in pieces)
         if self.sharding is not None:
             raise OutOfMemory(
@@ -325,12 +327,12 @@ class Loop:
                 "repeat its passes.",
                 f"Set a smaller training.max_tokens than {self.max_tokens:,}.",
             )
-        if len(pieces) == len(self._pieces(features, max_tokens=1)):
+        if all(len(piece) == 1 for piece in pieces):
             raise OutOfMemory(
                 "training",
                 f"a single sequence of {largest:,} tokens does not fit into memory",
                 "Its activations and the state of the optimizer need more than there is.",
-                'Set gradient_checkpointing=true, a smaller task.max_length, or long="truncate".',
+                "Set gradient_checkpointing=true or a smaller task.max_length.",
             )
         self.max_tokens = min(self.max_tokens, largest) // 2
         self._shrunk = Shrunk(step + 1, self.max_tokens)
@@ -344,11 +346,13 @@ class Loop:
         may not be done when this returns: nobody has asked for a number yet. The first pass is
         taken out of `packed` where it is there.
         """
-        passes = self._passes(parts)
-        if self._is_cached(passes):
-            return self._accumulate_cached(step, parts, passes)
-        sums, count = list[Tensor](), 0.0
-        for piece, counts in passes:
+        sums, count, number = list[Tensor](), 0.0, 0
+        for passes in self._passes(parts):
+            if self._is_cached(passes):
+                added, of_them = self._accumulate_cached(step, number, passes, parts)
+                sums, count, number = sums + added, count + of_them, number + len(passes)
+                continue
+            ((piece, counts),) = passes
             batch = packed.pop() if packed else pack(piece, self.device.name)
             loss = self.task.loss(self._forward(step, batch), batch)
             (loss.sum if counts else 0.0 * loss.sum).backward()
@@ -358,27 +362,43 @@ class Loop:
         return sums, count
 
     def _is_cached(self, passes: Sequence[Pass]) -> bool:
-        """Says whether the loss needs the outputs of several passes, or of other processes."""
-        is_whole = bool(passes) and self.task.scope_of(passes[0][0]) == "batch"
-        return is_whole and (len(passes) > 1 or not self.processes.is_alone)
+        """Says whether a loss needs the outputs of several passes, or of other processes."""
+        is_whole = self.task.scope_of(passes[0][0]) == "batch"
+        return len(passes) > 1 or (is_whole and not self.processes.is_alone)
 
-    def _passes(self, parts: Sequence[Sequence[Features]]) -> list[Pass]:
-        """Returns the forward passes of this process, and whether each counts."""
+    def _passes(self, parts: Sequence[Sequence[Features]]) -> list[list[Pass]]:
+        """Returns the forward passes of this process, those that share a loss together."""
         rank = self.processes.rank
-        if self.sharding is not None:
-            return in_step([self._pieces(part) for part in parts], rank)
-        passes: list[Pass] = [(piece, True) for piece in self._pieces(parts[rank])]
-        if not passes and any(parts):  # to know the shapes of the others' outputs
-            passes = [([item for part in parts for item in part][:1], False)]
-        return passes
+        if self.sharding is None:
+            passes: list[list[Pass]]
+            passes = [[(piece, True) for piece in pieces] for pieces in self._cut(parts[rank])]
+            if not passes and any(parts):  # to know the shapes of the others' outputs
+                passes = [[([item for part in parts for item in part][:1], False)]]
+            return passes
+        cuts = [self._cut(part) for part in parts]
+        own = in_step([list(chain.from_iterable(cut)) for cut in cuts], rank)
+        # A pass that is cached runs twice, with every process or with none.
+        is_whole = bool(own) and self.task.scope_of(own[0][0]) == "batch"
+        together = is_whole or any(len(pieces) > 1 for cut in cuts for pieces in cut)
+        return [own] if together else [[each] for each in own]
 
-    def _pieces(
+    def _cut(
         self, features: Sequence[Features], max_tokens: int | None = None
-    ) -> list[list[Features]]:
-        """Cuts an update into forward passes of `max_tokens`, the loop's own when absent."""
-        size, together = max_tokens or self.max_tokens, self.task.scope_of(features) == "document"
-        ordered, padded = self._lined_up(features), not is_packed(self.model)
-        return list(fill(ordered, max_tokens=size, padded=padded, together=together))
+    ) -> list[list[list[Features]]]:
+        """Cuts an update into forward passes of `max_tokens`, the loop's own when absent.
+
+        The passes that share a loss are together: those of the update, or of a row that does not
+        fit into one.
+        """
+        scope, size = self.task.scope_of(features), max_tokens or self.max_tokens
+        padded, ordered = not is_packed(self.model), self._lined_up(features)
+        is_row = scope == "document"
+        pieces = list(fill(ordered, max_tokens=size, padded=padded, together=is_row))
+        if scope == "batch":
+            return [pieces] if pieces else []
+        if is_row:
+            return [list(fill(piece, max_tokens=size, padded=padded)) for piece in pieces]
+        return [[piece] for piece in pieces]
 
     def _lined_up(self, features: Sequence[Features]) -> Sequence[Features]:
         """Returns features in the order in which they go through the model."""
@@ -405,63 +425,38 @@ class Loop:
     def _accumulate_cached(
         self,
         step: int,
-        parts: Sequence[Sequence[Features]],
+        number: int,
         passes: Sequence[Pass],
+        parts: Sequence[Sequence[Features]],
     ) -> Accumulated:
-        """The same for a loss over a whole update, in the memory of one piece.
+        """The same for passes that share a loss, in the memory of one; `number` were cached before.
 
-        Gradient caching (Gao et al. 2021): all outputs are made without gradients, the loss gives
-        the gradient of each, and each piece runs again, with the same dropout, to hand it on. Every
-        process makes the outputs of its own `passes`, and the loss of all.
+        Where the loss is over a whole update, every process makes the outputs of its own passes,
+        and the loss of all.
         """
-        joined, start = self._joined(self._agreed(lambda: self._outputs(step, passes)))
+        is_whole = self.task.scope_of(passes[0][0]) == "batch"
+        processes = self.processes if is_whole else ALONE
+        agreed: Callable[[Callable[[], T]], T] = self._agreed if is_whole else _done
+        counted = [piece for piece, counts in passes if counts]
+        learnt = [self._lined_up(part) for part in parts] if is_whole else counted
 
-        def hand_on() -> Accumulated:
-            ordered = [item for part in parts for item in self._lined_up(part)]
-            loss = self.task.loss(joined, pack(ordered, self.device.name))
-            found = torch.autograd.grad(loss.sum, list(joined.values()))
-            gradients = {
-                name: gradient[start[name] :] for name, gradient in zip(joined, found, strict=True)
-            }
+        def forward(index: int, piece: Sequence[Features]) -> Outputs:
+            self._reseed(step, number + index + 1)
+            return self._forward(step, pack(piece, self.device.name))
+
+        cache = Cache.of(agreed(lambda: outputs_of(passes, forward)), processes)
+
+        def learn() -> Accumulated:
+            gradients, found = dict[str, Tensor](), (list[Tensor](), 0.0)
+            if items := [item for piece in learnt for item in piece]:
+                loss = self.task.loss(cache.outputs, pack(items, self.device.name))
+                gradients, found = cache.gradients(loss.sum), ([loss.sum.detach()], loss.count)
             for index, (piece, counts) in enumerate(passes):
-                self._reseed(step, index + 1)
-                outputs = self._forward(step, pack(piece, self.device.name))
-                self._hand_on(outputs, gradients if counts else {})
-            return [loss.sum.detach()], loss.count
+                hand_on(forward(index, piece), gradients if counts else {})
+            return found
 
-        found = self._agreed(hand_on)
-        return found if self.processes.leads else ([], 0.0)
-
-    def _outputs(self, step: int, passes: Sequence[Pass]) -> list[Outputs]:
-        """Returns the outputs of each pass, without gradients; those that do not count are cut."""
-        found: list[Outputs] = []
-        with torch.no_grad():
-            for index, (piece, counts) in enumerate(passes):
-                self._reseed(step, index + 1)
-                outputs = self._forward(step, pack(piece, self.device.name))
-                size = None if counts else 0
-                found.append({name: values[:size] for name, values in outputs.items()})
-        return found
-
-    def _hand_on(self, outputs: Outputs, gradients: dict[str, Tensor]) -> None:
-        """Gives a pass its gradients and takes them off the rest; without any they are zeros."""
-        own = []
-        for name, values in outputs.items():
-            if name not in gradients:
-                own.append(torch.zeros_like(values))
-                continue
-            own.append(gradients[name][: len(values)])
-            gradients[name] = gradients[name][len(values) :]
-        torch.autograd.backward(list(outputs.values()), own)
-
-    def _joined(self, found: Sequence[Outputs]) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Returns the outputs of all processes, and where those of this one begin in each."""
-        joined, start = {}, {}
-        for name in found[0]:
-            every = self.processes.gather(torch.cat([outputs[name] for outputs in found]))
-            joined[name] = torch.cat(every).requires_grad_()
-            start[name] = sum(len(part) for part in every[: self.processes.rank])
-        return joined, start
+        found = agreed(learn)
+        return found if processes.leads else ([], 0.0)
 
     def _added_up(self, *own: float) -> list[float]:
         """Adds up gradients, and the numbers given, over all processes.
@@ -489,6 +484,10 @@ class Loop:
 
 def _total(sums: Iterable[Tensor]) -> float:
     return float(sum(part.item() for part in sums))
+
+
+def _done(do: Callable[[], T]) -> T:
+    return do()
 
 
 class _NoRoomElsewhere(MemoryError):

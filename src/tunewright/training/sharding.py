@@ -33,9 +33,8 @@ from tunewright.errors import SettingsError
 from tunewright.models.adapter_config import PROMPTS, AdapterConfig
 from tunewright.models.batch import Batch
 from tunewright.tasks.base import Outputs, Task
+from tunewright.training.caching import Pass
 from tunewright.types import Features
-
-Pass = tuple[Sequence[Features], bool]
 
 
 @dataclass(frozen=True)
