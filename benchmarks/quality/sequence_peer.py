@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tunewright.tasks import find_task
 from tunewright.tasks.base import Statistics, Task, stack
 from tunewright.tasks.multiple_choice import MultipleChoice
 from tunewright.tasks.regression import Regression
+from tunewright.tasks.windows import Window
 from tunewright.types import Row as OurRow
 
 PROBLEMS = {
@@ -104,8 +106,7 @@ def encode(row: Row, tokenizer: Any, labels: Sequence[str], max_length: int) -> 
 def answers_of(task: Task, logits_RC: np.ndarray, rows: Sequence[OurRow]) -> list[Any]:
     """Returns our task's answers from somebody else's logits."""
     if isinstance(task, MultipleChoice):
-        return [
-            task.join(logits.tolist(), row) for logits, row in zip(logits_RC, rows, strict=True)
-        ]
+        choices = ([*starmap(Window, enumerate(each))] for each in logits_RC.tolist())
+        return [task.join(own, row) for own, row in zip(choices, rows, strict=True)]
     logits_RC = logits_RC[:, 0] if isinstance(task, Regression) else logits_RC
     return task.decode({"logits": torch.from_numpy(logits_RC)}, [], None)

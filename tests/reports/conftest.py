@@ -19,7 +19,7 @@ def news_report():
 @pytest.fixture
 def intents_report():
     return make_report(
-        INTENTS, title="banking77", classification=make_figures(INTENTS, 40, 0.92, seed=3)
+        INTENTS, title="banking77", classifications={"": make_figures(INTENTS, 40, 0.92, seed=3)}
     )
 
 

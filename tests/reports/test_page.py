@@ -166,7 +166,7 @@ def test_long_lists_are_cut_and_the_count_is_stated():
 
 def test_hundreds_of_classes_make_a_page_of_bounded_size():
     labels = [f"class {i}" for i in range(300)]
-    html = render_report(make_report(classification=make_figures(labels, 3, 0.5)))
+    html = render_report(make_report(classifications={"": make_figures(labels, 3, 0.5)}))
     assert len(html) < 400_000
     assert "With 300 classes the confusion matrix is too large to be seen" in html
     assert "200 of 300 classes are shown." in html
@@ -232,7 +232,7 @@ def test_slices_without_the_headline_metric_plot_their_own(news_report):
 
 def test_a_model_that_never_errs_has_no_table_of_confusions():
     figures = ClassificationFigures(("a", "b"), ((3, 0), (0, 4)))
-    page = Page(render_report(make_report(classification=figures)))
+    page = Page(render_report(make_report(classifications={"": figures})))
     assert "Most often confused" not in page.text
     assert "7 of 7 rows lie on the diagonal" in page.text
     assert "Not fitted: probabilities are the model's own." in page.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import tunewright as tw
 from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.tokenizers import load_tokenizer
+from tunewright.run.judge import lines_of
 from tunewright.tasks.multi_task import MultiTask
 from tunewright.types import Features, TokenStream
 
@@ -95,11 +98,22 @@ def test_a_run_keeps_one_stock_folder_per_head_and_answers_again(tiny_folder, tm
         track=(),
     )
     assert {"mean", "topic/accuracy", "mood/f1"} <= set(run.metrics)
+    written = [line["task"] for line in lines_of(run.folder.evaluation / "predictions.jsonl")]
+    assert set(written) == {"topic", "mood"}
+    report = run.folder.report.read_text(encoding="utf-8")
+    parts = re.findall('<h3 class="part"><bdi>(.*?)</bdi>', report)
+    assert parts == ["topic", "mood"] * 3  # classes, curves and calibration of each
+    assert report.count("<h3>Confusion matrix</h3>") == 2
     model = tw.load(run.folder.path)
     asked = [{"task": "topic", "text": "a fine film"}, {"task": "mood", "text": "a fine film"}]
     topic, mood = model.predict(asked)
     assert topic.label in ("film", "book")
     assert mood.label in (0, 1)
+    odd = [{"task": "topic", "text": "rain", "label": "weather"}, *EXAMPLES["multi-task"]]
+    assert run.evaluate(odd).notices == (
+        "list: 1 of 5 rows of topic have a label that the model does not know; each counts as a "
+        "wrong answer.",
+    )
     alone = tw.load(run.folder.model / "parts" / "mood").predict(["a fine film"])[0]
     assert alone.logits == pytest.approx(mood.logits, abs=1e-5)
 

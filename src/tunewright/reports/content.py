@@ -186,10 +186,11 @@ class ReportContent:
     """Everything a report shows; parts left empty have no section.
 
     The first of `metrics` is the headline and the one that picked the checkpoint of `best_step`.
-    `steps` are the logged training steps (step, epoch, loss, learning_rate, tokens_per_second,
-    mfu in [0, 1]); `evaluations` are {"step": ..., "metrics": {name: value}}; a value that was
-    not measured may be absent or None. `created` is written as given. `notes` are whole
-    sentences on what was measured, on which rows, and what the numbers do not say.
+    `classifications` are those of a task's parts by name; "" is the task itself. `steps` are the
+    logged training steps (step, epoch, loss, learning_rate, tokens_per_second, mfu in [0, 1]);
+    `evaluations` are {"step": ..., "metrics": {name: value}}; a value that was not measured may be
+    absent or None. `created` is written as given. `notes` are whole sentences on what was measured,
+    on which rows, and what the numbers do not say.
     """
 
     title: str
@@ -203,7 +204,7 @@ class ReportContent:
     best_step: int | None = None
     findings: Sequence[Finding] = ()
     truncation: TruncationLedger | None = None
-    classification: ClassificationFigures | None = None
+    classifications: Mapping[str, ClassificationFigures] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     slices: Sequence[SliceScore] = ()
     mistakes: Sequence[Mistake] = ()

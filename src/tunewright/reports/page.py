@@ -98,7 +98,7 @@ def render_report(content: ReportContent) -> str:
         "headline": next(iter(content.metrics), None),
         **_metrics_view(content),
         **_learning_view(content),
-        **_classification_view(content.classification),
+        "classifications": [_classified(*each) for each in content.classifications.items()],
         "answer_figures": _present([drawn.draw(each) for each in content.figures]),
         "answer_tables": [each for each in content.figures if isinstance(each, Table)],
         "picture_groups": _picture_groups(content),
@@ -110,14 +110,14 @@ def render_report(content: ReportContent) -> str:
 
 def _sections(content: ReportContent, view: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the anchor and name of every section that has something to show."""
-    figures = content.classification
+    classified = view["classifications"]
     present = {
         "metrics": content.metrics,
         "audit": content.findings,
         "learning": view["learning_figures"],
-        "classes": figures and figures.labels,
-        "curves": view["curve_figures"],
-        "calibration": figures,
+        "classes": any(each["figures"].labels for each in classified),
+        "curves": any(each["curves"] for each in classified),
+        "calibration": classified,
         "answers": content.figures,
         "pictures": content.best_pictures,
         "slices": content.slices,
@@ -196,21 +196,19 @@ def _learning_view(content: ReportContent) -> dict[str, Any]:
     return {"learning_figures": _present(figures)}
 
 
-def _classification_view(figures: ClassificationFigures | None) -> dict[str, Any]:
-    if figures is None:
-        return {"matrix": None, "pairs": None, "curve_figures": [], "reliability": None} | {
-            "class_scores": None,
-            "is_small": False,
-        }
+def _classified(name: str, figures: ClassificationFigures) -> dict[str, Any]:
+    """Returns what is shown of a classifier, the whole model or the part of this name."""
     pairs = confusion.confused_pairs(figures)
     scores = sorted(figures.class_scores, key=lambda each: wording.nan_first(each.f1))
     is_small = len(figures.labels) <= confusion.MAX_LABELLED_CELLS
     curves = [charts.roc(figures.roc), charts.precision_recall(figures.precision_recall)]
     return {
+        "name": name,
+        "figures": figures,
         "matrix": confusion.confusion_matrix(figures),
         "pairs": _cut(pairs, MAX_PAIRS_BESIDE if is_small else MAX_PAIRS) if pairs else None,
         "is_small": is_small,
-        "curve_figures": _present(curves),
+        "curves": _present(curves),
         "reliability": charts.reliability(figures.reliability),
         "class_scores": _cut(scores, MAX_CLASSES),
     }

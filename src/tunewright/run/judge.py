@@ -26,6 +26,7 @@ from tunewright.run.gallery import Gallery, Pictured, read_pictured
 from tunewright.run.gathering import gather_statistics, in_order
 from tunewright.run.prepare import column_of
 from tunewright.run.record import finite
+from tunewright.tasks import PART
 from tunewright.tasks.base import Task
 from tunewright.training.shares import shares
 from tunewright.types import Estimate, Features, Row
@@ -251,7 +252,7 @@ class Judge:
             mistakes,
             num_mistakes,
             statistics,
-            notices=(*task.measured_as(), *_unseen(statistics, len(rows), split)),
+            notices=(*task.measured_as(), *_unseen(task, statistics, split)),
             best=tally.gallery.best,
             worst=tally.gallery.worst,
         )
@@ -273,15 +274,16 @@ class Judge:
         return parts
 
 
-def _unseen(statistics: Mapping[str, np.ndarray], num_rows: int, split: str) -> tuple[str, ...]:
+def _unseen(task: Task, statistics: Mapping[str, np.ndarray], split: str) -> Iterator[str]:
     """Says how many rows have a label that the model does not know."""
-    unseen = int((statistics["true"] < 0).sum()) if "probabilities" in statistics else 0
-    if not unseen:
-        return ()
-    return (
-        f"{split}: {unseen:,} of {num_rows:,} rows have a label that the model does not know; each "
-        "counts as a wrong answer.",
-    )
+    for name, (_, own) in task.by_part(statistics).items():
+        known_R = own["true"] >= 0 if "probabilities" in own else np.ones(0, bool)
+        unseen = len(known_R) - int(known_R.sum())
+        if unseen:
+            yield (
+                f"{split}: {unseen:,} of {len(known_R):,} rows {f'of {name} ' if name else ''}have "
+                "a label that the model does not know; each counts as a wrong answer."
+            )
 
 
 class Tally:
@@ -371,7 +373,8 @@ def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
     task = predictor.task
     true, answered = task.compared(answer, row)
     logits = {"logits": list(answer.logits)} if hasattr(answer, "logits") else {}
-    texts = {role: row.values[role] for role in task.text_roles if role in row.values}
+    told = (PART.name, *task.text_roles)
+    texts = {role: row.values[role] for role in told if role in row.values}
     texts |= {role: task.shown(row) for role in task.picture_roles}
     place = {"row": row.id, "source": row.source, "line": row.line}
     line = {**place, **texts, "true": true, "answered": answered}

@@ -29,7 +29,7 @@ from tunewright.run.gallery import Pictured
 from tunewright.run.judge import EvaluationResult, lines_of
 from tunewright.run.record import RunFolder
 from tunewright.tasks import find_task
-from tunewright.tasks.base import Task, load_task
+from tunewright.tasks.base import Statistics, Task, load_task
 from tunewright.types import Estimate
 
 # Curves of more classes than this make the picture unreadable; the others are in metrics.json.
@@ -124,7 +124,7 @@ def _content(folder: RunFolder, task: Task) -> content.ReportContent:
         best_step=about["kept_step"],
         findings=[content.Finding(**finding) for finding in found["findings"]],
         truncation=_ledger(found),
-        classification=_classification(task, result),
+        classifications=_classifications(task, result),
         figures=task.figures(result.statistics) if result else (),
         slices=_slices(result),
         mistakes=mistakes_of(result),
@@ -192,15 +192,22 @@ def _ledger(found: Mapping[str, Any]) -> content.TruncationLedger | None:
     )
 
 
-def _classification(
+def _classifications(
     task: Task, result: EvaluationResult | None
-) -> content.ClassificationFigures | None:
-    if result is None or "probabilities" not in result.statistics:
-        return None
+) -> dict[str, content.ClassificationFigures]:
+    parts = task.by_part(result.statistics) if result is not None else {}
+    return {
+        name: _classification(part, own)
+        for name, (part, own) in parts.items()
+        if "probabilities" in own
+    }
+
+
+def _classification(task: Task, figures: Statistics) -> content.ClassificationFigures:
     labels: list[str] = list(getattr(task, "labels", ()))
-    known = result.statistics["true"] >= 0
+    known = figures["true"] >= 0
     statistics = ClassificationStatistics.of(
-        {name: values[known] for name, values in result.statistics.items()}
+        {name: values[known] for name, values in figures.items()}
     )
     scores = class_figures(statistics)
     shown = range(len(labels)) if len(labels) > 2 else [1]

@@ -314,6 +314,10 @@ class Task(ABC):
         """Returns what the report shows of an evaluation beside its metrics."""
         return ()
 
+    def by_part(self, statistics: Statistics) -> Mapping[str, tuple[Task, Statistics]]:
+        """Returns the tasks that this one is made of, with the figures of their rows; "" is it."""
+        return {"": (self, statistics)}
+
     def within(self, limit: int) -> Self:
         """Returns the task with its lengths settled for a model that reads `limit` tokens."""
         return self

@@ -355,9 +355,8 @@ class MultiTask(Task):
 
     def prepare(self, statistics: Statistics) -> Reducer:
         here = self._here(statistics)
-        reducers = {
-            name: self.tasks[name].prepare(own_statistics(name, statistics)) for name in here
-        }
+        parts = self.by_part(statistics).items()
+        reducers = {name: task.prepare(own) for name, (task, own) in parts}
 
         def reduced(counts: np.ndarray | None) -> dict[str, float]:
             found: dict[str, float] = {}
@@ -409,9 +408,15 @@ class MultiTask(Task):
     def figures(self, statistics: Statistics) -> Sequence[Figure]:
         return [
             replace(figure, title=f"{name}: {figure.title}")
-            for name in self._here(statistics)
-            for figure in self.tasks[name].figures(own_statistics(name, statistics))
+            for name, (task, own) in self.by_part(statistics).items()
+            for figure in task.figures(own)
         ]
+
+    def by_part(self, statistics: Statistics) -> Mapping[str, tuple[Task, Statistics]]:
+        return {
+            name: (self.tasks[name], own_statistics(name, statistics))
+            for name in self._here(statistics)
+        }
 
     def stock(self, folder: Path) -> Any:
         return Models(
