@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.seq2seq_speed
 	$(BIN)/python -m benchmarks.answering
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.speed_page
 
 # As on lesser processors; what this machine does not have cannot be hidden, and is passed over.

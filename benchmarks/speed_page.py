@@ -34,13 +34,18 @@ AXES = {
     "width": "width of the model",
     "data": "rows of the data",
 }
+SHARED = {
+    "pairs": "pairs of an update with in-batch negatives, of 16 and 64 tokens",
+    "windows": "windows of one text, of 128 tokens",
+}
 
 
 def main() -> None:
-    speed, tasks, answering, scaling, written, chat, losses = (
+    speed, tasks, answering, scaling, memory, written, chat, losses = (
         _read(name)
         for name in (
-            "speed", "task_speed", "answering", "scaling", "seq2seq_speed", "chat_tuning", "losses",
+            "speed", "task_speed", "answering", "scaling", "memory", "seq2seq_speed",
+            "chat_tuning", "losses",
         )
     )  # fmt: skip
     IMAGES.mkdir(exist_ok=True)
@@ -53,6 +58,7 @@ def main() -> None:
         "answering": _answering(answering),
         "texts": _num_texts(answering),
         "scaling": _scaling(scaling),
+        "memory": _memory(memory),
         "generating": _generating(written, chat),
         "losses": "\n".join(f"- {told(device, found)}" for device, found in losses.items()),
     }
@@ -199,6 +205,18 @@ def _scaling(results: Mapping[str, Any]) -> str:
                 f"{point['value']:,}: {point['tokens_per_second']:,.0f} "
                 f"({_share(point, entry['roof'])}{point['mb']:,} MB)"
                 for point in entry[name]
+            )
+            lines.append(f"- {label} ({device}): {told}")
+    return "\n".join(lines)
+
+
+def _memory(results: Mapping[str, Any]) -> str:
+    lines = []
+    for device, entry in results.items():
+        for kind, label in SHARED.items():
+            told = ", ".join(
+                f"{int(size):,}: {found['bytes'] / 1e6:,.0f} MB"
+                for size, found in entry.get(kind, {}).items()
             )
             lines.append(f"- {label} ({device}): {told}")
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,21 @@ def test_answers_come_in_the_order_of_the_rows(predictor):
     together = logits(predictor.answers(texts(*words)))
     alone = np.concatenate([logits(predictor.answers(texts(word))) for word in words])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "qwen2"])
+def test_alone_a_text_has_in_bf16_the_answer_of_a_batch_to_the_bits_that_bf16_has(
+    tiny_folder, architecture
+):
+    wide = build(tiny_folder(architecture))
+    narrow = replace(wide, device=replace(CPU, precision="bf16"))
+    words = [row.values["text"] for row in ROWS] + ["good film " * n for n in (3, 11, 40)]
+    expected = logits(wide.answers(texts(*words)))
+    together = logits(narrow.answers(texts(*words)))
+    alone = np.concatenate([logits(narrow.answers(texts(word))) for word in words])
+    largest = np.abs(expected).max()
+    assert not np.array_equal(together, expected)
+    np.testing.assert_allclose(together, alone, atol=2**-8 * largest)
 
 
 def test_no_rows_give_no_answers(predictor):
