@@ -3,13 +3,13 @@
     python -m benchmarks.speed [CASE ...] [--rounds 5] [--compiled] [--at-most avx2]
 
 Finds its texts through TUNEWRIGHT_BENCHMARK_DATA. Every side is a process of its own, on the
-threads and with the allocator that suit it, and tunes a model of the same size from the same
-weights on the same rows with updates of as many rows, in turn (ours, peers, peers reversed, ours);
-the first round warms up, and a peer that compiles does so then; its seconds are noted, since a user
-pays them. What counts are real tokens a second: padding is no work. The memory told is the most of
-the GPU, or of the process on a CPU. The machine's own peak is measured first. With `--at-most` all
-sides run as on a lesser processor. Results go to `benchmarks/speed.json`, a table to
-docs/performance.md (`python -m benchmarks.speed_page`).
+threads and with the allocator that suit it (one peer without, as it is installed), and tunes a
+model of the same size from the same weights on the same rows with updates of as many rows, in turn
+(ours, peers, peers reversed, ours); the first round warms up, and a peer that compiles does so
+then; its seconds are noted, since a user pays them. What counts are real tokens a second: padding
+is no work. The memory told is the most of the GPU, or of the process on a CPU. The machine's own
+peak is measured first. With `--at-most` all sides run as on a lesser processor. Results go to
+`benchmarks/speed.json`, a table to docs/performance.md (`python -m benchmarks.speed_page`).
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def main() -> None:
     begin_masked(chosen.at_most)
     if "TUNEWRIGHT_BENCHMARK_DATA" not in os.environ:
         sys.exit("Set TUNEWRIGHT_BENCHMARK_DATA to the folder of the benchmark data.")
-    settle_allocator()
+    if chosen.side != AS_INSTALLED:
+        settle_allocator()
     device = find_device()
     if chosen.side:
         answer(CASES[chosen.cases[0]], device, chosen.side, chosen.tokenizer, chosen.updates)
@@ -193,7 +194,7 @@ class Apart:
 
 
 ANSWER = "measured "
-COMPILED = ", compiled"
+COMPILED, AS_INSTALLED = ", compiled", "Trainer, as installed"
 
 
 def answer(case: Case, device: Device, name: str, tokenizer: str, updates: int | None) -> None:
@@ -214,6 +215,8 @@ def peers_of(device: Device, compiled: bool) -> dict[str, dict[str, Any]]:
     narrow = device.precision == "bf16"
     plain, grouped = "Trainer, fp32", "Trainer, grouped" + (", bf16" if narrow else "")
     peers: dict[str, dict[str, Any]] = {plain: {}}
+    if device.kind == "cpu":
+        peers[AS_INSTALLED] = {}
     if narrow:
         plain = "Trainer, bf16"
         peers[plain] = {"bf16": True}
