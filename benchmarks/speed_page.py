@@ -217,12 +217,9 @@ def _scaling(results: Mapping[str, Any]) -> str:
 def _memory(results: Mapping[str, Any]) -> str:
     lines = []
     for device, entry in results.items():
-        for kind, label in SHARED.items():
-            told = ", ".join(
-                f"{int(size):,}: {found['bytes'] / 1e6:,.0f} MB"
-                for size, found in entry.get(kind, {}).items()
-            )
-            lines.append(f"- {label} ({device}): {told}")
+        for kind, found in entry.items():
+            told = ", ".join(f"{int(n):,}: {x['bytes'] / 1e6:,.0f} MB" for n, x in found.items())
+            lines.append(f"- {SHARED[kind]} ({device}): {told}")
     return "\n".join(lines)
 
 

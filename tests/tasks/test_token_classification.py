@@ -18,8 +18,10 @@ from tunewright.answers import Entities, Entity
 from tunewright.data.tags import spans_of, tags_of
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import pack
+from tunewright.models.heads import probe_stream
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
+from tunewright.tasks import base
 from tunewright.tasks.token_classification import IGNORED, TokenClassification
 from tunewright.tasks.words import joined, read_places, read_tagged, word_of
 
@@ -173,6 +175,17 @@ def test_a_crf_learns_a_text_in_windows_as_it_learns_it_whole(tiny_folder):
     (whole, count, num_whole), (cut, count_cut, num_cut) = found
     assert (num_whole, num_cut > 3) == (1, True)
     assert (cut, count_cut) == (pytest.approx(whole), count)
+
+
+def test_a_route_is_chosen_by_logits_and_not_by_what_a_crf_forbids(tiny_folder, monkeypatch):
+    (row,) = rows_of([{"tokens": ["film"] * 3, "tags": ["B-a", "I-a", "O"]}])
+    ours = predictor(learned([row], 16, crf=True), tiny_folder("bert"))
+    seen = []
+    monkeypatch.setattr(base, "choose_route", lambda model, forward: seen.append(forward) or "")
+    ours.task.route(ours.model)
+    (outputs,) = seen
+    assert float(outputs(ours.model, probe_stream(ours.model.config)).detach().abs().max()) < 100
+    assert float(ours.model.crf.steps.transitions.detach().min()) < -100
 
 
 def test_classes_may_weigh_more_than_others(tiny_folder):

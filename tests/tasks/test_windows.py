@@ -11,7 +11,7 @@ import torch
 
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
-from tests.training.loops import CPU, build_loop, gradients
+from tests.training.loops import CPU, build_loop, gradients, sizes_of_passes
 from tunewright.errors import DataError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
@@ -32,6 +32,11 @@ SINGLE = [
     for row in LISTS
     for text, label in zip(row["text"], row["label"], strict=True)
 ]
+SCORED = [
+    {"anchor": "a fine film " * 5, "positive": "a film", "score": 1},
+    {"anchor": "the bank", "positive": "the team won the game " * 4, "score": 0},
+    {"anchor": "the card " * 6, "positive": "the bank card " * 5, "score": 1},
+]
 CASES = {
     "text-classification": ("text-classification", {}, None),
     "largest of text-classification": ("text-classification", {"pooling": "max"}, None),
@@ -49,6 +54,9 @@ CASES = {
         {"anchor": "a film " * 6, "positive": "a fine film", "negative": "the bank " * 9},
         {"anchor": "a card", "positive": "the bank " * 8, "negative": "the team won the game"},
     ]),
+    "similarities": ("sentence-embedding", {"objective": "cosine"}, SCORED),
+    "near and far": ("sentence-embedding", {"objective": "contrastive"}, SCORED),
+    "pairs in order": ("sentence-embedding", {"objective": "cosent"}, SCORED),
 }  # fmt: skip
 
 
@@ -104,12 +112,15 @@ def test_longer_texts_are_cut_or_refused_as_wished(tiny_folder, name):
         [task_and_rows(name, long="error")[0].encode(row, tokenizer) for row in rows]
 
 
-@pytest.mark.parametrize("architecture", ["bert", "mpnet"])  # packed, and padded
+@pytest.mark.parametrize(("architecture", "dropout"), [("bert", 0.2), ("mpnet", 0.0)])
 @pytest.mark.parametrize("name", CASES)
-def test_an_update_learns_the_same_however_it_is_cut(tiny_folder, name, architecture):
-    folder = tiny_folder(architecture)
+def test_an_update_learns_the_same_however_it_is_cut(tiny_folder, name, architecture, dropout):
+    folder = tiny_folder(architecture)  # packed, and padded
     task, rows = task_and_rows(name)
-    whole, cut = (gradients(build_loop(folder, task, rows, max_tokens=n)) for n in (9999, LENGTH))
+    loops = [build_loop(folder, task, rows, dropout=dropout, max_tokens=n) for n in (9999, LENGTH)]
+    sizes = sizes_of_passes(loops[1])
+    whole, cut = map(gradients, loops)
+    assert max(sizes) <= LENGTH
     for parameter, gradient in whole.items():
         torch.testing.assert_close(cut[parameter], gradient, rtol=1e-4, atol=2e-6)
 

@@ -10,9 +10,10 @@ from tunewright.devices import Device
 from tunewright.devices.processes import ALONE, Processes
 from tunewright.models.adapter_config import AdapterConfig
 from tunewright.models.adapters import attach
+from tunewright.models.batch import Batch
 from tunewright.models.dropout import replace_dropout
 from tunewright.models.tokenizers import load_tokenizer
-from tunewright.tasks.base import Task
+from tunewright.tasks.base import Outputs, Task
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer
 from tunewright.training.recompute import recompute_activations
@@ -73,6 +74,20 @@ def build_loop(
         processes=processes,
         sharding=sharding,
     )
+
+
+def sizes_of_passes(loop: Loop) -> list[int]:
+    """Returns the list that the tokens of each forward pass go to from now on."""
+    sizes: list[int] = []
+    forward: Any = loop._forward
+
+    def noted(step: int, batch: Batch) -> Outputs:
+        sizes.append(batch.num_tokens)
+        outputs: Outputs = forward(step, batch)
+        return outputs
+
+    loop._forward = noted  # type: ignore[method-assign]
+    return sizes
 
 
 def weights(model: Any) -> dict[str, Any]:

@@ -46,6 +46,7 @@ ON_MODELS = {
     "translation": ("bart", "marian", "mbart", "t5"),
 }  # fmt: skip
 # Texts whose windows pass apart, and share a loss: by task, what it is told.
+WINDOW = 6
 IN_WINDOWS: dict[str, dict[str, Any]] = {
     "text-classification": {},
     "token-classification": {"crf": True},
@@ -76,8 +77,8 @@ def cases() -> Iterator[Case]:
             settings = {"max_tokens": 40}
             yield Case(f"{task} on {architecture}", task, architecture, settings, ("fsdp",))
     for task, own in IN_WINDOWS.items():
-        told = {"long": "window", "max_length": 8, "stride": 2, **own}
-        settings = {"dropout": 0.2, "max_tokens": 8}
+        told = {"long": "window", "max_length": WINDOW, "stride": 1, **own}
+        settings = {"dropout": 0.2, "max_tokens": WINDOW}
         yield Case(f"{task} in windows", task, "bert", settings, told=told)
     short = {"steps": 3, "max_tokens": 120, "room": 16}
     yield Case("short of memory", "sentence-embedding", "bert", short, ("ddp",))
@@ -143,6 +144,7 @@ def main(folders: Mapping[str, str], parallel: str) -> None:
             "losses": [event.loss for event in events],
             "norms": [event.gradient_norm for event in events],
             "max_tokens": loop.max_tokens,
+            "longest_row": max(sum(item.num_tokens for item in row) for row in loop.rows),
             "sizes": [[event.num_rows, event.num_tokens, event.flop] for event in events],
             "local_size": processes.local_size,
             "digests": processes.gather_json(digest.hexdigest()),

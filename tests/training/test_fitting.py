@@ -93,9 +93,9 @@ def test_no_pass_is_measured_that_training_would_not_make(loop, monkeypatch):
     one, sizes = loop(words=10, max_tokens=60), []
     rehearse = Loop.rehearse
 
-    def noted(self, features):
+    def noted(self, features, with_loss):
         sizes.append(sum(item.num_tokens for item in features))
-        return rehearse(self, features)
+        return rehearse(self, features, with_loss)
 
     monkeypatch.setattr(Loop, "rehearse", noted)
     assert measure_pass(one) is not None

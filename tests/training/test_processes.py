@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tasks.examples import TRIED
-from tests.training.processes import cases, started, told_by
+from tests.training.processes import IN_WINDOWS, WINDOW, cases, started, told_by
 
 CASES = list(cases())
 SHARED = [(case.name, parallel) for case in CASES for parallel in case.parallel]
@@ -39,6 +39,12 @@ def test_two_processes_give_the_loss_curve_of_one(told, name, parallel):
 def test_processes_agree_on_passes_that_fit_where_all_rows_belong_together(told):
     found = {told[parallel]["short of memory"]["max_tokens"] for parallel in ("alone", "ddp")}
     assert max(found) <= 16
+
+
+@pytest.mark.parametrize("task", IN_WINDOWS)
+def test_windows_of_a_text_pass_apart(told, task):
+    found = told["alone"][f"{task} in windows"]
+    assert found["longest_row"] > found["max_tokens"] == WINDOW
 
 
 @pytest.mark.parametrize(("name", "parallel"), SHARED)

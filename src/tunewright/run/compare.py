@@ -16,6 +16,7 @@ from tunewright.metrics import mcnemar, paired_bootstrap
 from tunewright.metrics.compare import Difference, McNemar
 from tunewright.run.finished import FinishedRun
 from tunewright.run.judge import lines_of
+from tunewright.tasks import PART
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def compare_runs(
     lines = [list(lines_of(folder / "predictions.jsonl")) for folder in folders]
     _check_same_rows(lines[0], lines[1], f"{a} and {b}")
     statistics = [load_file(folder / "statistics.safetensors") for folder in folders]
+    told = ("row", "source", "line", PART.name, *task.text_roles, "true")
     different = [
-        {**{key: x[key] for key in x if key in ("row", "source", "line", *task.text_roles, "true")},
+        {**{key: x[key] for key in x if key in told},
          "a": x["answered"], "b": y["answered"]}
         for x, y in zip(*lines, strict=True)
         if x["answered"] != y["answered"]

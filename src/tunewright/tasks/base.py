@@ -74,7 +74,7 @@ class Task(ABC):
     `scope` says what a loss is summed over, and `scope_of` says it of one update: rows, documents
     (all windows of a row), or a whole update (every row's loss looks at all others). Where that
     does not fit into a forward pass the outputs of several are joined: each output is of rows, of
-    windows or of tokens.
+    windows or of tokens, or stands there once for each pass.
     """
 
     name: ClassVar[str]

@@ -307,9 +307,14 @@ class TokenClassification(Task):
     def extra_files(self, model: Any) -> Mapping[str, str | bytes]:
         return {CRF_FILE: save(dict(model.crf.state_dict()))} if self.crf else {}
 
+    def route(self, model: Any) -> str:
+        """Asks for the logits alone: a CRF's steps are far larger, and no route changes them."""
+        return super(TokenClassification, replace(self, crf=False)).route(model)
+
     def forward(self, model: Any, batch: Batch) -> Outputs:
         (logits_NC,) = token_outputs(model, batch.streams["text"], "logits")
-        return {"logits": logits_NC} | (_for_each(batch, model.crf.steps) if self.crf else {})
+        steps = model.crf.steps._asdict() if self.crf else {}
+        return {"logits": logits_NC} | {name: values[None] for name, values in steps.items()}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         logits_NC, tag_N = outputs["logits"].float(), batch.targets["tags"]
@@ -445,13 +450,8 @@ def _field_loss(outputs: Outputs, logits_NC: Tensor, tag_N: Tensor, batch: Batch
     return Loss(-found, sum(filled))
 
 
-def _for_each(batch: Batch, steps: Steps) -> dict[str, Tensor]:
-    """Returns the steps of a CRF as outputs, which are of rows: each row has the same ones."""
-    rows = len(batch.row_ids)
-    return {name: values.expand(rows, *values.shape) for name, values in steps._asdict().items()}
-
-
 def _steps(outputs: Outputs) -> Steps:
+    """Returns the steps of a CRF, which every forward pass puts out once."""
     return Steps(*(outputs[name][0] for name in Steps._fields))
 
 

@@ -5,7 +5,8 @@
     for number, each in enumerate(passes):                      # and again, to hand them on
         hand_on(forward(number, each), gradients)
 
-Memory is that of one pass. `forward` has to give the same outputs both times, dropout included.
+Memory is that of one pass, and of the loss. `forward` has to give the same outputs both times,
+dropout included.
 """
 
 from __future__ import annotations

@@ -57,15 +57,15 @@ class PassMemory:
 
 def measure_pass(loop: Loop) -> PassMemory | None:
     """Measures the passes of a loop; None where there is nothing, or no memory even for that."""
-    items = [item for row in _some_of(loop) for item in row]
-    if not items:
+    units = [unit for row in _some_of(loop) for unit in _units(loop, row)]
+    if not units:
         return None
     always = 0  # autocast keeps a copy of each matrix
     if loop.device.precision == "bf16":
         always = BYTES_OF_A_CAST * FlopCount.of(loop.model).matrix_parameters
     was_training = loop.model.training
     try:
-        per_token = max(_kept_per_token(loop, item, always) for item in _longest(items))
+        per_token = max(_kept_per_token(loop, unit, always) for unit in _longest(units))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -73,7 +73,7 @@ def measure_pass(loop: Loop) -> PassMemory | None:
         return None
     finally:
         loop.model.train(was_training)
-    return PassMemory(always, per_token, max(item.num_tokens for item in items))
+    return PassMemory(always, per_token, max(i.num_tokens for unit in units for i in unit.features))
 
 
 def _some_of(loop: Loop) -> Sequence[Sequence[Features]]:
@@ -87,20 +87,41 @@ def _some_of(loop: Loop) -> Sequence[Sequence[Features]]:
     return [loop.rows[int(place)] for place in chunk[:1]]
 
 
-def _longest(items: Sequence[Features]) -> list[Features]:
+@dataclass(frozen=True)
+class _Unit:
+    """What is measured at once, and whether that is all that its loss looks at."""
+
+    features: Sequence[Features]
+    is_whole: bool
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_tokens for item in self.features)
+
+
+def _units(loop: Loop, row: Sequence[Features]) -> list[_Unit]:
+    """Returns a row whole where its windows share a loss and fit into a pass, or each window."""
+    scope = loop.task.scope_of(row)
+    whole = _Unit(row, is_whole=True)
+    if scope == "document" and 0 < whole.num_tokens <= loop.max_tokens:
+        return [whole]
+    return [_Unit([item], is_whole=scope == "row") for item in row]
+
+
+def _longest(units: Sequence[_Unit]) -> list[_Unit]:
     """Returns the longest in all, and that of each stream: targets may cost more than sources."""
-    found = {id(item): item for item in [max(items, key=lambda item: item.num_tokens)]}
-    for name in sorted({name for item in items for name in item.streams}):
-        item = max(items, key=lambda item: len(item.streams.get(name, ())))
-        found[id(item)] = item
+    found = {id(unit): unit for unit in [max(units, key=lambda unit: unit.num_tokens)]}
+    for name in sorted({name for unit in units for item in unit.features for name in item.streams}):
+        unit = max(units, key=lambda unit: sum(len(i.streams.get(name, ())) for i in unit.features))
+        found[id(unit)] = unit
     return list(found.values())
 
 
-def _kept_per_token(loop: Loop, item: Features, always: int) -> float:
-    times = max(min(MEASURED_TOKENS, loop.max_tokens) // max(item.num_tokens, 1), 1)
-    copies = [replace(item, row_id=number) for number in range(times)]
-    kept = kept_bytes(loop.model, lambda: loop.rehearse(copies))
-    return max(kept - always, 0) / (times * max(item.num_tokens, 1))
+def _kept_per_token(loop: Loop, unit: _Unit, always: int) -> float:
+    times = max(min(MEASURED_TOKENS, loop.max_tokens) // max(unit.num_tokens, 1), 1)
+    copies = [replace(item, row_id=number) for number in range(times) for item in unit.features]
+    kept = kept_bytes(loop.model, lambda: loop.rehearse(copies, unit.is_whole))
+    return max(kept - always, 0) / (times * max(unit.num_tokens, 1))
 
 
 def kept_bytes(model: Any, run: Callable[[], object]) -> int:

@@ -139,19 +139,18 @@ class Loop:
         finally:
             self._next = None
 
-    def rehearse(self, features: Sequence[Features]) -> Any:
-        """Returns what a forward pass over features and its loss hand to a backward pass.
+    def rehearse(self, features: Sequence[Features], with_loss: bool) -> Any:
+        """Returns what a forward pass over features, or its loss, hands to a backward pass.
 
-        It is a pass of the first update, and changes nothing. A loss that compares windows or rows
-        is left out: they may be of several passes.
+        It is a pass of the first update, and changes nothing. A loss can be had where all that it
+        looks at is among the features.
         """
         self._reseed(0)
         self.model.train()
         rng = generator_of(VARY, self.seed, 0, 0)
         batch = pack([self.task.vary(item, rng) for item in features], self.device.name)
         outputs = self._forward(0, batch)
-        is_by_row = self.task.scope_of(features) == "row"
-        return self.task.loss(outputs, batch).sum if is_by_row else outputs
+        return self.task.loss(outputs, batch).sum if with_loss else outputs
 
     def _odd(self, event: Step, row_indices: np.ndarray) -> Iterator[Spike | Shrunk]:
         if self._shrunk is not None:
@@ -292,7 +291,7 @@ class Loop:
             ready.packed.clear()
             self.optimizer.zero_grad(set_to_none=True)
             if was_here:
-                self._shrink(step, parts[self.processes.rank])
+                self._shrink(step, parts)
             self._reseed(step)
 
     def _agreed(self, do: Callable[[], T]) -> T:
@@ -314,10 +313,10 @@ class Loop:
             raise _NoRoomElsewhere if found else MemoryError
         return found[0]
 
-    def _shrink(self, step: int, features: Sequence[Features]) -> None:
+    def _shrink(self, step: int, parts: Sequence[Sequence[Features]]) -> None:
         """Halves the largest forward pass; raises OutOfMemory when none can be cut any more."""
         release_memory(self.device.kind)
-        pieces = list(chain.from_iterable(self._cut(features)))
+        pieces = [piece for passes in self._passes(parts) for piece, _ in passes]
         largest = max(sum(item.num_tokens for item in piece) for piece in pieces)
         if self.sharding is not None:
             raise OutOfMemory(
@@ -382,15 +381,13 @@ class Loop:
         together = is_whole or any(len(pieces) > 1 for cut in cuts for pieces in cut)
         return [own] if together else [[each] for each in own]
 
-    def _cut(
-        self, features: Sequence[Features], max_tokens: int | None = None
-    ) -> list[list[list[Features]]]:
-        """Cuts an update into forward passes of `max_tokens`, the loop's own when absent.
+    def _cut(self, features: Sequence[Features]) -> list[list[list[Features]]]:
+        """Cuts features into forward passes of `max_tokens`.
 
         The passes that share a loss are together: those of the update, or of a row that does not
         fit into one.
         """
-        scope, size = self.task.scope_of(features), max_tokens or self.max_tokens
+        scope, size = self.task.scope_of(features), self.max_tokens
         padded, ordered = not is_packed(self.model), self._lined_up(features)
         is_row = scope == "document"
         pieces = list(fill(ordered, max_tokens=size, padded=padded, together=is_row))

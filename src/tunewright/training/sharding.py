@@ -250,7 +250,7 @@ def in_step(pieces: Sequence[Sequence[Sequence[Features]]], rank: int) -> list[P
     """Returns the passes of the process `rank`, given the pieces of each, and whether each counts.
 
     The passes of all processes have the same streams in the same order. Where one has fewer
-    pieces than another, it runs the shortest row of the update once more, which counts nothing.
+    pieces than another, it runs the shortest row, or part of one, once more, which counts nothing.
     """
     kinds: dict[tuple[str, ...], list[list[Sequence[Features]]]] = {}
     for place, own in enumerate(pieces):
