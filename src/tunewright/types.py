@@ -17,7 +17,8 @@ class Role:
     """A column that a task reads.
 
     `accepted` are other names under which the column is found by itself; the choice is always
-    shown. A role that is `only_training` may be absent when a model predicts.
+    shown. A role that is `only_training` may be absent when a model predicts. Of the roles that are
+    `labels`, none of which is required by itself, a row needs one to be learnt or judged.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Role:
     accepted: tuple[str, ...] = ()
     required: bool = True
     only_training: bool = False
+    labels: bool = False
 
 
 @dataclass(frozen=True, slots=True)

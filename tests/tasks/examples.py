@@ -79,7 +79,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "answers": [{"text": "card", "start": 9}],
         },
         {"question": "电影?", "context": "电影很好", "answers": [{"text": "很好", "start": 2}]},
-        {"question": "music?", "context": "stock and shares", "answers": None},
+        {"question": "music?", "context": "stock and shares", "answers": []},
         {
             "question": "phone?",
             "context": "a new phone service",

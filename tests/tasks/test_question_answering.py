@@ -234,3 +234,20 @@ def test_scores_are_grouped_by_question_word():
     statistics = task.stack([task.statistics(FoundAnswer("Ada", 0, 3, 1.0), row)])
     (bars,) = task.figures(statistics)
     assert dict(bars.values) == {"who (1)": 1.0}
+
+
+def test_a_question_without_answers_given_is_unlabelled_and_not_unanswerable(tmp_path, tiny_folder):
+    asked = {"question": "what film?", "context": "the film is good"}
+    rows = [
+        {**asked, "answers": [{"text": "film", "start": 4}]},
+        {**asked, "answers": []},
+        {**asked, "answers": None},
+    ] * 4
+    settings = {"task": "question-answering", "model": tiny_folder("bert"), "max_steps": 1,
+                "num_resamples": 10, "folder": str(tmp_path), "track": ()}  # fmt: skip
+    with pytest.raises(DataError, match=r'column "answers" is empty in 4 of 12 rows'):
+        tw.train(rows, **settings)
+    run = tw.train(rows, drop_unlabelled=True, **settings)
+    assert run.task.may_lack
+    with pytest.raises(DataError, match="it has no column answers"):
+        run.evaluate([asked])

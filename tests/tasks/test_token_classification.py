@@ -43,6 +43,112 @@ def predictor(task, folder, seed=0):
 # Words and places
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("José García", ["José", "García"]),
+        ("Jose\u0301 Garci\u0301a", ["Jose\u0301", "Garci\u0301a"]),
+        ("हिन्दी है", ["हिन्दी", "है"]),
+        ("Mi\u00adchael \ufeffA\u200bda\u200f!", ["Mi\u00adchael", "A", "da", "!"]),
+        ("❤\ufe0f NY", ["❤\ufe0f", "NY"]),
+        ("\u0301a", ["\u0301", "a"]),
+        ("电影2023年", ["电", "影", "2023", "年"]),
+    ],
+)
+def test_marks_belong_to_the_character_that_they_stand_on(text, words):
+    (row,) = rows_of([{"text": text}])
+    assert [text[a:b] for a, b in read_tagged(row).words] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "entity"),
+    [
+        ("Jose\u0301 Garci\u0301a met Bo", "Jose\u0301 Garci\u0301a"),
+        ("in हिन्दी today", "हिन्दी"),
+        ("of A\u200bda", "A\u200bda"),
+        ("Ada\x00 Bo left", "Ada\x00 Bo"),
+    ],
+)
+@pytest.mark.parametrize("crf", [False, True])
+def test_what_was_marked_is_found_by_a_model_that_is_sure(tiny_folder, text, entity, crf):
+    start = text.index(entity)
+    end = start + len(entity)
+    (row,) = rows_of([{"text": text, "entities": [[start, end, "a"]]}])
+    task = learned([row], crf=crf)
+    parts = []
+    for item in task.encode(row, load_tokenizer(tiny_folder("bert"))):
+        tags = torch.as_tensor(item.targets["tags"])
+        logits = torch.zeros(len(tags), len(task.tags))
+        logits[tags != IGNORED, tags[tags != IGNORED]] = 9.0
+        steps = task._crf(tiny_folder("bert"), ()).steps if crf else None
+        parts.append((item.streams["text"], logits, steps))
+    with torch.no_grad():
+        (found,) = task.join(parts, row).entities
+    assert (found.start, found.end, found.label) == (start, end, "a")
+
+
+def test_rows_without_labels_are_named_and_may_be_dropped(tmp_path, tiny_folder):
+    rows = [
+        {"text": "Ada met Bo", "entities": [[0, 3, "person"]]},
+        {"text": "nobody", "entities": []},
+        {"text": "Bo left", "entities": None},
+    ] * 4
+    settings = {"task": "token-classification", "model": tiny_folder("bert"), "max_steps": 1,
+                "num_resamples": 10, "folder": str(tmp_path), "track": ()}  # fmt: skip
+    with pytest.raises(DataError, match=r'column "entities" is empty in 4 of 12 rows'):
+        tw.train(rows, **settings)
+    run = tw.train(rows, drop_unlabelled=True, **settings)
+    notices = run.folder.read_json("run.json")["notices"]
+    assert "list: 4 rows without a label dropped (data.drop_unlabelled)." in notices
+    assert 'train: tags are read as BIO, of the labels "person".' in notices
+    with pytest.raises(DataError, match="it has no column tags or entities"):
+        run.evaluate([{"text": "Ada"}])
+
+
+def test_edges_that_no_word_has_are_told_of(tiny_folder):
+    rows = rows_of(
+        [
+            {"text": "Ada met Bo", "entities": [[0, 4, "a"], [8, 10, "a"]]},
+            {"text": "10mg of it", "entities": [[0, 2, "b"]]},
+        ]
+    )
+    task = learned(rows)
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    _, notices = task.build(tiny_folder("bert"), tokenizer, dropout=0.0, seed=0)
+    assert notices[-2:] == (
+        "train: 1 mark began or ended with blanks, which are left out.",
+        "train: the edges of 1 mark stand inside a word. The model answers with whole words, so it "
+        "cannot be right there.",
+    )
+    assert read_tagged(rows[0]).marks == [(0, 3, "a"), (8, 10, "a")]
+
+
+@pytest.mark.parametrize(
+    ("tags", "shown"),
+    [
+        (["B_PER", "I_PER", "O"], "B_PER"),
+        (["PER-B", "PER-I", "O"], "PER-B"),
+        (["b-PER", "i-PER", "o"], "b-PER"),
+        (["B-PER", "I-PER", "o"], "o"),
+    ],
+)
+def test_tags_of_a_scheme_that_are_written_otherwise_are_refused(tags, shown):
+    with pytest.raises(DataError, match=f'its tags are written like "{shown}"'):
+        learned(rows_of([{"tokens": ["a", "b", "c"], "tags": tags}]))
+
+
+@pytest.mark.parametrize("tags", [["B-I", "I-I", "O"], ["NN-B", "VB", "O"], ["B-B", "I-B", "O"]])
+def test_labels_may_look_like_marks(tags):
+    assert learned(rows_of([{"tokens": ["a", "b", "c"], "tags": tags}])).labels
+
+
+def test_numbers_without_names_are_told_of(tiny_folder):
+    task = learned(rows_of([{"tokens": ["a", "b", "c"], "tags": [0, 1, 2]}]))
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    _, notices = task.build(tiny_folder("bert"), tokenizer, dropout=0.0, seed=0)
+    assert notices[-1].startswith("train: the tags are numbers without names.")
+
+
 @given(st.lists(st.text(st.sampled_from("ab很好!"), min_size=1, max_size=4), max_size=8))
 def test_joined_words_stand_where_they_are_said_to(tokens):
     text, words = joined(tokens)

@@ -92,14 +92,19 @@ def check_rows(
 ) -> CheckedRows:
     """Checks rows for training: every needed label is there; blank texts are counted.
 
-    Where no text is needed because one of several will do, such as tokens or a text, a row is
-    blank when all of those that are there are.
+    Where one of several roles is to say what is right, a row lacks it when all of those are
+    missing: an empty list says that there is nothing to be found. Where no text is needed because
+    one of several will do, such as tokens or a text, a row is blank when all of those that are
+    there are.
 
     Raises: DataError when labels are empty and `drop_unlabelled` is off, or no row is left.
     """
     needed = [role for role in roles if role.required and role.name in rows.columns]
     labels = [role.name for role in needed if role.only_training]
     unlabelled = _blank_places(rows, labels)
+    if any(role.labels for role in roles):
+        labels += [role.name for role in roles if role.labels and role.name in rows.columns]
+        unlabelled |= _without_labels(rows, roles)
     if unlabelled and not drop_unlabelled:
         raise _empty_labels(rows, labels, sorted(unlabelled))
     blank = _blank_texts(rows, roles) - unlabelled
@@ -136,7 +141,10 @@ def is_dropped(
     known = [role for role in roles if role.name in row.values]
     blank = {role.name for role in known if is_blank(row.values[role.name])}
     labels = [role.name for role in known if role.required and role.only_training]
-    if blank.intersection(labels):
+    either = [role.name for role in known if role.labels]
+    labels += either
+    lacks = bool(either) and all(_is_missing(row.values[name]) for name in either)
+    if lacks or blank.intersection(labels).difference(either):
         if drop_unlabelled:
             return True
         column = listed(columns[name] for name in labels)
@@ -155,6 +163,26 @@ def _empty_label(where: str, column: str) -> DataError:
         "Every row needs a label to train.",
         "Remove the row or pass data.drop_unlabelled=true.",
     )
+
+
+def _is_missing(value: object) -> bool:
+    """Says whether a cell has no value; an empty list is one."""
+    return not isinstance(value, list | tuple | Mapping) and is_blank(value)
+
+
+def _without_labels(rows: TableRows, roles: Sequence[Role]) -> set[int]:
+    """Returns the places of the rows in which all of the roles that are labels are missing."""
+    either = [role.name for role in roles if role.labels]
+    known = [name for name in either if name in rows.columns]
+    if not known:
+        raise DataError(
+            rows.table.name,
+            f"it has no column {' or '.join(either)}",
+            "Rows need one to be learnt or judged.",
+            f"Name it with data.columns.{either[0]}.",
+        )
+    missing = ({i for i, v in enumerate(rows.values(name)) if _is_missing(v)} for name in known)
+    return set.intersection(*missing)
 
 
 def _blank_places(rows: TableRows, roles: Iterable[str]) -> set[int]:

@@ -12,9 +12,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
+
+from tunewright.errors import DataError
 
 Scheme = Literal["BIO", "IOB1", "IOE2", "BIOES", "BILOU", "BMES", "IO", "plain"]
 TokenSpan = tuple[int, int, str]
@@ -32,6 +35,18 @@ _LETTERS: dict[Scheme, str] = {
 }
 _USUAL = {"L": "E", "U": "S", "M": "I"}
 _PREFIXES = frozenset("BIESLUM")
+# How others write "B-person": B_person, person-B, b-person. And that itself, beside a small "o".
+_OTHER_WRITINGS = tuple(
+    map(
+        re.compile,
+        (
+            r"(?P<prefix>[BIESLUM])[_.:/|](?P<label>.+)",
+            r"(?P<label>.+)[-_.:/|](?P<prefix>[BIESLUM])",
+            r"(?P<prefix>[bieslum])[-_](?P<label>.+)",
+        ),
+    )
+)
+_USUAL_ONE = re.compile("(?P<prefix>[BIESLUM])-(?P<label>.+)")
 
 
 def parts_of(tag: str, scheme: Scheme = "BIO") -> tuple[str, str]:
@@ -59,6 +74,28 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> Scheme:
     if prefixes & {"E", "S"}:
         return "IOE2" if prefixes <= {"I", "E"} else "BIOES"
     return "IOB1" if _is_iob1(sequences) else "BIO"
+
+
+def check_writing(tags: Iterable[str]) -> None:
+    """Raises DataError where all tags are those of a scheme, written in another way.
+
+    They would be bare labels, and each token of a span a span of its own.
+    """
+    tags = set(tags)
+    own = sorted(tags - {OUTSIDE, OUTSIDE.lower()})
+    is_small = OUTSIDE.lower() in tags
+    if not is_small and all(map(_USUAL_ONE.fullmatch, own)):
+        return
+    for writing in (*_OTHER_WRITINGS, *([_USUAL_ONE] if is_small else [])):
+        found = [writing.fullmatch(tag) for tag in own]
+        if own and all(found) and any(each["prefix"] in "BIbi" for each in found if each):
+            shown = OUTSIDE.lower() if writing is _USUAL_ONE else own[0]
+            raise DataError(
+                "the training data",
+                f'its tags are written like "{shown}"',
+                "Tags are B-person, I-person and O, or those of another scheme with such a dash.",
+                "Write them so.",
+            )
 
 
 def _prefix_of(tag: str) -> str:

@@ -59,6 +59,7 @@ TAGS = Role(
     ("ner_tags", "pos_tags", "labels"),
     required=False,
     only_training=True,
+    labels=True,
 )
 PLAIN_TEXT = Role(
     "text", "the text, where it does not come as words", ("sentence", "content"), required=False
@@ -69,6 +70,7 @@ ENTITIES = Role(
     ("spans", "label", "labels"),
     required=False,
     only_training=True,
+    labels=True,
 )
 
 PASSAGE = Role(
@@ -83,6 +85,7 @@ ANSWERS = Role(
     ("answer",),
     required=False,
     only_training=True,
+    labels=True,
 )
 
 CHOICE_ROLES = (
@@ -161,12 +164,14 @@ TRANSLATION_ROLES = (
         ("tgt", "output", "label", "reference", "references", "target_text", "column_2"),
         required=False,
         only_training=True,
+        labels=True,
     ),
     Role(
         "translation",
         "both in one column: an object with a text for each language",
         ("translations",),
         required=False,
+        labels=True,
     ),
 )
 
@@ -326,6 +331,7 @@ MULTI_TASK_ROLES = (
         replace(
             role,
             required=False,
+            labels=False,
             accepted=tuple(name for name in role.accepted if name not in _OF_PARTS),
         )
         for role in _OF_PARTS.values()

@@ -99,6 +99,13 @@ class QuestionAnswering(Task):
         lacking = num_rows = 0
         for row in rows:
             num_rows += 1
+            if row.values.get("answers") is None:
+                raise DataError(
+                    row.where,
+                    "it has no answers",
+                    "Every row needs some to train; a question without one has an empty list.",
+                    "Remove the row.",
+                )
             lacking += not true_answers(row)
         if lacking == num_rows:
             raise DataError(

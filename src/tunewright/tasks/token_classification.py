@@ -27,6 +27,7 @@ from tunewright.answers import Entities, Entity, LabelValue
 from tunewright.data.tags import (
     OUTSIDE,
     Scheme,
+    check_writing,
     continued,
     is_allowed,
     may_follow,
@@ -37,16 +38,13 @@ from tunewright.data.tags import (
     tag_names,
     tags_of,
 )
-from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
-from tunewright.figures import Figure, Table
+from tunewright.figures import Figure
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.entities import (
     ENTITY_METRICS,
     EntityReducer,
     entity_statistics,
-    label_confusions,
-    label_scores,
 )
 from tunewright.models.architecture import TOKEN_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
@@ -57,12 +55,14 @@ from tunewright.models.tokens import Long, encode_windows
 from tunewright.tasks import ENTITIES, PLAIN_TEXT, TAGS, TOKENS
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, each_window
 from tunewright.tasks.labels import Weights, weights_of
+from tunewright.tasks.tagging import Odd, sentences, tables
 from tunewright.tasks.texts import fitting_length
 from tunewright.tasks.words import (
     IGNORED,
     UNKNOWN,
     Mark,
     TaggedText,
+    learnt_text,
     read_places,
     read_tagged,
     word_of,
@@ -70,7 +70,6 @@ from tunewright.tasks.words import (
 from tunewright.types import Features, Role, Row, TokenStream
 
 CRF_FILE = "crf.safetensors"
-MAX_SHOWN = 20  # pairs of labels in the report
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -132,6 +131,14 @@ class TokenClassification(Task):
         default=0,
         metadata={"help": "training rows whose tags the scheme does not allow", "fitted": True},
     )
+    num_trimmed: int = field(
+        default=0,
+        metadata={"help": "marks of training rows that had blanks at an edge", "fitted": True},
+    )
+    num_inside: int = field(
+        default=0,
+        metadata={"help": "marks of training rows that begin or end in a word", "fitted": True},
+    )
 
     def __post_init__(self) -> None:
         refused = {
@@ -173,9 +180,10 @@ class TokenClassification(Task):
         return ("text", "tokens")
 
     def learn(self, rows: Iterable[Row]) -> Self:
-        texts = [read_tagged(row) for row in rows]
+        texts = [learnt_text(row) for row in rows]
         tagged = [text.known_tags for text in texts if text.tags is not None]
         scheme = scheme_of(tagged)
+        check_writing({tag for tags in tagged for tag in tags})
         found = sorted({label for text in texts for _, _, label in text.places(scheme)})
         if not found:
             raise DataError("the training data", "no word has a tag", "At least one is needed.")
@@ -187,8 +195,14 @@ class TokenClassification(Task):
                 f"task.labels names {listed(self.labels)}.",
                 "Add them there, or leave task.labels out.",
             )
-        odd = sum(not is_allowed(tags, scheme) for tags in tagged)
-        learned = replace(self, labels=self.labels or tuple(found), scheme=scheme, num_odd=odd)
+        learned = replace(
+            self,
+            labels=self.labels or tuple(found),
+            scheme=scheme,
+            num_odd=sum(not is_allowed(tags, scheme) for tags in tagged),
+            num_trimmed=sum(text.num_trimmed for text in texts),
+            num_inside=sum(text.num_inside for text in texts),
+        )
         return replace(learned, weights=learned._weights(texts))
 
     def unseen_label(self, row: Row) -> LabelValue | None:
@@ -288,13 +302,8 @@ class TokenClassification(Task):
         return loaded.model, (*loaded.notices, *self._told())
 
     def _told(self) -> tuple[str, ...]:
-        if not self.num_odd:
-            return ()
-        return (
-            f"train: the tags of {counted(self.num_odd, 'row')} break the scheme {self.scheme}, "
-            "such as I- after O. They are read as seqeval's default mode reads them: what goes on "
-            "with nothing begins an entity.",
-        )
+        odd = Odd(self.num_odd, self.num_trimmed, self.num_inside)
+        return sentences(self.labels, self.scheme, odd)
 
     def _crf(self, source: Path, kept: Sequence[str]) -> CRF:
         ends = [*self.tags, ""]
@@ -341,17 +350,30 @@ class TokenClassification(Task):
         return [(stream, own, steps) for stream, own in zip(streams, logits, strict=True)]
 
     def join(self, parts: Sequence[Any], row: Row) -> Entities:
-        """Reads each word's logits where it stands deepest inside a window, and tags the words."""
+        """Reads each word's logits where it stands deepest inside a window, and tags the words.
+
+        A word without tokens, such as a control character, is passed over: inside an entity it
+        belongs to it.
+        """
         text = read_tagged(row)
-        logits_WC = torch.zeros(len(text.words), len(self.tags))
-        if OUTSIDE in self.tags:  # a word without tokens, such as a control character
-            logits_WC[:, self.tags.index(OUTSIDE)] = 1e4
+        num_words = len(text.words)
+        logits_WC = torch.zeros(num_words, len(self.tags))
+        is_read_W = np.full(num_words, OUTSIDE not in self.tags)
         places = read_places(text, [stream for stream, _, _ in parts])
         for (_, logits_NC, _), read_N in zip(parts, places, strict=True):
             logits_WC[read_N[read_N >= 0]] = logits_NC[torch.from_numpy(read_N >= 0)]
-        tag_W, score_W = most_likely(logits_WC, parts[0][2])
-        tags = [self.tags[tag] for tag in tag_W]
-        spans = spans_of(tags, self._head)
+            is_read_W[read_N[read_N >= 0]] = True
+        place_R = np.flatnonzero(is_read_W)
+        tag_R, score_R = most_likely(logits_WC[place_R], parts[0][2])
+        read = [self.tags[tag] for tag in tag_R]
+        spans = [
+            (int(place_R[first]), int(place_R[last - 1]) + 1, label)
+            for first, last, label in spans_of(read, self._head)
+        ]
+        tags, score_W = tags_of(spans, num_words, self._head), np.zeros(num_words)
+        score_W[place_R] = score_R
+        for place, tag in zip(place_R, read, strict=True):
+            tags[place] = tag
         if self.scheme == "IOB1":
             tags = tags_of(spans, len(tags), "IOB1")
         entities = [
@@ -359,7 +381,7 @@ class TokenClassification(Task):
                 text.words[first][0],
                 text.words[last - 1][1],
                 label,
-                float(score_W[first:last].mean()),
+                float(score_W[first:last][is_read_W[first:last]].mean()),
                 text.text[text.words[first][0] : text.words[last - 1][1]],
             )
             for first, last, label in spans
@@ -407,17 +429,7 @@ class TokenClassification(Task):
         return float(wrong) if wrong else None
 
     def figures(self, statistics: Statistics) -> Sequence[Figure]:
-        scores = sorted(label_scores(statistics, self.labels), key=lambda each: each.f1)
-        header = ("label", "precision", "recall", "F1", "F1, strict", "true entities")
-        rows = [(e.label, e.precision, e.recall, e.f1, e.f1_strict, e.num_entities) for e in scores]
-        figures = [Table("Scores of each label", header, rows, "The hardest first.")]
-        taken = label_confusions(statistics, self.labels)[:MAX_SHOWN]
-        if taken:
-            note = "Entities whose place is right and whose label is not, the commonest first."
-            lines = [(each.true, each.answered, each.num_entities) for each in taken]
-            shown = ("true label", "answered", "entities")
-            figures.append(Table("Labels taken for one another", shown, lines, note))
-        return figures
+        return tables(statistics, self.labels)
 
     def within(self, limit: int) -> Self:
         return replace(self, max_length=fitting_length(self.max_length, limit))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -18,14 +20,16 @@ from tunewright.types import Row, TokenStream
 
 # Chinese characters and Japanese ones, of writing without spaces.
 _HAN = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-# A word of a text that comes without words: letters and digits together, other signs and Chinese
-# characters one by one.
 _WORD = re.compile(rf"[^\W{_HAN}]+|[{_HAN}]|[^\w\s]")
 _CHINESE = re.compile(rf"[{_HAN}\u3000-\u303f\uff00-\uffef]")
 
 
 Mark = tuple[int, int, str]
 """First character, the one after the last, and the label."""
+
+# Format characters that part words or stand beside them, as blanks do: the zero-width space, signs
+# of direction, the byte order mark. Others, such as the soft hyphen, stand within words.
+_BETWEEN = "\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
 
 # A tag that is not known, which data write as -100: the word is neither learned nor judged.
 UNKNOWN = ""
@@ -37,7 +41,7 @@ class TaggedText:
     """A text, the places [start, end) of its words, and what is marked in it.
 
     A row with words of its own `has_tokens`, and `tags` where these are known; one that comes as
-    text has `marks`, in characters, or None.
+    text has `marks`, in characters, or None. `num_trimmed` marks had blanks at an edge.
     """
 
     text: str
@@ -45,6 +49,7 @@ class TaggedText:
     marks: Sequence[Mark] | None = None
     tags: Sequence[str] | None = None
     has_tokens: bool = False
+    num_trimmed: int = 0
 
     @property
     def is_known(self) -> bool:
@@ -72,6 +77,12 @@ class TaggedText:
             return list(self.marks or ())
         spans = self.spans(scheme)
         return [(self.words[a][0], self.words[b - 1][1], label) for a, b, label in spans]
+
+    @property
+    def num_inside(self) -> int:
+        """How many marks begin or end inside a word."""
+        begins, ends = {start for start, _ in self.words}, {end for _, end in self.words}
+        return sum(start not in begins or end not in ends for start, end, _ in self.marks or ())
 
     def cut(self) -> TaggedText:
         """Returns the text with words cut where a mark begins or ends inside one."""
@@ -104,12 +115,76 @@ def read_tagged(row: Row) -> TaggedText:
             "Name it with data.columns.tokens or data.columns.text.",
         )
     text = text_of(row, "text")
-    words = [match.span() for match in _WORD.finditer(text)]
+    words = _words(text)
     marked = row.values.get("entities", row.values.get("tags"))
     if marked is None:
         return TaggedText(text, words)
-    spans = read_spans(marked, text, row.where)
-    return TaggedText(text, words, [(span.start, span.end, span.label) for span in spans])
+    spans = [(span.start, span.end, span.label) for span in read_spans(marked, text, row.where)]
+    marks = [_trimmed(mark, text) for mark in spans]
+    return TaggedText(text, words, marks, num_trimmed=sum(map(tuple.__ne__, spans, marks)))
+
+
+def _words(text: str) -> list[tuple[int, int]]:
+    """Returns the places of the words of a text that comes without words.
+
+    Letters and digits are one together, other signs and Chinese characters each by itself. Marks
+    belong to the character that they stand on: the vowels of Hindi, accents that are written apart.
+    """
+    marks, formats = _marks()
+    plain = marks.isdisjoint(text) and formats.isdisjoint(text)
+    return [match.span() for match in (_WORD if plain else _marked_word()).finditer(text)]
+
+
+@cache
+def _marks() -> tuple[frozenset[str], frozenset[str]]:
+    """Returns the marks and the format characters of Unicode, which `re` has no names for."""
+    places = (*range(0x80, 0x1F000), *range(0xE0000, 0xE01F0))  # there are none between
+    kinds = [(chr(place), unicodedata.category(chr(place))) for place in places]
+    return (
+        frozenset(character for character, kind in kinds if kind in ("Mn", "Mc", "Me")),
+        frozenset(character for character, kind in kinds if kind == "Cf"),
+    )
+
+
+@cache
+def _marked_word() -> re.Pattern[str]:
+    marks, formats = map(_ranges, _marks())
+    inner = rf"(?:[{marks}]|(?![{_BETWEEN}])[{formats}])"
+    letter, sign = rf"[^\W{_HAN}]", rf"(?![{marks}{formats}])[^\w\s]|[{marks}]"
+    return re.compile(rf"{letter}+(?:{inner}+{letter}+)*[{marks}]*|(?:[{_HAN}]|{sign})[{marks}]*")
+
+
+def _ranges(characters: Iterable[str]) -> str:
+    """Returns characters as `re` writes them in brackets, neighbours as one range."""
+    runs: list[list[int]] = []
+    for place in sorted(map(ord, characters)):
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in runs)
+
+
+def _trimmed(mark: Mark, text: str) -> Mark:
+    """Returns a mark without the blanks at its edges; one of blanks alone stays as it is."""
+    start, end, label = mark
+    marked = text[start:end]
+    if not marked.strip():
+        return mark
+    return start + len(marked) - len(marked.lstrip()), start + len(marked.rstrip()), label
+
+
+def learnt_text(row: Row) -> TaggedText:
+    """Returns the same of a row that is to be learnt; raises DataError where nothing is known."""
+    text = read_tagged(row)
+    if not text.is_known:
+        raise DataError(
+            row.where,
+            "it has neither tags nor entities",
+            "Every row needs one of them to train; where nothing is marked, an empty list.",
+            "Remove the row.",
+        )
+    return text
 
 
 def _from_tokens(row: Row) -> TaggedText:

@@ -1,0 +1,67 @@
+"""What a user is told of tagged texts: what is odd about training rows, and a report's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunewright.data.tags import Scheme
+from tunewright.data.wording import counted
+from tunewright.errors import listed
+from tunewright.figures import Table
+from tunewright.metrics.entities import label_confusions, label_scores
+from tunewright.metrics.spec import Statistics
+
+MAX_SHOWN = 20  # pairs of labels in the report, labels in a sentence
+
+
+@dataclass(frozen=True)
+class Odd:
+    """How many training rows have tags that their scheme does not allow; how many of their marks
+    had blanks at an edge, and how many begin or end inside a word.
+    """
+
+    rows: int
+    trimmed: int
+    inside: int
+
+
+def sentences(labels: Sequence[str], scheme: Scheme, odd: Odd) -> tuple[str, ...]:
+    """Returns how the tags of training rows are read, and what is odd about them."""
+    told = [f"train: tags are read as {scheme}, of the labels {listed(labels[:MAX_SHOWN])}."]
+    if scheme == "plain" and all(label.isdigit() for label in labels):
+        told.append(
+            "train: the tags are numbers without names. Each is a class of its own, and none is "
+            '"outside": write names, such as O and B-person, to learn entities.'
+        )
+    if odd.rows:
+        told.append(
+            f"train: the tags of {counted(odd.rows, 'row')} break the scheme {scheme}, such as "
+            "I- after O. They are read as seqeval's default mode reads them: what goes on with "
+            "nothing begins an entity."
+        )
+    if odd.trimmed:
+        told.append(
+            f"train: {counted(odd.trimmed, 'mark')} began or ended with blanks, which are left out."
+        )
+    if odd.inside:
+        told.append(
+            f"train: the edges of {counted(odd.inside, 'mark')} stand inside a word. The model "
+            "answers with whole words, so it cannot be right there."
+        )
+    return tuple(told)
+
+
+def tables(statistics: Statistics, labels: Sequence[str]) -> list[Table]:
+    """Returns the scores of each label, and which labels are taken for one another."""
+    scores = sorted(label_scores(statistics, labels), key=lambda each: each.f1)
+    header = ("label", "precision", "recall", "F1", "F1, strict", "true entities")
+    rows = [(e.label, e.precision, e.recall, e.f1, e.f1_strict, e.num_entities) for e in scores]
+    found = [Table("Scores of each label", header, rows, "The hardest first.")]
+    taken = label_confusions(statistics, labels)[:MAX_SHOWN]
+    if taken:
+        note = "Entities whose place is right and whose label is not, the commonest first."
+        lines = [(each.true, each.answered, each.num_entities) for each in taken]
+        shown = ("true label", "answered", "entities")
+        found.append(Table("Labels taken for one another", shown, lines, note))
+    return found
