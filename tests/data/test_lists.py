@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.data.lists import find_separator, read_flag, read_list
+from tunewright.data.lists import find_separator, read_flag, read_list, texts_in
 from tunewright.errors import DataError
 
 NAMES = st.lists(st.text("abc é好", min_size=1).map(str.strip).filter(bool), max_size=5)
@@ -25,6 +25,9 @@ NAMES = st.lists(st.text("abc é好", min_size=1).map(str.strip).filter(bool), m
         ("['a', 'b']", ",", ["a", "b"]),
         (" [] ", ",", []),
         ("[1, 2]", None, [1, 2]),
+        ("['film' 'book']", None, ["film", "book"]),
+        ("['film'\n \"it's\"]", None, ["film", "it's"]),
+        ("[\"a' 'b\"]", None, ["a' 'b"]),
         (3, ";", [3]),
         (True, None, [True]),
     ],
@@ -93,3 +96,26 @@ def test_another_value_is_no_flag(value, found):
         f"a.csv, line 2, spam: {found}. A label's own column holds 1 where the label applies and "
         "0 where it does not."
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ('["a b", "c"]', ["a b", "c"]),
+        ("['a b' 'c']", ["a b", "c"]),
+        ("a, b", ["a, b"]),
+        ("[applause] thank you [laughs]", ["[applause] thank you [laughs]"]),
+        ("[1]", ["[1]"]),
+        ("[]", ["[]"]),
+        (None, [None]),
+    ],
+)
+def test_a_cell_may_hold_one_text_or_several(value, expected):
+    assert texts_in(value) == expected
+
+
+@pytest.mark.parametrize("text", ["['a' 'b' ... 'z']", "['a' 'b', 'c']"])
+def test_an_array_that_was_cut_is_refused(text):
+    with pytest.raises(DataError):
+        read_list(text, None, "here")

@@ -23,6 +23,15 @@ def test_scores_are_those_of_the_squad_script(answer, true):
     assert 100 * found.f1 == pytest.approx(float(expected["f1"]), abs=1e-4)  # fp32 there
 
 
+@given(answer=WORDS, true=st.lists(WORDS, min_size=1, max_size=3))
+def test_scores_where_every_question_has_an_answer_are_those_of_the_script_of_2016(answer, true):
+    found = answer_scores(answer, true, may_lack=False)
+    golds = {"answers": {"text": true, "answer_start": [0] * len(true)}, "id": "1"}
+    expected = squad({"prediction_text": answer, "id": "1"}, golds)
+    assert 100 * found.exact == pytest.approx(float(expected["exact_match"]), abs=1e-6)
+    assert 100 * found.f1 == pytest.approx(float(expected["f1"]), abs=1e-4)  # fp32 there
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("The  Eiffel Tower!", "eiffel tower"), ("a an the", ""), ("theory-A", "theorya")],

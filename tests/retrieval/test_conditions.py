@@ -22,6 +22,12 @@ from tunewright.retrieval.conditions import Condition
         ("note=", ""),
         ("a=b=c", "b=c"),
         ("full name = Ann Lee ", "Ann Lee"),
+        ("tags=film", ["drama", "film"]),
+        ("tags!=book", ["drama", "film"]),
+        ("years>2020", [1999, 2021]),
+        ("user=9007199254740993", 9007199254740993),
+        ("id=00123", "00123"),
+        ("name=nan", "nan"),
     ],
 )
 def test_these_hold(condition, value):
@@ -38,6 +44,12 @@ def test_these_hold(condition, value):
         ("source=NIDDK", "niddk"),
         ("public=1", True),
         ("a!=b", "b"),
+        ("year>=2020", "n/a"),
+        ("year<2020", "n/a"),
+        ("tags=film", ["drama"]),
+        ("tags!=film", ["drama", "film"]),
+        ("user=9007199254740993", 9007199254740992),
+        ("id=00123", "123"),
     ],
 )
 def test_these_do_not(condition, value):

@@ -263,3 +263,22 @@ def test_stock_transformers_gives_the_same_scores(trained):
         assert np.all([0 < score < 1 for score in found.scores.values()])
     config = json.loads((trained.folder.model / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
+
+
+def test_zeros_and_ones_without_names_are_refused():
+    rows = rows_of([{"text": "a", "labels": [1.0, 0.0, 1]}, {"text": "b", "labels": [0, 0, 1]}])
+    with pytest.raises(DataError, match="the labels of every row are 3 zeros and ones"):
+        MultiLabelClassification().learn(rows)
+
+
+def test_labels_that_training_has_not_seen_are_a_finding(tmp_path, tiny_folder):
+    rows = [{"text": "a film", "labels": ["film"]}, {"text": "a book", "labels": ["book"]}] * 8
+    found = tw.audit(
+        rows,
+        test=[{"text": "rain", "labels": ["weather"]}, {"text": "snow", "labels": ["weather"]}],
+        task="multi-label-classification",
+        model=tiny_folder("bert"),
+    )
+    assert ["test", "weather", 2] in [
+        [each.split, each.label, each.num_rows] for each in found.unseen_labels
+    ]

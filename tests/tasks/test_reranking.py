@@ -15,6 +15,7 @@ from tunewright.models.folder import save_model
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.parity import compare_with_stock
+from tunewright.tasks.candidates import candidates
 from tunewright.tasks.reranking import Reranking, listwise_loss
 from tunewright.types import Row
 
@@ -271,3 +272,10 @@ def test_a_mistake_is_a_score_on_the_wrong_side_or_a_best_text_not_first():
     assert learned().compared(ranked, LISTS[2]) == (1, 3)
     assert learned().severity(ranked, LISTS[2]) == 3
     assert learned().severity(Ranking((0.4, 0.2), (3.0, 1.0)), LISTS[0]) is None
+
+
+def test_lists_that_csv_files_hold_as_text_are_lists():
+    (row,) = rows_of([{"query": "a film", "text": '["the film", "a bank"]', "label": "[1, 0]"}])
+    found = [(candidate.text, candidate.label) for candidate in candidates(row)]
+    assert found == [("the film", 1.0), ("a bank", 0.0)]
+    assert Reranking().learn([row]).objective == "listwise"

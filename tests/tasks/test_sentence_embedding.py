@@ -18,7 +18,7 @@ from tunewright.models.folder import save_model
 from tunewright.models.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.parity import compare_with_stock
-from tunewright.tasks.related_texts import Relations
+from tunewright.tasks.related_texts import Relations, related_texts
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
 from tunewright.types import Row
 
@@ -143,7 +143,7 @@ def test_a_pooling_that_is_not_done_here_may_be_replaced(saved, tmp_path):
         ("auto", ROWS, ("ranking", "batch", "ndcg@10")),
         ("auto", SCORED, ("cosent", "batch", "spearman")),
         ("cosine", SCORED, ("cosine", "document", "spearman")),
-        ("ranking", SCORED, ("ranking", "batch", "ndcg@10")),
+        ("ranking", ROWS, ("ranking", "batch", "ndcg@10")),
     ],
 )
 def test_the_rows_choose_the_objective_and_with_it_scope_and_metrics(objective, rows, expected):
@@ -373,11 +373,13 @@ def test_training_moves_cosines_towards_the_order_of_the_scores(settings, tiny_f
 
 
 def test_updates_keep_equal_texts_apart_in_ranking_alone(tiny_folder):
-    rows = rows_of([{"anchor": f"a{n // 2}", "positive": f"b{n}", "score": n} for n in range(16)])
+    pairs = [{"anchor": f"a{n // 2}", "positive": f"b{n}"} for n in range(16)]
+    scored = rows_of([{**pair, "score": n} for n, pair in enumerate(pairs)])
     tokenizer = load_tokenizer(tiny_folder("bert"))
 
-    def texts(**settings):
-        task = learned(rows, **settings)
+    def texts(objective, **settings):
+        rows = scored if objective == "cosent" else rows_of(pairs)
+        task = learned(rows, objective=objective, **settings)
         encoded = [task.encode(row, tokenizer) for row in rows]
         for update in task.updates(np.arange(16), encoded, 4):
             numbers = [item.targets["text"] for row in update for item in encoded[row]]
@@ -456,3 +458,31 @@ def test_the_files_are_those_that_every_version_of_the_library_reads(saved):
     assert all(left["idx"] + 1 == right["idx"] for left, right in pairwise(modules))
     prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
     assert prompts == {"query": "find: ", "document": "story: "}
+
+
+SCORED_PAIRS = [
+    {"anchor": "a film", "positive": "the film", "score": 1},
+    {"anchor": "a film", "positive": "the bank", "score": 0},
+]
+
+
+@pytest.mark.parametrize("objective", ["ranking", "triplet"])
+def test_scored_pairs_are_not_learnt_as_texts_that_belong_together(objective):
+    with pytest.raises(DataError, match=f'such as "0", "1". The objective {objective} takes every'):
+        SentenceEmbedding(objective=objective).learn(rows_of(SCORED_PAIRS))
+
+
+def test_pairs_of_one_score_may_be_ranked():
+    rows = rows_of([{**row, "score": 1} for row in SCORED_PAIRS])
+    assert SentenceEmbedding(objective="ranking").learn(rows).objective == "ranking"
+
+
+def test_a_score_anywhere_makes_scored_pairs():
+    rows = rows_of([{**SCORED_PAIRS[0], "score": None}, *SCORED_PAIRS])
+    with pytest.raises(DataError, match="line 2, score"):
+        SentenceEmbedding().learn(rows)
+
+
+def test_lists_that_csv_files_hold_as_text_are_lists():
+    (row,) = rows_of([{"anchor": "a film", "positive": '["the film", "films"]'}])
+    assert [text.text for text in related_texts(row)] == ["a film", "the film", "films"]

@@ -203,6 +203,7 @@ def audit(
     config: AuditConfig,
     num_rows: Mapping[str, int] | None = None,
     may_be_blank: Collection[str] = (),
+    unseen: Sequence[UnseenLabel] = (),
 ) -> Audit:
     """Reads every split once and returns what is wrong with it, alone and beside the others.
 
@@ -210,7 +211,8 @@ def audit(
     before it. `lengths` are the ledgers of the splits that were tokenised, by the same names. Two
     texts are the same when they differ only in Unicode composition or in white space. `num_rows`
     says how many rows a split has of which a sample is given; a row may do without the texts of
-    roles that `may_be_blank`. Never raises for what it finds: `Audit.check_gates` does.
+    roles that `may_be_blank`. Where no role holds a single label, `unseen` are the labels that
+    training has not seen. Never raises for what it finds: `Audit.check_gates` does.
     """
     codes: dict[str, int] = {}
     totals = num_rows or {}
@@ -227,7 +229,7 @@ def audit(
         ],
         _overlaps(scans, numbered),
         _conflicts(list(scans.values()), texts, list(codes)),
-        [] if label_role is None else _unseen_labels(scans, label_role),
+        unseen if label_role is None else _unseen_labels(scans, label_role),
         bool(config.allow_unseen_labels),
     )
 

@@ -2,14 +2,18 @@
 
 ["sport", "news"]        a list, as JSON lines and Parquet have it
 '["sport", "news"]'      the same as text, as CSV files have it
+"['sport' 'news']"       the same as NumPy and pandas write it
 sport;news               joined by a separator, which is found
 """
 
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from tunewright.data.checks import is_blank
@@ -27,7 +31,7 @@ def find_separator(values: Iterable[Any]) -> str | None:
 
     Lists, and lists written as text, have none.
     """
-    texts = [value for value in values if isinstance(value, str) and not _is_written(value)]
+    texts = [value for value in values if isinstance(value, str) and not is_written(value)]
     counts = Counter(mark for text in texts for mark in SEPARATORS if mark in text)
     return max(SEPARATORS, key=lambda mark: counts[mark]) if counts else None
 
@@ -40,7 +44,7 @@ def read_list(value: Any, separator: str | None, where: str) -> list[Item]:
 
     Raises: DataError for a missing value, and for one that holds anything else.
     """
-    if isinstance(value, str) and _is_written(value):
+    if isinstance(value, str) and is_written(value):
         value = _written(value, where)
     if isinstance(value, str):
         parts = value.split(separator) if separator else [value]
@@ -72,20 +76,52 @@ def _is_item(value: Any) -> bool:
     return isinstance(value, Item) and not is_blank(value)
 
 
-def _is_written(text: str) -> bool:
+def is_written(text: str) -> bool:
+    """Says whether a text is likely a list that is written as text."""
     text = text.strip()
     return text.startswith("[") and text.endswith("]")
 
 
 def _written(text: str, where: str) -> Any:
-    """Reads a flat list of literals, written as JSON or as Python writes it."""
+    """Reads a flat list of literals, written as JSON, Python or NumPy writes it."""
     plain = text.strip()
     try:
         if len(plain) <= MAX_CHARACTERS and plain.count("[") == 1:
-            return ast.literal_eval(plain)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return _array(plain) or ast.literal_eval(plain)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
         pass
     raise _no_list(text, where)
+
+
+def _array(plain: str) -> list[str] | None:
+    """Returns the texts of an array, which stand without commas: Python would join them to one.
+
+    None for what is no such array. Raises ValueError for one that is cut in the middle.
+    """
+    reader = tokenize.generate_tokens(io.StringIO(plain).readline)
+    tokens = [token for token in reader if token.string.strip()]
+    if not any(a.type == b.type == tokenize.STRING for a, b in pairwise(tokens)):
+        return None
+    if any(token.type != tokenize.STRING for token in tokens[1:-1]):
+        raise ValueError
+    return [ast.literal_eval(token.string) for token in tokens[1:-1]]
+
+
+def texts_in(value: Any) -> list[Any]:
+    """Returns what stands in a cell that holds a text, or a list of them, in CSV written as text.
+
+    A text that only looks like a list is one.
+    """
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, str) and is_written(value):
+        try:
+            found = read_list(value, None, "")
+        except DataError:
+            return [value]
+        if found and all(isinstance(each, str) for each in found):
+            return list(found)
+    return [value]
 
 
 def _no_list(value: Any, where: str) -> DataError:

@@ -42,12 +42,17 @@ class AnswerScores:
     f1: float
 
 
-def answer_scores(answer: str, true: Sequence[str]) -> AnswerScores:
-    """Returns the best scores against the true answers; none of them means that there is none."""
+def answer_scores(answer: str, true: Sequence[str], may_lack: bool = True) -> AnswerScores:
+    """Returns the best scores against the true answers; none of them means that there is none.
+
+    Of a true answer nothing may be left, such as of "the". Where questions `may_lack` an answer, it
+    does not count, as in SQuAD's second script; in the first it does.
+    """
     is_chinese = any(_CHINESE.search(text) for text in true)
     one = _chinese_scores if is_chinese else _squad_scores
-    kept = [text for text in true if (text if is_chinese else normalized(text))] or [""]
-    each = [one(answer, text) for text in kept]
+    is_left = bool if is_chinese else normalized
+    kept = [*filter(is_left, true)] if may_lack else [*true]
+    each = [one(answer, text) for text in kept or [""]]
     return AnswerScores(max(s.exact for s in each), max(s.f1 for s in each))
 
 

@@ -9,6 +9,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any, Self
 
 from tunewright.errors import SettingsError
@@ -22,6 +23,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
 }
 _FORM = re.compile(r"\s*(?P<column>[^=!<>]+?)\s*(?P<sign>!=|>=|<=|=|>|<)\s*(?P<value>.*?)\s*", re.S)
+_LEADING_ZERO = re.compile(r"[+-]?0\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,9 @@ class Condition:
     """A column, one of = != < <= > >=, and a value.
 
     Both sides are compared as numbers where both are numbers, and as texts otherwise, so that
-    dates written as 2024-05-31 compare as dates. A missing value only fulfils `!=`.
+    dates written as 2024-05-31 compare as dates; 00123 is a text. What is no number is neither
+    above a number nor below. Of a list one entry has to fulfil the condition, and each of them
+    `!=`. A missing value only fulfils `!=`.
     """
 
     column: str
@@ -53,19 +57,27 @@ class Condition:
         """Says whether a document's value fulfils the condition."""
         if found is None:
             return self.sign == "!="
+        if isinstance(found, list):
+            return (all if self.sign == "!=" else any)(map(self.holds, found))
+        compare = OPERATORS[self.sign]
         left, right = _number(found), _number(self.value)
-        if left is None or right is None:
-            return OPERATORS[self.sign](_text(found), self.value)
-        return OPERATORS[self.sign](left, right)
+        if left is not None and right is not None:
+            return compare(left, right)
+        if right is not None and self.sign not in ("=", "!="):
+            return False
+        return compare(_text(found), self.value)
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
+def _number(value: Any) -> Decimal | None:
+    """Returns a finite number exactly, however many digits it has; None for anything else."""
+    text = str(value).strip()
+    if isinstance(value, bool) or _LEADING_ZERO.match(text):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = Decimal(text)
+    except InvalidOperation:
         return None
+    return number if number.is_finite() else None
 
 
 def _text(value: Any) -> str:

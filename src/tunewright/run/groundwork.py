@@ -9,6 +9,7 @@ from typing import Any
 from tunewright.data import is_dropped
 from tunewright.data.audit import Audit, audit
 from tunewright.data.blocks import BlockRows
+from tunewright.data.findings import UnseenLabel
 from tunewright.data.ledger import TruncationLedger
 from tunewright.devices import find_device, settle_allocator, settle_kernels
 from tunewright.devices.processes import join_processes
@@ -182,6 +183,7 @@ class Groundwork:
             self.config.audit,
             {name: len(rows) for name, rows in splits.items()},
             self.task.optional_texts,
+            unseen_labels(self.task, looked_at),
         )
         return encoded, found
 
@@ -195,3 +197,22 @@ class Groundwork:
         if unseen is not None:
             raise unseen_label_error(row, unseen, getattr(self.task, "labels", ()))
         return encoder.row(row)
+
+
+def unseen_labels(task: Task, splits: Mapping[str, Rows]) -> list[UnseenLabel]:
+    """Returns labels that training has not seen, one of each row at most.
+
+    None of a task with a role of single labels: there the audit looks for itself.
+    """
+    if task.label_role is not None or type(task).unseen_label is Task.unseen_label:
+        return []
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, rows in splits.items():
+        for row in rows if name != "train" else ():
+            label = task.unseen_label(row)
+            if label is not None:
+                found.setdefault((name, str(label)), []).append(row.where)
+    return [
+        UnseenLabel(split, label, len(places), places[0])
+        for (split, label), places in found.items()
+    ]

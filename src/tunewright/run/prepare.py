@@ -78,7 +78,7 @@ def prepare(
         for name in missing:
             if name in parts:
                 prepared.notices.append(
-                    _set_aside(name, parts[name], train, prepared, config.split)
+                    _set_aside(name, parts[name], train, prepared, config.split, label_role)
                 )
         splits = {**prepared.splits, **parts}
         prepared.splits = {name: splits[name] for name in SPLITS if name in splits}
@@ -146,15 +146,26 @@ def _divide(prepared: Prepared, label_role: str | None, config: SplitConfig) -> 
         indices = getattr(parts, name)
         if name not in splits and len(indices):
             splits[name] = whole.select(indices)
-            prepared.notices.append(_set_aside(name, splits[name], rows, prepared, config))
+            prepared.notices.append(
+                _set_aside(name, splits[name], rows, prepared, config, label_role)
+            )
     splits["train"] = whole.select(parts.train)
     prepared.splits = {name: splits[name] for name in SPLITS if name in splits}
 
 
-def _set_aside(name: str, part: Rows, rows: Rows, prepared: Prepared, config: SplitConfig) -> str:
+def _set_aside(
+    name: str,
+    part: Rows,
+    rows: Rows,
+    prepared: Prepared,
+    config: SplitConfig,
+    label_role: str | None,
+) -> str:
+    has_classes = label_role is not None
+    method = "random" if config.method == "stratified" and not has_classes else config.method
     return (
         f"{name}: {len(part):,} of the {len(rows):,} rows of {prepared.name} were set "
-        f"aside ({config.method}, seed {config.seed})."
+        f"aside ({method}, seed {config.seed})."
     )
 
 

@@ -158,6 +158,7 @@ class MultiLabelClassification(WindowedTask):
         rows = [self._without_texts(row) for row in rows]
         source = rows[0].source if rows else "the training data"
         cells = [row.values.get("labels") for row in rows]
+        _check_names(cells, source)
         task = replace(self, separator=self.separator or find_separator(cells))
         values = [value for row in rows for value in task._given(row)]
         found = Counter(map(name_of, values))
@@ -366,6 +367,19 @@ class MultiLabelClassification(WindowedTask):
         if self.label_columns:
             return any(name in row.extras for name in self.label_columns)
         return row.values.get("labels") is not None
+
+
+def _check_names(cells: Sequence[Any], source: str) -> None:
+    """Raises DataError for lists of zeros and ones, one for each label: they do not name any."""
+    sizes = {len(cell) if isinstance(cell, list | tuple) else 0 for cell in cells}
+    if sizes.isdisjoint({0, 1}) and len(sizes) == 1 and all(set(cell) <= {0, 1} for cell in cells):
+        raise DataError(
+            source,
+            f"the labels of every row are {sizes.pop()} zeros and ones",
+            "They say which labels apply, but not what these are called.",
+            "Write the names of those that apply, as a list, or a column of zeros and ones for "
+            "each label, named in task.label_columns.",
+        )
 
 
 def _scores(answer: Labels) -> np.ndarray:

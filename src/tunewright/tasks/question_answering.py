@@ -228,7 +228,7 @@ class QuestionAnswering(Task):
 
     def statistics(self, answer: FoundAnswer, row: Row) -> Mapping[str, Any]:
         true = [each.text for each in true_answers(row)]
-        scores = answer_scores(answer.text, true)
+        scores = answer_scores(answer.text, true, self.may_lack is not False)
         words = text_of(row, "question").lower().split()
         kind = next((i for i, word in enumerate(QUESTION_WORDS) if word in words), -1)
         return {
@@ -247,7 +247,8 @@ class QuestionAnswering(Task):
 
     def severity(self, answer: FoundAnswer, row: Row) -> float | None:
         """Returns how sure the model was of an answer that shares no word with a true one."""
-        scores = answer_scores(answer.text, [each.text for each in true_answers(row)])
+        true = [each.text for each in true_answers(row)]
+        scores = answer_scores(answer.text, true, self.may_lack is not False)
         return answer.score if scores.f1 == 0 else None
 
     def figures(self, statistics: Statistics) -> Sequence[Figure]:

@@ -9,7 +9,7 @@ a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, Self
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from tunewright.data.checks import is_blank
-from tunewright.errors import DataError
+from tunewright.data.lists import texts_in
+from tunewright.errors import DataError, listed
 from tunewright.models.batch import Batch
 from tunewright.tasks import NEGATIVES
 from tunewright.tasks.contrastive import ranking_loss, triplet_loss
@@ -74,8 +75,7 @@ def anchor_and_positives(row: Row) -> tuple[str, list[str]]:
 
 def texts_of(row: Row, role: str) -> Iterator[str]:
     """Yields the text or texts of a role; blank ones are none. Raises DataError for no text."""
-    found = row.values.get(role)
-    for each in found if isinstance(found, list | tuple) else [found]:
+    for each in texts_in(row.values.get(role)):
         if not is_blank(each):
             yield text_of(Row(row.id, {role: each}, row.source, row.line), role)
 
@@ -117,6 +117,19 @@ def check_texts(row: Row, objective: Objective) -> None:
             f"it has {len(parts)} texts",
             f"The objective {objective} reads pairs of texts, each with a score.",
             "Choose task.objective=ranking to learn from positives and negatives.",
+        )
+
+
+def check_unscored(rows: Sequence[Row], objective: Objective) -> None:
+    """Raises DataError for scored pairs: each would be learnt as one that belongs together."""
+    values = (row.values for row in rows if len(related_texts(row)) == 2)
+    scores = {str(each["score"]) for each in values if not is_blank(each.get("score"))}
+    if len(scores) > 1:
+        raise DataError(
+            "the training data",
+            f"its pairs have scores, such as {listed(sorted(scores)[:3])}",
+            f"The objective {objective} takes every pair for one that belongs together.",
+            "Choose task.objective=cosent, cosine or contrastive, or leave the scores out.",
         )
 
 

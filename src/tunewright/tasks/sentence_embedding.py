@@ -47,6 +47,7 @@ from tunewright.tasks.related_texts import (
     Relations,
     anchor_and_positives,
     check_texts,
+    check_unscored,
     related_texts,
 )
 from tunewright.tasks.retrieved import retrieval_figures
@@ -179,7 +180,9 @@ class SentenceEmbedding(WindowedTask):
         rows = list(rows)
         chosen: Objective = self.objective
         if chosen == "auto":
-            chosen = "cosent" if self._has_score(rows[0]) else "ranking"
+            chosen = "cosent" if any(map(self._has_score, rows)) else "ranking"
+        if chosen in ("ranking", "triplet"):
+            check_unscored(rows, chosen)
         task = replace(self, objective=chosen)
         for row in rows:
             check_texts(row, chosen)
