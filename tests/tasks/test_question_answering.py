@@ -251,3 +251,16 @@ def test_a_question_without_answers_given_is_unlabelled_and_not_unanswerable(tmp
     assert run.task.may_lack
     with pytest.raises(DataError, match="it has no column answers"):
         run.evaluate([asked])
+
+
+def test_of_several_rows_with_answers_out_of_place_all_are_counted():
+    asked = {"question": "what film?", "context": "the film is good"}
+    starts = (4, 5, 3, 0)
+    rows = rows_of([{**asked, "answers": [{"text": "film", "start": start}]} for start in starts])
+    with pytest.raises(DataError) as caught:
+        QuestionAnswering().learn(rows)
+    assert str(caught.value) == (
+        'rows.csv, line 3: its answer "film" does not stand at 5 of the context; there stands '
+        '"ilm "; 2 more rows cannot be read, the next at rows.csv, line 4. Starts count '
+        "characters, not bytes or tokens. It stands at 4. Correct the row, or remove it."
+    )

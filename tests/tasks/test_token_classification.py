@@ -568,3 +568,11 @@ def test_the_hardest_label_stands_first_in_the_report():
     row = rows_of([{"text": "Ada met Bo.", "entities": [[0, 3, "a"], [8, 10, "b"]]}])[0]
     (table,) = task.figures(task.stack([task.statistics(entities((0, 3, "a")), row)]))
     assert [line[0] for line in table.rows] == ["b", "a"]
+
+
+def test_of_several_rows_with_marks_out_of_place_all_are_counted():
+    marks = ([[0, 3, "a"]], [[0, 30, "a"]], [[2, 2, "a"]])
+    with pytest.raises(
+        DataError, match=r"; 1 more row cannot be read, the next at rows\.csv, line 4"
+    ):
+        learned(rows_of([{"text": "Ada met Bo", "entities": each} for each in marks]))

@@ -56,6 +56,18 @@ def true_answers(row: Row) -> list[TrueAnswer]:
     return [TrueAnswer(text, start) for text, start in pairs if text]
 
 
+def learnt_answers(row: Row) -> list[TrueAnswer]:
+    """Returns the same of a row that is to be learnt; raises DataError where nobody says them."""
+    if row.values.get("answers") is None:
+        raise DataError(
+            row.where,
+            "it has no answers",
+            "Every row needs some to train; a question without one has an empty list.",
+            "Remove the row.",
+        )
+    return true_answers(row)
+
+
 def _pairs(value: Any, row: Row) -> list[tuple[str, int]]:
     pairs = []
     for item in _listed(value):

@@ -35,8 +35,8 @@ from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long, encode_windows
 from tunewright.tasks import ANSWERS, CONTEXT, QUESTION
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
-from tunewright.tasks.found_spans import best_spans, true_answers
-from tunewright.tasks.texts import fitting_length, text_of
+from tunewright.tasks.found_spans import best_spans, learnt_answers, true_answers
+from tunewright.tasks.texts import each_read, fitting_length, text_of
 from tunewright.types import Features, Role, Row, TokenStream
 
 # Long enough for most paragraphs beside a question.
@@ -96,25 +96,15 @@ class QuestionAnswering(Task):
     )
 
     def learn(self, rows: Iterable[Row]) -> Self:
-        lacking = num_rows = 0
-        for row in rows:
-            num_rows += 1
-            if row.values.get("answers") is None:
-                raise DataError(
-                    row.where,
-                    "it has no answers",
-                    "Every row needs some to train; a question without one has an empty list.",
-                    "Remove the row.",
-                )
-            lacking += not true_answers(row)
-        if lacking == num_rows:
+        has_answer = [bool(answers) for answers in each_read(rows, learnt_answers)]
+        if not any(has_answer):
             raise DataError(
                 "the training data",
                 "no question has an answer",
                 "At least one is needed.",
                 'Name the column with data.columns.answers; an answer has "text" and "start".',
             )
-        return self if self.may_lack is not None else replace(self, may_lack=lacking > 0)
+        return self if self.may_lack is not None else replace(self, may_lack=not all(has_answer))
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         windows = encode_windows(

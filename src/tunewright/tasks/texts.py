@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError
 from tunewright.types import Row
+
+T = TypeVar("T")
 
 # Beyond this, time grows faster than accuracy on most texts; longer ones are the user's choice.
 DEFAULT_MAX_LENGTH = 256
@@ -27,6 +33,26 @@ def text_of(row: Row, role: str) -> str:
 def optional_text_of(row: Row, role: str) -> str | None:
     """Returns a text of a row, None where there is none."""
     return None if row.values.get(role) is None else text_of(row, role)
+
+
+def each_read(rows: Iterable[Row], read: Callable[[Row], T]) -> list[T]:
+    """Returns what `read` makes of each row.
+
+    Raises the first DataError once all rows are read, which says how many more have one.
+    """
+    found, errors = list[T](), list[DataError]()
+    for row in rows:
+        try:
+            found.append(read(row))
+        except DataError as error:
+            errors.append(error)
+    if not errors:
+        return found
+    first, others = errors[0], errors[1:]
+    if not others:
+        raise first
+    more = f"{counted(len(others), 'more row')} cannot be read, the next at {others[0].where}"
+    raise DataError(first.where, f"{first.found}; {more}", first.needed, first.remedy) from None
 
 
 def fitting_length(max_length: int | None, limit: int, default: int = DEFAULT_MAX_LENGTH) -> int:

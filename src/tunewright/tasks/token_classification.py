@@ -56,7 +56,7 @@ from tunewright.tasks import ENTITIES, PLAIN_TEXT, TAGS, TOKENS
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, each_window
 from tunewright.tasks.labels import Weights, weights_of
 from tunewright.tasks.tagging import Odd, sentences, tables
-from tunewright.tasks.texts import fitting_length
+from tunewright.tasks.texts import each_read, fitting_length
 from tunewright.tasks.words import (
     IGNORED,
     UNKNOWN,
@@ -180,7 +180,7 @@ class TokenClassification(Task):
         return ("text", "tokens")
 
     def learn(self, rows: Iterable[Row]) -> Self:
-        texts = [learnt_text(row) for row in rows]
+        texts = each_read(rows, learnt_text)
         tagged = [text.known_tags for text in texts if text.tags is not None]
         scheme = scheme_of(tagged)
         check_writing({tag for tags in tagged for tag in tags})
