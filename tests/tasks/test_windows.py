@@ -15,6 +15,7 @@ from tests.training.loops import CPU, build_loop, gradients, sizes_of_passes
 from tunewright.errors import DataError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.tokens import bare_ids, encode_long, encode_text
 from tunewright.prediction.predictor import Predictor
 from tunewright.server.served import raw_vectors
 from tunewright.tasks import find_task
@@ -224,3 +225,29 @@ def test_a_server_s_vectors_are_those_of_training(tiny_folder):
     served = raw_vectors(predictor).answers(asked)
     for ours, raw in zip(predictor.answers(asked), served, strict=True):
         assert raw.values / np.linalg.norm(raw.values) == pytest.approx(ours.values, abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "qwen3", "xlm-roberta"])
+@pytest.mark.parametrize("num_words", [2, 40])
+def test_a_prompt_begins_every_window(tiny_folder, architecture, num_words):
+    tokenizer = load_tokenizer(tiny_folder(architecture))
+    text, prompt = "the film is good and the team won " * num_words, "a new book: "
+    settings = {"max_length": 32, "stride": 4, "long": "window"}
+    windows = encode_long(tokenizer, text, prompt=prompt, **settings)
+    whole = encode_text(tokenizer, prompt + text)
+    begin = bare_ids(tokenizer, prompt.rstrip()).tolist()
+    first = whole.token_ids.tolist().index(begin[0])
+    for window in windows:
+        assert len(window) <= 32
+        assert window.token_ids[first : first + len(begin)].tolist() == begin
+    assert sum(len(window) - window.num_repeated for window in windows) == len(whole)
+    assert (len(windows) > 1) == (len(whole) > 32)
+
+
+def test_a_prompt_that_leaves_no_room_begins_the_text_alone(tiny_folder):
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    prompt, text = "the film is good and the team won ", "a book " * 20
+    windows = encode_long(tokenizer, text, prompt=prompt, max_length=12, stride=2, long="window")
+    whole = encode_text(tokenizer, prompt + text)
+    assert sum(len(window) - window.num_repeated for window in windows) == len(whole)
+    assert windows[-1].token_ids[1] != windows[0].token_ids[1]

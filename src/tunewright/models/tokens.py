@@ -60,14 +60,16 @@ def encode_long(
     max_length: int,
     stride: int,
     long: Long,
+    prompt: str = "",
     where: str = "a text",
 ) -> list[TokenStream]:
     """Returns a text or pair as one stream or, where that is too long, as `long` says.
 
     `truncate` cuts it as `encode_text` does, `window` gives the windows of the text, or of the
     longer one of a pair, with the other one before or after it in each, and `error` raises
-    DataError, naming `where`.
+    DataError, naming `where`. A `prompt` begins the text, and each of its windows.
     """
+    text = prompt + text
     whole = encode_text(tokenizer, text, pair, max_length)
     if long == "truncate" or not whole.num_cut:
         return [whole]
@@ -79,7 +81,8 @@ def encode_long(
     )
     assert first is not None
     if second is None:
-        found = _windows(tokenizer, first, None, False, max_length, stride)
+        begin = _Tokens.of(backend, prompt.rstrip(), None, False)
+        found = _windows(tokenizer, first, None, False, max_length, stride, begin.encoding)
     elif second.num_tokens >= first.num_tokens:
         found = _windows(tokenizer, second, first, True, max_length, stride)
     else:
@@ -124,8 +127,12 @@ def _windows(
     other_is_first: bool,
     max_length: int,
     stride: int,
+    begin: Encoding | None = None,
 ) -> list[TokenStream]:
-    """Returns the windows of a text, with another one in each, of which it may take half."""
+    """Returns the windows of a text, with another one in each, of which it may take half.
+
+    Each begins with the tokens `begin`, where the text does and they leave room for more.
+    """
     backend: Tokenizer = tokenizer.backend_tokenizer
     room = max_length - backend.num_special_tokens_to_add(other is not None)
     room = max(room, 1 if other is None else 2)
@@ -134,12 +141,20 @@ def _windows(
         keep = min(other.num_tokens, max(room // 2, room - content.num_tokens))
         other.keep(keep)
     room -= keep
+    rest = content.encoding
+    head = [begin] if begin and 0 < len(begin) < room // 2 else []
+    if head and rest.ids[: len(head[0])] == head[0].ids:
+        room -= len(head[0])
+        rest.truncate(len(rest) - len(head[0]), direction="left")
+    else:
+        head = []
     stride = min(stride, room // 2)
-    content.encoding.truncate(room, stride=stride)
+    rest.truncate(room, stride=stride)
     streams = []
-    for index, piece in enumerate([content.encoding, *content.encoding.overflowing]):
+    for index, piece in enumerate([rest, *rest.overflowing]):
         start = index * (room - stride)
-        own = replace(content, encoding=piece, places_N2=content.places_N2[start:])
+        whole = Encoding.merge([*head, piece], growing_offsets=False) if head else piece
+        own = replace(content, encoding=whole, places_N2=content.places_N2[start:])
         texts = (other, own) if other is not None and other_is_first else (own, other)
         stream = _joined(tokenizer, *texts)
         repeated = 0 if index == 0 else len(stream) - (len(piece) - stride)

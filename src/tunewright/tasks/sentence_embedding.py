@@ -227,7 +227,7 @@ class SentenceEmbedding(WindowedTask):
 
     def _streams(self, text: RelatedText, processor: Any, where: str) -> list[TokenStream]:
         prompt = self.query_prompt if text.part == ANCHOR else self.document_prompt
-        return self._reading.streams(processor, (prompt or "") + text.text, where=where)
+        return self._reading.streams(processor, text.text, prompt=prompt or "", where=where)
 
     def updates(
         self, order: np.ndarray, rows: Sequence[Sequence[Features]], batch_size: int

@@ -52,7 +52,13 @@ class Reading:
         return self.long == "window"
 
     def streams(
-        self, processor: Any, text: str, pair: str | None = None, *, where: str
+        self,
+        processor: Any,
+        text: str,
+        pair: str | None = None,
+        *,
+        prompt: str = "",
+        where: str,
     ) -> list[TokenStream]:
         """Returns the windows of a text or pair; one that fits is a single stream."""
         return encode_long(
@@ -62,6 +68,7 @@ class Reading:
             max_length=self.max_length or DEFAULT_MAX_LENGTH,
             stride=self.stride,
             long=self.long,
+            prompt=prompt,
             where=where,
         )
 
