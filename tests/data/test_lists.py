@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.data.lists import find_separator, read_flag, read_list, texts_in
+from tunewright.data.lists import find_separator, numbers_in, read_flag, read_list, texts_in
 from tunewright.errors import DataError
 
 NAMES = st.lists(st.text("abc é好", min_size=1).map(str.strip).filter(bool), max_size=5)
@@ -106,13 +106,28 @@ def test_another_value_is_no_flag(value, found):
         ("['a b' 'c']", ["a b", "c"]),
         ("a, b", ["a, b"]),
         ("[applause] thank you [laughs]", ["[applause] thank you [laughs]"]),
+        ('["see [1]", "b"]', ["see [1]", "b"]),
+        ('["a", null, ""]', ["a"]),
+        ("['a', None]", ["a"]),
+        ('["\\ud83d\\ude00"]', ["\U0001f600"]),
         ("[1]", ["[1]"]),
-        ("[]", ["[]"]),
+        ("[" * 999 + "]" * 999, ["[" * 999 + "]" * 999]),
+        ("[]", []),
         (None, [None]),
     ],
 )
 def test_a_cell_may_hold_one_text_or_several(value, expected):
-    assert texts_in(value) == expected
+    assert texts_in(value, "a.csv.gz, line 2") == expected
+
+
+def test_a_text_of_other_files_is_one_even_where_it_looks_like_a_list():
+    assert texts_in('["a", "b"]', "a.jsonl") == ['["a", "b"]']
+
+
+@pytest.mark.parametrize("text", ["[1, 0]", "[1 0]", " [1. 0.] ", "[1,\n0]"])
+def test_numbers_that_are_written_as_a_list_are_one(text):
+    assert [float(each) for each in numbers_in(text, "a.tsv")] == [1, 0]
+    assert numbers_in(text, "a.jsonl") == [text]
 
 
 @pytest.mark.parametrize("text", ["['a' 'b' ... 'z']", "['a' 'b', 'c']"])

@@ -28,6 +28,10 @@ from tunewright.retrieval.conditions import Condition
         ("user=9007199254740993", 9007199254740993),
         ("id=00123", "00123"),
         ("name=nan", "nan"),
+        ("date>=2024", "2024-05-31"),
+        ("version>=2", "2.1.3"),
+        ("month=5", "05"),
+        ("month>=3", "05"),
     ],
 )
 def test_these_hold(condition, value):

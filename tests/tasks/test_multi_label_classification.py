@@ -271,6 +271,12 @@ def test_zeros_and_ones_without_names_are_refused():
         MultiLabelClassification().learn(rows)
 
 
+def test_labels_of_a_strange_form_are_named_by_their_row():
+    rows = rows_of([{"text": "a", "labels": [{"a": 1}, {"b": 2}]}] * 2)
+    with pytest.raises(DataError, match=r"rows\.csv, line 2, labels"):
+        MultiLabelClassification().learn(rows)
+
+
 def test_labels_that_training_has_not_seen_are_a_finding(tmp_path, tiny_folder):
     rows = [{"text": "a film", "labels": ["film"]}, {"text": "a book", "labels": ["book"]}] * 8
     found = tw.audit(

@@ -473,7 +473,7 @@ def test_scored_pairs_are_not_learnt_as_texts_that_belong_together(objective):
 
 
 def test_pairs_of_one_score_may_be_ranked():
-    rows = rows_of([{**row, "score": 1} for row in SCORED_PAIRS])
+    rows = rows_of([{**row, "score": 1 if n else 1.0} for n, row in enumerate(SCORED_PAIRS)])
     assert SentenceEmbedding(objective="ranking").learn(rows).objective == "ranking"
 
 

@@ -100,7 +100,7 @@ def test_rows_without_labels_are_named_and_may_be_dropped(tmp_path, tiny_folder)
     run = tw.train(rows, drop_unlabelled=True, **settings)
     notices = run.folder.read_json("run.json")["notices"]
     assert "list: 4 rows without a label dropped (data.drop_unlabelled)." in notices
-    assert 'train: tags are read as BIO, of the labels "person".' in notices
+    assert 'train: words are tagged by the scheme BIO, with the labels "person".' in notices
     with pytest.raises(DataError, match="it has no column tags or entities"):
         run.evaluate([{"text": "Ada"}])
 
@@ -121,6 +121,9 @@ def test_edges_that_no_word_has_are_told_of(tiny_folder):
         "cannot be right there.",
     )
     assert read_tagged(rows[0]).marks == [(0, 3, "a"), (8, 10, "a")]
+    (odd,) = rows_of([{"text": "\ufeffخانه\u200c b", "entities": [[0, 6, "a"]]}])
+    found = read_tagged(odd)
+    assert (found.marks, found.num_trimmed, found.num_inside) == ([(1, 5, "a")], 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,15 @@ def test_tags_of_a_scheme_that_are_written_otherwise_are_refused(tags, shown):
         learned(rows_of([{"tokens": ["a", "b", "c"], "tags": tags}]))
 
 
-@pytest.mark.parametrize("tags", [["B-I", "I-I", "O"], ["NN-B", "VB", "O"], ["B-B", "I-B", "O"]])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        ["B-I", "I-I", "O"],
+        ["NN-B", "VB", "O"],
+        ["B-B", "I-B", "O"],
+        ["vitamin-B", "vitamin-E", "O"],
+    ],
+)
 def test_labels_may_look_like_marks(tags):
     assert learned(rows_of([{"tokens": ["a", "b", "c"], "tags": tags}])).labels
 

@@ -20,6 +20,7 @@ from tunewright.types import Role, Row
 MIN_ID_CLASSES = 100
 MAX_CLASSES_PER_ROW = 0.5
 SHOWN_LINES = 5
+DROP = " or pass data.drop_unlabelled=true."
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.0+)?")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -87,7 +88,7 @@ def check_rows(
     rows: TableRows,
     roles: Sequence[Role],
     *,
-    drop_unlabelled: bool = False,
+    drop_unlabelled: bool | None = False,
     drop_blank: bool = False,
 ) -> CheckedRows:
     """Checks rows for training: every needed label is there; blank texts are counted.
@@ -97,7 +98,8 @@ def check_rows(
     one of several will do, such as tokens or a text, a row is blank when all of those that are
     there are.
 
-    Raises: DataError when labels are empty and `drop_unlabelled` is off, or no row is left.
+    Raises: DataError when labels are empty and `drop_unlabelled` is off, or None, where it cannot
+    be chosen, or no row is left.
     """
     needed = [role for role in roles if role.required and role.name in rows.columns]
     labels = [role.name for role in needed if role.only_training]
@@ -106,7 +108,7 @@ def check_rows(
         labels += [role.name for role in roles if role.labels and role.name in rows.columns]
         unlabelled |= _without_labels(rows, roles)
     if unlabelled and not drop_unlabelled:
-        raise _empty_labels(rows, labels, sorted(unlabelled))
+        raise _empty_labels(rows, labels, sorted(unlabelled), drop_unlabelled is not None)
     blank = _blank_texts(rows, roles) - unlabelled
     gone = unlabelled | blank if drop_blank else unlabelled
     kept = rows.select(place for place in range(len(rows)) if place not in gone)
@@ -148,7 +150,7 @@ def is_dropped(
         if drop_unlabelled:
             return True
         column = listed(columns[name] for name in labels)
-        raise _empty_label(row.where, column)
+        raise _empty_label(row.where, column, True)
     texts = [role for role in known if not role.only_training]
     needed = {role.name for role in texts if role.required}
     if needed or not texts:
@@ -156,12 +158,12 @@ def is_dropped(
     return drop_blank and blank.issuperset(role.name for role in texts)
 
 
-def _empty_label(where: str, column: str) -> DataError:
+def _empty_label(where: str, column: str, may_drop: bool) -> DataError:
     return DataError(
         where,
         f"column {column} is empty",
-        "Every row needs a label to train.",
-        "Remove the row or pass data.drop_unlabelled=true.",
+        f"Every row needs a label to {'train' if may_drop else 'be judged'}.",
+        f"Remove the row{DROP if may_drop else '.'}",
     )
 
 
@@ -206,11 +208,12 @@ def _first_lines(rows: TableRows, places: Iterable[int]) -> tuple[int, ...]:
     return tuple(int(lines[place]) for place in sorted(places)[:SHOWN_LINES])
 
 
-def _empty_labels(rows: TableRows, labels: Sequence[str], places: Sequence[int]) -> DataError:
+def _empty_labels(
+    rows: TableRows, labels: Sequence[str], places: Sequence[int], may_drop: bool
+) -> DataError:
     columns = listed(rows.columns[role] for role in labels)
-    where, remedy = rows.table.name, "or pass data.drop_unlabelled=true."
     if len(places) == 1:
-        return _empty_label(rows[places[0]].where, columns)
+        return _empty_label(rows[places[0]].where, columns, may_drop)
     lines = _first_lines(rows, places)
     first = [str(line or place) for line, place in zip(lines, places, strict=False)]
     more = " and more" if len(places) > SHOWN_LINES else ""
@@ -218,7 +221,8 @@ def _empty_labels(rows: TableRows, labels: Sequence[str], places: Sequence[int])
         f"column {columns} is empty in {len(places):,} of {len(rows):,} rows "
         f"({'lines' if lines[0] else 'rows'} {', '.join(first)}{more})"
     )
-    return DataError(where, found, "Every row needs a label to train.", f"Remove the rows {remedy}")
+    needed = f"Every row needs a label to {'train' if may_drop else 'be judged'}."
+    return DataError(rows.table.name, found, needed, f"Remove the rows{DROP if may_drop else '.'}")
 
 
 def check_labels(

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import ast
 import io
+import json
+import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any
 
 from tunewright.data.checks import is_blank
@@ -22,6 +25,7 @@ from tunewright.errors import DataError
 SEPARATORS = ("|", ";", ",")
 # A longer list in one cell is no list of names.
 MAX_CHARACTERS = 1_000_000
+_NUMBERS = re.compile(r"\[[-+\d.eE,\s]*\]")
 
 Item = str | int | float | bool
 
@@ -107,21 +111,47 @@ def _array(plain: str) -> list[str] | None:
     return [ast.literal_eval(token.string) for token in tokens[1:-1]]
 
 
-def texts_in(value: Any) -> list[Any]:
-    """Returns what stands in a cell that holds a text, or a list of them, in CSV written as text.
+def texts_in(value: Any, source: str) -> list[Any]:
+    """Returns what stands in a cell that holds a text, or a list of them.
 
-    A text that only looks like a list is one.
+    In files of delimited columns a list is written as text; one that only looks like a list is a
+    text. Blank entries of a list are left out.
     """
     if isinstance(value, list | tuple):
         return list(value)
-    if isinstance(value, str) and is_written(value):
-        try:
-            found = read_list(value, None, "")
-        except DataError:
-            return [value]
-        if found and all(isinstance(each, str) for each in found):
-            return list(found)
+    if not _is_delimited(source) or not isinstance(value, str) or not is_written(value):
+        return [value]
+    found = _loaded(value.strip())
+    if found is None or not all(each is None or isinstance(each, str) for each in found):
+        return [value]
+    return [each for each in found if not is_blank(each)]
+
+
+def numbers_in(value: Any, source: str) -> list[Any]:
+    """Returns the same of a cell that holds a number, or a list of them."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if _is_delimited(source) and isinstance(value, str) and _NUMBERS.fullmatch(value.strip()):
+        return value.strip()[1:-1].replace(",", " ").split()
     return [value]
+
+
+def _is_delimited(source: str) -> bool:
+    return any(suffix in (".csv", ".tsv") for suffix in PurePath(source.lower()).suffixes)
+
+
+def _loaded(plain: str) -> list[Any] | None:
+    """Returns a list that is written as JSON, Python or NumPy writes it, None for anything else."""
+    if len(plain) > MAX_CHARACTERS:
+        return None
+    try:
+        found = json.loads(plain)
+    except (ValueError, RecursionError):
+        try:
+            found = _array(plain) or ast.literal_eval(plain)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+            return None
+    return found if isinstance(found, list) else None
 
 
 def _no_list(value: Any, where: str) -> DataError:

@@ -87,8 +87,10 @@ def check_writing(tags: Iterable[str]) -> None:
     if not is_small and all(map(_USUAL_ONE.fullmatch, own)):
         return
     for writing in (*_OTHER_WRITINGS, *([_USUAL_ONE] if is_small else [])):
-        found = [writing.fullmatch(tag) for tag in own]
-        if own and all(found) and any(each["prefix"] in "BIbi" for each in found if each):
+        found = [each for tag in own if (each := writing.fullmatch(tag))]
+        pairs = {(each["prefix"].upper(), each["label"]) for each in found}
+        begun = {label for prefix, label in pairs if prefix == "B"}
+        if len(found) == len(own) and any(("I", label) in pairs for label in begun):
             shown = OUTSIDE.lower() if writing is _USUAL_ONE else own[0]
             raise DataError(
                 "the training data",

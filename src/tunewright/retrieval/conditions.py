@@ -31,9 +31,10 @@ class Condition:
     """A column, one of = != < <= > >=, and a value.
 
     Both sides are compared as numbers where both are numbers, and as texts otherwise, so that
-    dates written as 2024-05-31 compare as dates; 00123 is a text. What is no number is neither
-    above a number nor below. Of a list one entry has to fulfil the condition, and each of them
-    `!=`. A missing value only fulfils `!=`.
+    dates written as 2024-05-31 compare as dates, also with a year alone; who asks for 00123 means
+    this text. What does not begin with a digit, such as "n/a", is neither above a number nor below.
+    Of a list one entry has to fulfil the condition, and each of them `!=`. A missing value only
+    fulfils `!=`.
     """
 
     column: str
@@ -60,21 +61,21 @@ class Condition:
         if isinstance(found, list):
             return (all if self.sign == "!=" else any)(map(self.holds, found))
         compare = OPERATORS[self.sign]
-        left, right = _number(found), _number(self.value)
+        right = None if _LEADING_ZERO.match(self.value) else _number(self.value)
+        left, text = _number(found), _text(found)
         if left is not None and right is not None:
             return compare(left, right)
-        if right is not None and self.sign not in ("=", "!="):
+        if right is not None and self.sign not in ("=", "!=") and not text[:1].isdigit():
             return False
-        return compare(_text(found), self.value)
+        return compare(text, self.value)
 
 
 def _number(value: Any) -> Decimal | None:
     """Returns a finite number exactly, however many digits it has; None for anything else."""
-    text = str(value).strip()
-    if isinstance(value, bool) or _LEADING_ZERO.match(text):
+    if isinstance(value, bool):
         return None
     try:
-        number = Decimal(text)
+        number = Decimal(str(value).strip())
     except InvalidOperation:
         return None
     return number if number.is_finite() else None

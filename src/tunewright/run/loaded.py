@@ -103,7 +103,8 @@ class TrainedModel:
         """
         table = read_table(source, settings or self.reading)
         choice = self._choice(table, columns or {}, training=True)
-        checked = check_rows(table.rows(choice.mapping), self.predictor.task.roles)
+        roles = self.predictor.task.roles
+        checked = check_rows(table.rows(choice.mapping), roles, drop_unlabelled=None)
         result = (judge or Judge()).judge(self.predictor, checked.rows, table.name, predictions)
         notices = (*table.notes, *choice.notices(table.name), *checked.notices(table.name))
         return replace(result, notices=(*notices, *result.notices))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.data.checks import is_blank, read_number
-from tunewright.data.lists import is_written, read_list, texts_in
+from tunewright.data.lists import numbers_in, texts_in
 from tunewright.errors import DataError
 from tunewright.metrics.ranking import DEPTH, WEIGHT, ranking_figures
 from tunewright.tasks import NEGATIVES
@@ -31,7 +31,7 @@ class Candidate:
 def holds_list(row: Row) -> bool:
     """Says whether a row holds the texts of a query, and not one of them."""
     found = row.values.get("text")
-    return texts_in(found) != [found] or bool(_others(row))
+    return texts_in(found, row.source) != [found] or bool(_others(row))
 
 
 def all_hold_lists(rows: Sequence[Row]) -> bool:
@@ -88,15 +88,13 @@ def _texts(row: Row, alone: bool) -> list[str]:
         return [""] if alone and "text" in row.values else []
     return [
         text_of(Row(row.id, {"text": each}, row.source, row.line), "text")
-        for each in texts_in(value)
+        for each in texts_in(value, row.source)
     ]
 
 
 def _labels(row: Row, num_texts: int) -> list[float | None]:
     value = row.values.get("label")
-    listed: list[Any] = [value]
-    if isinstance(value, list | tuple) or (isinstance(value, str) and is_written(value)):
-        listed = read_list(value, None, f"{row.where}, label")
+    listed = numbers_in(value, row.source)
     if all(map(is_blank, listed)):
         return [None] * num_texts
     if len(listed) == num_texts:

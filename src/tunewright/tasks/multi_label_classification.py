@@ -372,7 +372,8 @@ class MultiLabelClassification(WindowedTask):
 def _check_names(cells: Sequence[Any], source: str) -> None:
     """Raises DataError for lists of zeros and ones, one for each label: they do not name any."""
     sizes = {len(cell) if isinstance(cell, list | tuple) else 0 for cell in cells}
-    if sizes.isdisjoint({0, 1}) and len(sizes) == 1 and all(set(cell) <= {0, 1} for cell in cells):
+    flags = (item in (0, 1) for cell in cells if isinstance(cell, list | tuple) for item in cell)
+    if sizes.isdisjoint({0, 1}) and len(sizes) == 1 and all(flags):
         raise DataError(
             source,
             f"the labels of every row are {sizes.pop()} zeros and ones",

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from tunewright.data.checks import is_blank
+from tunewright.data.checks import is_blank, plain_label
 from tunewright.data.lists import texts_in
 from tunewright.errors import DataError, listed
 from tunewright.models.batch import Batch
@@ -75,7 +75,7 @@ def anchor_and_positives(row: Row) -> tuple[str, list[str]]:
 
 def texts_of(row: Row, role: str) -> Iterator[str]:
     """Yields the text or texts of a role; blank ones are none. Raises DataError for no text."""
-    for each in texts_in(row.values.get(role)):
+    for each in texts_in(row.values.get(role), row.source):
         if not is_blank(each):
             yield text_of(Row(row.id, {role: each}, row.source, row.line), role)
 
@@ -123,7 +123,8 @@ def check_texts(row: Row, objective: Objective) -> None:
 def check_unscored(rows: Sequence[Row], objective: Objective) -> None:
     """Raises DataError for scored pairs: each would be learnt as one that belongs together."""
     values = (row.values for row in rows if len(related_texts(row)) == 2)
-    scores = {str(each["score"]) for each in values if not is_blank(each.get("score"))}
+    found = (each["score"] for each in values if not is_blank(each.get("score")))
+    scores = {plain_label(str(score)) for score in found}
     if len(scores) > 1:
         raise DataError(
             "the training data",

@@ -12,7 +12,7 @@ from tunewright.figures import Table
 from tunewright.metrics.entities import label_confusions, label_scores
 from tunewright.metrics.spec import Statistics
 
-MAX_SHOWN = 20  # pairs of labels in the report, labels in a sentence
+MAX_SHOWN = 20  # pairs of labels in the report
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Odd:
 
 def sentences(labels: Sequence[str], scheme: Scheme, odd: Odd) -> tuple[str, ...]:
     """Returns how the tags of training rows are read, and what is odd about them."""
-    told = [f"train: tags are read as {scheme}, of the labels {listed(labels[:MAX_SHOWN])}."]
+    told = [f"train: words are tagged by the scheme {scheme}, with the labels {listed(labels)}."]
     if scheme == "plain" and all(label.isdigit() for label in labels):
         told.append(
             "train: the tags are numbers without names. Each is a class of its own, and none is "

@@ -40,18 +40,20 @@ def each_read(rows: Iterable[Row], read: Callable[[Row], T]) -> list[T]:
 
     Raises the first DataError once all rows are read, which says how many more have one.
     """
-    found, errors = list[T](), list[DataError]()
+    found, errors, num_more = list[T](), list[DataError](), -1
     for row in rows:
         try:
             found.append(read(row))
         except DataError as error:
-            errors.append(error)
+            num_more += 1
+            if len(errors) < 2:  # each holds what was there when it was raised
+                errors.append(error)
     if not errors:
         return found
-    first, others = errors[0], errors[1:]
-    if not others:
+    first, second = errors[0], errors[-1]
+    if not num_more:
         raise first
-    more = f"{counted(len(others), 'more row')} cannot be read, the next at {others[0].where}"
+    more = f"{counted(num_more, 'more row')} cannot be read, the next at {second.where}"
     raise DataError(first.where, f"{first.found}; {more}", first.needed, first.remedy) from None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewright.data.checks import is_blank
 from tunewright.data.spans import read_spans
 from tunewright.data.tags import OUTSIDE, Scheme, TokenSpan, spans_of
 from tunewright.errors import DataError
@@ -29,7 +30,7 @@ Mark = tuple[int, int, str]
 
 # Format characters that part words or stand beside them, as blanks do: the zero-width space, signs
 # of direction, the byte order mark. Others, such as the soft hyphen, stand within words.
-_BETWEEN = "\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
+_BETWEEN = "\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
 
 # A tag that is not known, which data write as -100: the word is neither learned nor judged.
 UNKNOWN = ""
@@ -41,7 +42,7 @@ class TaggedText:
     """A text, the places [start, end) of its words, and what is marked in it.
 
     A row with words of its own `has_tokens`, and `tags` where these are known; one that comes as
-    text has `marks`, in characters, or None. `num_trimmed` marks had blanks at an edge.
+    text has `marks`, in characters, or None; `num_trimmed` of them had blanks at an edge.
     """
 
     text: str
@@ -166,12 +167,15 @@ def _ranges(characters: Iterable[str]) -> str:
 
 
 def _trimmed(mark: Mark, text: str) -> Mark:
-    """Returns a mark without the blanks at its edges; one of blanks alone stays as it is."""
+    """Returns a mark without what is invisible at its edges; one of that alone stays as it is."""
     start, end, label = mark
-    marked = text[start:end]
-    if not marked.strip():
-        return mark
-    return start + len(marked) - len(marked.lstrip()), start + len(marked.rstrip()), label
+    shown = [place for place in (start, end - 1) if not is_blank(text[place])]
+    if len(shown) < 2 and not is_blank(text[start:end]):
+        while is_blank(text[start]):
+            start += 1
+        while is_blank(text[end - 1]):
+            end -= 1
+    return start, end, label
 
 
 def learnt_text(row: Row) -> TaggedText:
@@ -180,8 +184,8 @@ def learnt_text(row: Row) -> TaggedText:
     if not text.is_known:
         raise DataError(
             row.where,
-            "it has neither tags nor entities",
-            "Every row needs one of them to train; where nothing is marked, an empty list.",
+            f"it has no {'tags' if text.has_tokens else 'entities'}",
+            "Every row needs some to train; where nothing is marked, an empty list.",
             "Remove the row.",
         )
     return text
