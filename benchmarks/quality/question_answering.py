@@ -61,8 +61,6 @@ CASES = (
          nth=6),
     Case("SQuAD v2 half", ("squad_v2_half/train",), "squad_v2_half/test",
          Settings(3, 2e-4, max_length=384)),
-    Case("SQuAD v2 half, 1 of 3", ("squad_v2_half/train",), "squad_v2_half/test",
-         Settings(3, 2e-4, max_length=384), nth=3),
     Case("CMRC2018", ("cmrc2018/train",), "cmrc2018/validation", Settings(2, 3e-4, max_length=384),
          {"max_answer_length": 50}, is_chinese=True),
     Case("CMRC2018, 1 of 6", ("cmrc2018/train",), "cmrc2018/validation",
