@@ -5,7 +5,8 @@ rows, and a cross-encoder, from the starter too, orders anew the 20 documents th
 nearest. It has learnt the same rows, with hard negatives that the tuned search has mined. Several
 ways to train it are measured on validation rows, which say which is the best, and on test rows; the
 CrossEncoder of sentence-transformers reads the pairs of the first way. All of it is done with all
-training rows, and with the first of them alone, which a laptop does in minutes.
+training rows, and with the first of them and the first queries alone, which a laptop does in
+minutes.
 
 `--only NAME` makes some of the runs, `--rows 300` takes the first rows of every split. Results go
 to `benchmarks/quality/reranking.json`.
@@ -49,7 +50,17 @@ from tunewright.types import Row
 RESULTS = Path(__file__).with_suffix(".json")
 NUM_CANDIDATES, NUM_NEGATIVES = 20, 5
 SPLITS = ("validation", "test")
-SAMPLES = {"MedQuAD": None, f"MedQuAD, {SAMPLE_ROWS} rows": SAMPLE_ROWS}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many training rows, and how many queries of each other split; None: all."""
+
+    rows: int | None = None
+    queries: int | None = None
+
+
+SAMPLES = {"MedQuAD": Sample(), f"MedQuAD, {SAMPLE_ROWS} rows": Sample(SAMPLE_ROWS, 500)}
 
 
 @dataclass(frozen=True)
@@ -79,9 +90,13 @@ def main() -> None:
     folder = data_root() / "retrieval" / "medquad"
     rows = {name: read_rows(folder / f"{name}.jsonl.gz")[: given.rows]
             for name in ("train", *SPLITS)}  # fmt: skip
-    searches = {split: Search({"train": rows["train"], "test": rows[split]}) for split in SPLITS}
     for name in given.names:
-        runs = cache(Runs(rows["train"][: SAMPLES[name]], searches).measured)
+        sample = SAMPLES[name]
+        searches = {
+            split: Search({"train": rows["train"], "test": rows[split][: sample.queries]})
+            for split in SPLITS
+        }
+        runs = cache(Runs(rows["train"][: sample.rows], searches).measured)
         for split, search in searches.items():
             comparison = compared(f"{name}, {split}", split, search, runs, given.seeds)
             results.measure(comparison, given.only)
