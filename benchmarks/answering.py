@@ -138,11 +138,15 @@ def in_turn(
 def _cosines(answers: Mapping[str, Any], texts: Sequence[str]) -> dict[str, float]:
     part = range(0, len(texts), 10)
     exact = load_encoder("starter", precision="fp32", max_length=MAX_LENGTH)
-    right = exact.encode([texts[place] for place in part])
+    right = _unit(exact.encode([texts[place] for place in part]))
     return {
-        name: round(float((right * np.asarray(found)[part]).sum(1).mean()), 6)
+        name: round(float((right * _unit(np.asarray(found)[part])).sum(1).mean()), 6)
         for name, found in answers.items()
     }
+
+
+def _unit(vectors_RD: np.ndarray) -> np.ndarray:
+    return vectors_RD / np.linalg.norm(vectors_RD.astype(np.float64), axis=1, keepdims=True)
 
 
 def _vector_sides(place: Path) -> dict[str, dict[str, Side]]:

@@ -156,7 +156,8 @@ def test_threads_and_forks_share_it_and_tensors_outlive_the_interpreter():
     "environment",
     [{"CXX": "no-such-compiler"}, {"TUNEWRIGHT_ALLOCATOR": "torch"}],
 )
-def test_without_it_the_c_library_does(environment):
+def test_without_it_the_c_library_does(environment, tmp_path):
+    empty = {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     told = ran(
         """
         from tunewright.devices import release_memory, settle_allocator
@@ -166,5 +167,6 @@ def test_without_it_the_c_library_does(environment):
         assert kept_memory() is None
         """,
         **environment,
+        **empty,
     )
     assert told in ("glibc", "system")

@@ -12,6 +12,7 @@ from tunewright.models.flop import FlopCount
 from tunewright.models.heads import choose_route, packed_hidden
 from tunewright.models.loading import load_classifier, load_library_model
 from tunewright.models.transformer import Transformer, TransformerConfig
+from tunewright.training.optimizer import freeze
 from tunewright.types import Features, TokenStream
 
 
@@ -39,6 +40,19 @@ def test_a_frozen_weight_costs_no_gradient_of_its_own(tiny_folder):
     assert count.frozen_parameters == matrices
     assert count.matrix_parameters == matrices + adapters
     assert count.training([7]) == all_learn - 2 * matrices * 7 + 6 * adapters * 7
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "modernbert", "qwen3"])
+def test_layers_below_all_that_learns_cost_a_forward_pass_alone(tiny_folder, architecture):
+    model = load_classifier(tiny_folder(architecture, 2), ["a", "b"]).model
+    whole = FlopCount.of(model)
+    freeze(model, -1)
+    frozen = FlopCount.of(model)
+    assert frozen.training([7, 9]) == frozen.inference([7, 9]) == whole.inference([7, 9])
+    freeze(model, 1)
+    half = FlopCount.of(model)
+    assert half.inference([7, 9]) == whole.inference([7, 9])
+    assert half.training([7, 9]) == 2 * whole.inference([7, 9])  # of two equal layers
 
 
 def test_causal_attention_costs_half_the_square(tiny_folder):

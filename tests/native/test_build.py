@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,7 @@ def own_cache(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build.tempfile, "tempdir", str(tmp_path))
     build._made.cache_clear()
     yield tmp_path / "tunewright" / "native"
     build._made.cache_clear()
@@ -77,10 +80,20 @@ def test_it_can_be_turned_off(monkeypatch):
     assert why_not() == "TUNEWRIGHT_NATIVE=0"
 
 
-def test_a_machine_without_a_compiler_does_without(monkeypatch):
+def test_a_machine_without_a_compiler_does_without(own_cache, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
 
     assert native() is None
+    assert why_not() == "there is no compiler (no-such-compiler)"
+
+
+def test_a_machine_without_a_compiler_takes_what_one_has_made_there(own_cache, monkeypatch):
+    assert why_not() is None
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert why_not() is None
+    build._made.cache_clear()
+    (made,) = own_cache.iterdir()
+    made.write_bytes(made.read_bytes()[:5000])
     assert why_not() == "there is no compiler (no-such-compiler)"
 
 
@@ -102,13 +115,48 @@ def test_what_was_compiled_for_another_processor_is_not_run(monkeypatch):
     assert why_not() == (None if "avx512bw" in flags else told)
 
 
-def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(own_cache, monkeypatch, tmp_path):
+def private_folder(tmp_path):
+    (folder,) = tmp_path.glob("tunewright-*")
+    return folder
+
+
+def test_where_the_cache_cannot_be_written_a_private_folder_takes_its_place(
+    own_cache, monkeypatch, tmp_path
+):
     blocked = tmp_path / "a file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
 
-    assert native() is None
-    assert why_not().startswith("NotADirectoryError: ")
+    assert why_not() is None
+    folder = private_folder(tmp_path)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (made,) = (folder / "native").iterdir()
+    before = made.stat().st_mtime_ns
+    build._made.cache_clear()
+    assert why_not() is None
+    assert [file.stat().st_mtime_ns for file in (folder / "native").iterdir()] == [before]
+
+
+def test_a_user_without_a_home_has_native_code(own_cache, monkeypatch, tmp_path):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(build.Path, "home", nobody)
+    assert why_not() is None
+    assert (private_folder(tmp_path) / "native").is_dir()
+
+
+def test_a_private_folder_that_others_may_write_to_is_not_taken(own_cache, monkeypatch, tmp_path):
+    folder = tmp_path / f"tunewright-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert why_not() == f"no cache can be written, and others may write to {folder}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build._made.cache_clear()
+    assert why_not() is None
+    assert list(folder.iterdir()) == []
 
 
 def test_a_damaged_library_is_made_again(own_cache):

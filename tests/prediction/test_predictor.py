@@ -83,6 +83,10 @@ def test_a_window_ends_at_its_characters_too(predictor, monkeypatch):
     monkeypatch.setattr(module, "WINDOW_CHARACTERS", 10)
     windows = list(module._windows(texts("a" * 6, "b" * 6, "c" * 30, "d")))
     assert [[row.id for row in window] for window in windows] == [[0, 1], [2], [3]]
+    turns = [Row(n, {"messages": [{"role": "user", "content": "a" * 2}]}) for n in range(4)]
+    lists = [Row(n, {"text": ("a" * 4, ["b" * 4])}) for n in range(4)]
+    for rows in (turns, lists):
+        assert [len(window) for window in module._windows(rows)] == [2, 2]
 
 
 @pytest.mark.parametrize("window", [1, 3, 100])

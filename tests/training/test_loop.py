@@ -13,11 +13,13 @@ from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU, build_loop, gradients, weights
 from tunewright.devices import seed_kernels
 from tunewright.errors import NonFiniteLoss
+from tunewright.models import embedding
 from tunewright.models.heads import HEADS
 from tunewright.tasks.base import Loss
 from tunewright.tasks.masked_language_modelling import NOT_HIDDEN, MaskedLanguageModelling
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.events import Step
+from tunewright.training.optimizer import build_optimizer
 from tunewright.training.order import order_of_epoch
 
 ROWS = rows_of(EXAMPLES["text-classification"])
@@ -139,6 +141,20 @@ def test_l1_adds_its_weight_times_the_sign_of_each_matrix(loop):
             weight = 0.01 if parameter.ndim > 1 else 0.0
             expected = free[name] + weight * parameter.detach().sign()
             torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_l1_of_a_table_that_keeps_its_gradient_is_that_of_any_other(loop, monkeypatch):
+    settings = {"l1": 0.01, "steps": 4, "batch_size": 2, "learning_rate": 1e-2}
+    plain, kept = loop(**settings), loop(**settings)
+    monkeypatch.setattr(embedding, "LEAST_ELEMENTS", 1)
+    embedding.keep_row_gradients(kept.model)
+    kept.optimizer = build_optimizer(kept.model, learning_rate=1e-2, weight_decay=0.0)
+    kept.__post_init__()
+    assert kept.optimizer.tables
+    run(plain), run(kept)
+    expected = weights(plain.model)
+    for name, weight in weights(kept.model).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "llama"])

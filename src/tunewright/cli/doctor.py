@@ -45,6 +45,7 @@ def examine(as_json: bool) -> None:
     allocator = settle_allocator()
     device, made = find_device(), native()
     cores = find_cores()
+    is_narrow = device.precision == "bf16"
     missing = {name: _missing(modules) for name, modules in EXTRAS.items()}
     found: dict[str, Any] = {
         "device": device.description,
@@ -54,8 +55,8 @@ def examine(as_json: bool) -> None:
         "roof_tflops": round(measure_roof(device, 1.0, ready_product) / 1e12, 3),
         "copy_gb_per_second": round(measure_bandwidth(device) / 1e9, 1),
         "native_code": f"none: {why_not()}" if made is None else "compiled",
-        "native_products": "used" if made is not None and made.has_products else "none",
-        "matrix_tiles": "used" if made is not None and made.has_tiles else "none",
+        "native_products": "used" if made and made.has_products and is_narrow else "none",
+        "matrix_tiles": "used" if made and made.has_tiles and is_narrow else "none",
         "allocator": ALLOCATORS[allocator]
         + ("" if allocator == "own" else f" (no own: {keeper()})"),
         **versions(),

@@ -91,6 +91,11 @@ class RowEmbedding(nn.Embedding):
         self._cleared()[rows_U] = gradient_UD
         self._written.append(rows_U)
 
+    def tell_all_written(self) -> None:
+        """Notes that something else has added to the gradient, which may be in any row."""
+        if hasattr(self, "_block") and self.weight.grad is self._block:
+            self._written = [torch.arange(len(self.weight))]
+
 
 def keep_row_gradients(model: Any) -> None:
     """Gives a model's large word embeddings on a CPU a gradient by rows.

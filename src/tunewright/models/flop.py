@@ -6,11 +6,14 @@ term for causal attention (Kaplan et al. 2020, appendix, with the attention term
 whose tokens see those at a distance under w has s (2 w - 1) - w (w - 1) pairs of them in place of
 s², where s is more than w. The head of a language model, of H parameters, costs 6 H and 2 H for
 each token whose score is asked for. Weights that are frozen get no gradient, so that training costs
-2 less for each at every token.
+2 less for each at every token; layers with nothing that learns in or below them cost their forward
+pass alone. Of an encoder-decoder it is an estimate: half of all matrices for each token of a source
+or target, and no pairs between the two.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from transformers.pytorch_utils import Conv1D
 
 from tunewright.models.architecture import text_part
 
+_NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+
 
 @dataclass(frozen=True)
 class FlopCount:
@@ -28,6 +33,7 @@ class FlopCount:
 
     `attention_width` is of the layers whose tokens see all of a text, `windows` have that of the
     others with the distance that they see. `head_parameters` score the words of a vocabulary.
+    `below` are the layers that no gradient goes through, which are among the others.
     """
 
     matrix_parameters: int
@@ -36,6 +42,7 @@ class FlopCount:
     windows: tuple[tuple[int, float], ...] = ()
     head_parameters: int = 0
     frozen_head: int = 0
+    below: FlopCount | None = None
 
     @classmethod
     def of(cls, model: Any) -> Self:
@@ -53,20 +60,24 @@ class FlopCount:
             config = text_part(config)
             return cls(size // 2, config.num_hidden_layers * config.hidden_size * 0.75)
         named = dict(model.base_model.named_modules())
-        layers = [(_num_passes(name, config) * _size(m), m) for name, m in _linear(named)]
+        lowest = _lowest_that_learns(model.base_model, config.num_hidden_layers)
+        sizes = [(name, _num_passes(name, config) * _size(m), m) for name, m in _linear(named)]
+        layers = [(size, m) for name, size, m in sizes if _layer_of(name) >= lowest]
+        below = [(size, m) for name, size, m in sizes if _layer_of(name) < lowest]
         head = [(_size(m), m) for _, m in _linear(_head(model))]
         head_width = getattr(config, "head_dim", None)
         width = head_width * config.num_attention_heads if head_width else config.hidden_size
         causal = any(getattr(m, "is_causal", False) for m in named.values())
         width *= 0.5 if causal else 1.0
-        seen = Counter(_windows(model.base_model, config))
+        seen = _windows(model.base_model, config)
         return cls(
-            sum(size for size, _ in layers),
-            seen.pop(None, 0) * width,
-            _frozen(layers),
-            tuple((window, count * width) for window, count in seen.items() if window is not None),
+            sum(size for size, _ in [*layers, *below]),
+            *_attention(seen, width, _frozen(layers)),
             sum(size for size, _ in head),
             _frozen(head),
+            cls(sum(size for size, _ in below), *_attention(seen[: max(lowest, 0)], width, 0))
+            if below
+            else None,
         )
 
     def inference(self, lengths: Sequence[int], num_scored: float = 0) -> float:
@@ -82,7 +93,34 @@ class FlopCount:
     def training(self, lengths: Sequence[int], num_scored: float = 0) -> float:
         """Returns the operations of a forward and a backward pass."""
         frozen = self.frozen_parameters * sum(lengths) + self.frozen_head * num_scored
-        return 3.0 * self.inference(lengths, num_scored) - 2.0 * frozen
+        spared = 0.0 if self.below is None else self.below.inference(lengths)
+        return 3.0 * self.inference(lengths, num_scored) - 2.0 * frozen - 2.0 * spared
+
+
+def _attention(
+    seen: Sequence[int | None], width: float, frozen: int
+) -> tuple[float, int, tuple[tuple[int, float], ...]]:
+    """Returns the widths of layers that see all of a text, what is frozen, and those of others."""
+    counts = Counter(seen)
+    whole = counts.pop(None, 0) * width
+    return whole, frozen, tuple((w, n * width) for w, n in counts.items() if w is not None)
+
+
+def _lowest_that_learns(backbone: nn.Module, num_layers: int) -> int:
+    """Returns the lowest layer in or below which something learns; `num_layers` where none is.
+
+    What is no layer stands below them all, but for what is known to follow them.
+    """
+    learning = [name for name, p in backbone.named_parameters() if p.requires_grad]
+    last = ("pooler", "norm", "final_norm", "final_layer_norm", "ln_f")
+    return min((_layer_of(name) for name in learning if not name.startswith(last)),
+               default=num_layers)  # fmt: skip
+
+
+def _layer_of(name: str) -> int:
+    """Returns the number of the layer that a part is in, -1 for a part of none."""
+    found = _NUMBER.search(name)
+    return int(found[1]) if found else -1
 
 
 def _num_pairs(lengths: Sequence[int], window: int | None = None) -> int:

@@ -1,8 +1,10 @@
 """Compiles the files beside it once for a machine, and loads them: kernels in C, memory in C++.
 
-Each library lies in the user's cache, under a hash of the sources, the compiler, its flags, torch
-and the processor, so that another of any of them makes another library. It is put there whole, by a
-rename: processes that start together may each compile it, and all take the same file.
+Each library lies in the user's cache, or where that cannot be written in a private folder for what
+is temporary. Its name is a hash of the sources, the flags, torch and the processor, and one of the
+compiler: another of any of them makes another library. Without a compiler that of any is taken. It
+is put there whole, by a rename: processes that start together may each compile it, and all take the
+same file.
 
 `TUNEWRIGHT_NATIVE=0` turns native code off, and `TUNEWRIGHT_ALLOCATOR=torch` that of memory alone.
 `TUNEWRIGHT_MARCH` is the processor to compile the kernels for (`native`; `x86-64-v3` is one with
@@ -17,9 +19,11 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,13 +59,18 @@ class _Recipe:
         return cls((HERE / "memory.cpp",), _words(compiler), flags, links)
 
     def key(self) -> str:
-        told = (*self.compiler, *self.flags, *self.link, _call(*self.compiler, "--version"),
-                torch.__version__, platform.machine(), _processor())  # fmt: skip
+        """Returns what a library is of, whoever compiles it."""
+        own = (*self.compiler[1:], *self.flags, *self.link)
+        told = (*own, torch.__version__, platform.machine(), _processor())
         digest = hashlib.sha256()
         for source in sorted([*self.sources, *HERE.glob("*.h")]):
             digest.update(source.read_bytes())
         digest.update("\0".join(told).encode())
-        return digest.hexdigest()[:32]
+        return digest.hexdigest()[:24]
+
+    def compiler_key(self) -> str:
+        told = (*self.compiler, _call(*self.compiler, "--version"))
+        return hashlib.sha256("\0".join(told).encode()).hexdigest()[:8]
 
     def made(self, folder: Path) -> Path:
         """Compiles into a folder; returns the library."""
@@ -155,12 +164,27 @@ def _made(wishes: tuple[str, ...]) -> Native | str:
 
 def _compiled(recipe: _Recipe) -> Path:
     """Returns the library, from the cache or newly made."""
-    if shutil.which(recipe.compiler[0]) is None:
+    key, is_there = recipe.key(), shutil.which(recipe.compiler[0]) is not None
+    name = f"{key}-{recipe.compiler_key() if is_there else '*'}.so"
+    usual, private = _usual(), _private()
+    found = [path for folder in (usual, private) if folder for path in sorted(folder.glob(name))]
+    for path in found:
+        if _is_whole(path):
+            return path
+    if not is_there:
         raise _Unavailable(f"there is no compiler ({recipe.compiler[0]})")
-    folder = _folder()
-    path = folder / f"{recipe.key()}.so"
-    if path.exists() and _is_whole(path):
-        return path
+    if usual is not None:
+        with suppress(OSError):  # it may not be ours to write
+            return _made_in(usual, recipe, name)
+    if private is None:
+        raise _Unavailable(f"no cache can be written, and others may write to {_temporary()}")
+    _temporary().mkdir(mode=0o700, exist_ok=True)
+    return _made_in(private, recipe, name)
+
+
+def _made_in(folder: Path, recipe: _Recipe, name: str) -> Path:
+    """Compiles a library into a folder; raises OSError where it cannot be written."""
+    path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as own:
         made = recipe.made(Path(own))
@@ -197,9 +221,31 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _folder() -> Path:
+def _usual() -> Path | None:
+    """Returns the folder in the user's cache, None where there is no home."""
     given = os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path.home() / ".cache") / "tunewright" / "native"
+    try:
+        return (Path(given) if given else Path.home() / ".cache") / "tunewright" / "native"
+    except RuntimeError:  # that of a container may be nobody
+        return None
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"tunewright-{_user()}"
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _private() -> Path | None:
+    """Returns a folder among what is temporary, None where others have it or can write to it."""
+    path = _temporary()
+    if path.exists() or path.is_symlink():
+        told = path.lstat()
+        if not stat.S_ISDIR(told.st_mode) or told.st_mode & 0o077 or told.st_uid != _user():
+            return None
+    return path / "native"
 
 
 # What the functions take: n a count, i an int, f a float, d a double, p an address.

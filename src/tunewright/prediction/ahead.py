@@ -17,7 +17,7 @@ MOST_THREADS, ROWS_AT_ONCE = 8, 32
 
 
 def made_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Yields the items in their order; a thread makes the next one meanwhile, and no more.
+    """Yields the items in their order; a thread makes the next two meanwhile, and no more.
 
     What `items` raises is raised here, in its turn. The thread ends with this generator; one that
     waits for input that never comes keeps no program from ending.

@@ -160,6 +160,8 @@ def _length(value: Any) -> int:
     """Returns the characters or bytes of a value; a picture may come as an object with bytes."""
     if isinstance(value, dict):
         return sum(map(_length, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_length, value))
     return len(value) if isinstance(value, str | bytes) else 0
 
 

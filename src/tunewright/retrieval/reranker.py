@@ -43,10 +43,13 @@ class Reranker:
         return [replace(hits[place], score=ranking.scores[place]) for place in ranking.order]
 
 
-def load_reranker(model: str | PathLike[str], precision: Precision = "auto") -> Reranker:
+def load_reranker(
+    model: str | PathLike[str], precision: Precision = "auto", exact: bool = False
+) -> Reranker:
     """Loads a cross-encoder: a run of reranking, or any sequence classifier of one output.
 
-    Raises ModelError for another model.
+    When `exact`, a score has the same bits whatever texts are beside it, which takes longer. Raises
+    ModelError for another model.
     """
     check_choice("precision", precision, get_args(Precision))
     settle_allocator()
@@ -62,7 +65,7 @@ def load_reranker(model: str | PathLike[str], precision: Precision = "auto") -> 
     device = find_device(precision)
     library_model.to(device.name).eval()
     use_own_layers(library_model)
-    return Reranker(Predictor(task, library_model, tokenizer, device))
+    return Reranker(Predictor(task, library_model, tokenizer, device, exact=exact))
 
 
 def _check_one_output(path: Path, config: object) -> None:

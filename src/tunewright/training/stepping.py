@@ -60,6 +60,8 @@ class Stepping:
         for parameter in self.model.parameters():
             if parameter.grad is not None and parameter.ndim > 1:  # not biases and norms
                 own_rows(parameter.grad).add_(own_rows(parameter).sign(), alpha=self.l1)
+        for table in getattr(self.optimizer, "tables", ()):
+            table.tell_all_written()
 
     def _can_guard_itself(self) -> bool:
         gradients = self._gradients()
