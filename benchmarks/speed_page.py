@@ -84,8 +84,10 @@ def _tuning(device: str, results: Mapping[str, Any]) -> str:
     # The highest one: neighbours may have lowered the others.
     roof = max(entry["roof"] for entry in entries.values())
     usual = _usual(any_entry)
+    rounds = " or ".join(map(str, sorted({entry["rounds"] for entry in entries.values()})))
     lines = [
-        f"**{device}**, {any_entry['threads']} threads, {roof / 1e12:.2f} TFLOP/s:\n",
+        f"**{device}**, {any_entry['threads']} threads, {roof / 1e12:.2f} TFLOP/s, "
+        f"{rounds} rounds:\n",
         "| model | texts | ours, tokens/s | MFU | GB | fastest peer, tokens/s | MFU | GB "
         f"| times faster | than {usual} | as installed |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
