@@ -10,7 +10,7 @@ def side(speed, mfu=0.1):
 
 
 def entry(device, sides, **more):
-    return {"device": device, "roof": 2e12, "threads": 2, "sides": sides, **more}
+    return {"device": device, "roof": 2e12, "threads": 2, "rounds": 3, "sides": sides, **more}
 
 
 def rows(table):
@@ -35,7 +35,22 @@ def test_a_peer_has_its_share_and_its_memory_beside_ours():
 def test_what_nobody_measured_is_a_dash():
     sides = {"ours": side(300), "Trainer, grouped": side(100)}
     (row,) = rows(_tuning("a CPU", {"news (a CPU)": entry("a CPU", sides)}))
-    assert row["GB 0"] == row["GB 1"] == row["than Trainer, fp32 0"] == "-"
+    assert row["GB 0"] == row["GB 1"] == row["than Trainer, fp32 0"] == row["as installed 0"] == "-"
+
+
+def test_trainer_as_it_is_installed_has_a_column_of_its_own():
+    sides = {"ours": side(300), "Trainer, fp32": side(100), "Trainer, as installed": side(60)}
+    (row,) = rows(_tuning("a CPU", {"news (a CPU)": entry("a CPU", sides)}))
+    assert (row["than Trainer, fp32 0"], row["as installed 0"]) == ("3.00", "5.00")
+
+
+def test_a_table_says_how_many_rounds_it_has():
+    sides = {"ours": side(300), "Trainer, fp32": side(100)}
+    known = {
+        f"{name} (a CPU)": entry("a CPU", sides, rounds=number)
+        for name, number in (("news", 5), ("sentences", 2))
+    }
+    assert "2.00 TFLOP/s, 2 or 5 rounds:" in _tuning("a CPU", known)
 
 
 def test_any_gpu_is_compared_with_bf16_and_a_cpu_with_fp32():
