@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from tunewright.errors import SettingsError
+from tunewright.models.depths import depths
 from tunewright.models.loading import load_classifier
 from tunewright.training.optimizer import (
     MovingAverage,
     build_optimizer,
-    depths,
     freeze,
     set_factor,
 )

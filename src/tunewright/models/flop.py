@@ -13,7 +13,6 @@ or target, and no pairs between the two.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tunewright.models.architecture import text_part
-
-_NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+from tunewright.models.depths import depth_of
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,13 @@ class FlopCount:
             config = text_part(config)
             return cls(size // 2, config.num_hidden_layers * config.hidden_size * 0.75)
         named = dict(model.base_model.named_modules())
-        lowest = _lowest_that_learns(model.base_model, config.num_hidden_layers)
+        top = config.num_hidden_layers
+        learning = [name for name, p in model.base_model.named_parameters() if p.requires_grad]
+        inside = (name for name in learning if not name.startswith("pooler"))  # of the head's
+        lowest = min((depth_of(name, top) for name in inside), default=top + 1)
         sizes = [(name, _num_passes(name, config) * _size(m), m) for name, m in _linear(named)]
-        layers = [(size, m) for name, size, m in sizes if _layer_of(name) >= lowest]
-        below = [(size, m) for name, size, m in sizes if _layer_of(name) < lowest]
+        layers = [(size, m) for name, size, m in sizes if depth_of(name, top) >= lowest]
+        below = [(size, m) for name, size, m in sizes if depth_of(name, top) < lowest]
         head = [(_size(m), m) for _, m in _linear(_head(model))]
         head_width = getattr(config, "head_dim", None)
         width = head_width * config.num_attention_heads if head_width else config.hidden_size
@@ -75,7 +76,7 @@ class FlopCount:
             *_attention(seen, width, _frozen(layers)),
             sum(size for size, _ in head),
             _frozen(head),
-            cls(sum(size for size, _ in below), *_attention(seen[: max(lowest, 0)], width, 0))
+            cls(sum(size for size, _ in below), *_attention(seen[: max(lowest - 1, 0)], width, 0))
             if below
             else None,
         )
@@ -104,23 +105,6 @@ def _attention(
     counts = Counter(seen)
     whole = counts.pop(None, 0) * width
     return whole, frozen, tuple((w, n * width) for w, n in counts.items() if w is not None)
-
-
-def _lowest_that_learns(backbone: nn.Module, num_layers: int) -> int:
-    """Returns the lowest layer in or below which something learns; `num_layers` where none is.
-
-    What is no layer stands below them all, but for what is known to follow them.
-    """
-    learning = [name for name, p in backbone.named_parameters() if p.requires_grad]
-    last = ("pooler", "norm", "final_norm", "final_layer_norm", "ln_f")
-    return min((_layer_of(name) for name in learning if not name.startswith(last)),
-               default=num_layers)  # fmt: skip
-
-
-def _layer_of(name: str) -> int:
-    """Returns the number of the layer that a part is in, -1 for a part of none."""
-    found = _NUMBER.search(name)
-    return int(found[1]) if found else -1
 
 
 def _num_pairs(lengths: Sequence[int], window: int | None = None) -> int:

@@ -169,12 +169,12 @@ def _ranges(characters: Iterable[str]) -> str:
 def _trimmed(mark: Mark, text: str) -> Mark:
     """Returns a mark without what is invisible at its edges; one of that alone stays as it is."""
     start, end, label = mark
-    shown = [place for place in (start, end - 1) if not is_blank(text[place])]
-    if len(shown) < 2 and not is_blank(text[start:end]):
-        while is_blank(text[start]):
-            start += 1
-        while is_blank(text[end - 1]):
-            end -= 1
+    if is_blank(text[start:end]):
+        return mark
+    while is_blank(text[start]):
+        start += 1
+    while is_blank(text[end - 1]):
+        end -= 1
     return start, end, label
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,49 +9,15 @@ import torch
 from torch import nn
 
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import backbone_prefix, is_backbone
+from tunewright.models.depths import depths, num_layers
 from tunewright.models.embedding import RowEmbedding
 from tunewright.training.native_adamw import NativeAdamW
 from tunewright.training.sharding import own_rows
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
-_EMBEDDING = re.compile(r"embed|(?:^|\.)w[tp]e\.")
-
-
-def depths(model: Any) -> dict[str, int]:
-    """Returns the depth of each parameter: 0 embeddings, 1.. layers, last the head.
-
-    A part of the backbone that is in no layer and no embedding (a final norm) counts with the
-    highest layer.
-    """
-    prefix = backbone_prefix(model)
-    names = [name for name, _ in model.named_parameters()]
-    layers = {name: _layer_of(name) for name in names if is_backbone(name, prefix)}
-    top = _num_layers(layers.values())
-
-    def depth(name: str) -> int:
-        if name not in layers:
-            return top + 1
-        layer = layers[name]
-        if layer is not None:
-            return layer
-        return 0 if _EMBEDDING.search(name) else top
-
-    return {name: depth(name) for name in names}
-
-
-def _num_layers(layers: Iterable[int | None]) -> int:
-    return max((layer for layer in layers if layer is not None), default=0)
-
 
 def _head_depth(depth_of: Mapping[str, int]) -> int:
     """Returns the depth that the head has, or would have: a bare model has none."""
-    return 1 + _num_layers(map(_layer_of, depth_of))
-
-
-def _layer_of(name: str) -> int | None:
-    match = _LAYER.search(name)
-    return None if match is None else int(match[1]) + 1
+    return 1 + num_layers(depth_of)
 
 
 def freeze(model: Any, num_layers: int) -> int:
