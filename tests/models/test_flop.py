@@ -1,8 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForSequenceClassification, MistralConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
+    MistralConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from tunewright.models.adapter_config import AdapterConfig
 from tunewright.models.adapters import attach
@@ -11,7 +23,12 @@ from tunewright.models.batch import pack
 from tunewright.models.flop import FlopCount
 from tunewright.models.heads import choose_route, packed_hidden
 from tunewright.models.loading import load_classifier, load_library_model
-from tunewright.models.transformer import Transformer, TransformerConfig
+from tunewright.models.transformer import (
+    Captioner,
+    CaptionerConfig,
+    Transformer,
+    TransformerConfig,
+)
 from tunewright.training.optimizer import freeze
 from tunewright.types import Features, TokenStream
 
@@ -85,17 +102,69 @@ def test_the_count_is_what_torch_counts_itself(tiny_folder, architecture, monkey
     assert FlopCount.of(model).inference(lengths) + extra == counter.get_total_flops()
 
 
-def test_a_token_of_an_encoder_decoder_goes_through_half_of_it():
-    config = TransformerConfig(
-        vocab_size=50,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
-    count = FlopCount.of(Transformer(config))
-    encoder, decoder, table = 4 * 8 * 8 + 2 * 8 * 16, 8 * 8 * 8 + 2 * 8 * 16, 50 * 8
-    assert count.matrix_parameters == (encoder + decoder + table) // 2
+def of_two_stacks(name):
+    sizes = {"vocab_size": 50, "d_model": 8}
+    heads = {f"{stack}_{kind}": 2 for stack in ("encoder", "decoder")
+             for kind in ("layers", "attention_heads")}  # fmt: skip
+    inner = {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    if name == "bart":
+        return BartForConditionalGeneration(BartConfig(**sizes, **heads, **inner))
+    if name == "t5":
+        sizes |= {"d_ff": 16, "d_kv": 3, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 3}
+        return T5ForConditionalGeneration(T5Config(**sizes))
+    own = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_decoder_layers": 1,
+           "num_attention_heads": 2, "intermediate_size": 24}  # fmt: skip
+    if name == "captioner":
+        return Captioner(CaptionerConfig(**own, image_size=16, patch_size=4))
+    return Transformer(TransformerConfig(**own, tie_word_embeddings=name == "tied"))
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "captioner", "bart", "t5"])
+def test_both_stacks_cost_what_torch_counts_itself(name):
+    model, written = of_two_stacks(name).eval(), 5
+    target = torch.full((1, written), 7)
+    if name == "captioner":
+        length, inputs = 16, {"pixel_values": torch.zeros(1, 3, 16, 16)}
+        item = Features(0, {"target": TokenStream([7] * written)}, {}, 0, {"image": [0] * length})
+    else:
+        length, inputs = 9, {"input_ids": torch.full((1, 9), 7)}
+        item = Features(0, {"source": TokenStream([7] * length)})
+        item = replace(item, streams=item.streams | {"target": TokenStream([7] * written)})
+    # torch does not see what a fused kernel computes
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(**inputs, decoder_input_ids=target, use_cache=False)
+    count = FlopCount.of(model)
+    hidden_half = 4 * count.decoder.attention_width * written**2  # a padded square is computed
+    assert count.update([item], written) / 3 + hidden_half == counter.get_total_flops()
+    assert count.update([item, item], 2 * written) == 2 * count.update([item], written)
+    assert count.update([]) == 0
+
+
+def test_a_part_s_target_is_a_target():
+    count = FlopCount.of(of_two_stacks("tied"))
+    streams = {"source": TokenStream([7] * 9), "target": TokenStream([7] * 4)}
+    in_a_part = Features(0, {f"english/{name}": stream for name, stream in streams.items()})
+    assert count.update([in_a_part], 4) == count.update([Features(0, streams)], 4)
+
+
+def test_a_text_that_is_classified_goes_through_both_stacks(tiny_folder):
+    model = load_classifier(tiny_folder("bart", 2), ["a", "b"]).model
+    count, text = FlopCount.of(model), TokenStream([7] * 6)
+    assert count.decoder.head_parameters == 0
+    twice = Features(0, {"source": text, "target": text})
+    assert count.update([Features(0, {"text": text})]) == count.update([twice]) > 0
+
+
+def test_an_encoder_that_learns_nothing_costs_its_forward_pass_alone():
+    model = of_two_stacks("tied")
+    item = Features(0, {"source": TokenStream([7] * 9), "target": TokenStream([7])})
+    learns, layers = FlopCount.of(model).update([item], 1), model.encoder
+    for part in (layers, model.embedding):
+        part.requires_grad_(False)
+    read = FlopCount(sum(m.weight.numel() for m in layers.modules() if isinstance(m, nn.Linear)),
+                     2 * 16).inference([9])  # fmt: skip
+    table = 2 * model.embedding.weight.numel()
+    assert FlopCount.of(model).update([item], 1) == learns - 2 * read - table
 
 
 def test_a_window_costs_the_tokens_that_are_seen_through_it(tiny_folder):

@@ -7,22 +7,32 @@ whose tokens see those at a distance under w has s (2 w - 1) - w (w - 1) pairs o
 s², where s is more than w. The head of a language model, of H parameters, costs 6 H and 2 H for
 each token whose score is asked for. Weights that are frozen get no gradient, so that training costs
 2 less for each at every token; layers with nothing that learns in or below them cost their forward
-pass alone. Of an encoder-decoder it is an estimate: half of all matrices for each token of a source
-or target, and no pairs between the two.
+pass alone. A token of an encoder-decoder's source goes through the encoder and through the keys and
+values that the decoder makes of it, one of a target through the rest of the decoder; a target of t
+tokens has s t pairs with its source in each layer.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tunewright.models.architecture import text_part
 from tunewright.models.depths import depth_of
+from tunewright.types import Features
+
+# A part's name in an encoder-decoder, with an adapter's layers under that of the layer they adapt.
+_CROSS = re.compile(r"\.(?:cross_?attention|encoder_attn|EncDecAttention)\.")
+_KEY = re.compile(r"\.(?:key|k_proj|k)(?:\.base_layer)?$")
+_KEY_OR_VALUE = re.compile(r"\.(?:key|value|[kv]_proj|[kv])(?:\.|$)")
+_READS = re.compile(r"^(?!.*decoder\.)(?:.*\.)?(?:encoder|patches|shared|embed\w*)\.")
+_STACK = re.compile(r"(?:^|\.)(?:encoder|decoder|patches)\.")
+_TARGET = re.compile(r"(?:^|/)target$")
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class FlopCount:
 
     `attention_width` is of the layers whose tokens see all of a text, `windows` have that of the
     others with the distance that they see. `head_parameters` score the words of a vocabulary.
-    `below` are the layers that no gradient goes through, which are among the others.
+    `below` are the layers that no gradient goes through, which are among the others. A `decoder`
+    writes targets, whose tokens meet those of their source in layers of `cross_width`.
     """
 
     matrix_parameters: int
@@ -41,22 +52,18 @@ class FlopCount:
     head_parameters: int = 0
     frozen_head: int = 0
     below: FlopCount | None = None
+    decoder: FlopCount | None = None
+    cross_width: float = 0
 
     @classmethod
     def of(cls, model: Any) -> Self:
         """Counts the linear layers of the backbone and, of a language model, of its head.
 
-        Other heads see one token a text, or make a few numbers of each, and are left out. A token
-        of an encoder-decoder goes through one of its stacks: half of it is counted for each, with
-        the table that scores the next token, and attention within the text alone.
+        Other heads see one token a text, or make a few numbers of each, and are left out.
         """
         config = model.config
         if config.is_encoder_decoder:
-            matrices = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)]
-            table = model.get_input_embeddings().weight.numel()
-            size = sum(size for size in matrices if size != table) + table
-            config = text_part(config)
-            return cls(size // 2, config.num_hidden_layers * config.hidden_size * 0.75)
+            return cls._of_two_stacks(getattr(model, "first", model))
         named = dict(model.base_model.named_modules())
         top = config.num_hidden_layers
         learning = [name for name, p in model.base_model.named_parameters() if p.requires_grad]
@@ -81,6 +88,36 @@ class FlopCount:
             else None,
         )
 
+    @classmethod
+    def _of_two_stacks(cls, model: Any) -> Self:
+        layers: dict[str, list[tuple[int, nn.Module]]] = defaultdict(list)
+        widths: Counter[str] = Counter()
+        for name, size, layer in _of_stacks(model):
+            stack = "decoder" if "decoder" in name.split(".") else "encoder"
+            of_source = bool(_CROSS.search(name) and _KEY_OR_VALUE.search(name))
+            place = "memory" if of_source else stack
+            layers[place].append((size, layer))
+            widths[place] += layer.out_features if _KEY.search(name) else 0
+        read, memory, written = (layers[name] for name in ("encoder", "memory", "decoder"))
+        reads = (p for name, p in model.named_parameters() if _READS.search(name))
+        learns = any(p.requires_grad for p in reads)
+        encoder = cls(sum(size for size, _ in read), widths["encoder"])
+        table = _table(model)
+        return cls(
+            encoder.matrix_parameters + sum(size for size, _ in memory),
+            encoder.attention_width,
+            _frozen([*read, *memory] if learns else memory),
+            below=None if learns else encoder,
+            decoder=cls(
+                sum(size for size, _ in written),
+                0.5 * widths["decoder"],
+                _frozen(written),
+                head_parameters=0 if table is None else table.numel(),
+                frozen_head=0 if table is None or table.requires_grad else table.numel(),
+            ),
+            cross_width=widths["memory"],
+        )
+
     def inference(self, lengths: Sequence[int], num_scored: float = 0) -> float:
         """Returns the operations of a forward pass over sequences of these lengths.
 
@@ -91,11 +128,47 @@ class FlopCount:
         products = self.matrix_parameters * sum(lengths) + self.head_parameters * num_scored
         return 2.0 * products + 4.0 * attention
 
+    def update(self, features: Sequence[Features], num_scored: float = 0) -> float:
+        """Returns the operations of a forward and a backward pass over all streams of inputs."""
+        if self.decoder is None:
+            every = [length for item in features for length in item.lengths]
+            return self.training(every, num_scored)
+        pairs = [_source_and_target(item) for item in features]
+        read = self.training([source for source, _ in pairs])
+        written = self.decoder.training([target for _, target in pairs], num_scored)
+        met = sum(source * target for source, target in pairs)
+        return read + written + 12.0 * self.cross_width * met
+
     def training(self, lengths: Sequence[int], num_scored: float = 0) -> float:
         """Returns the operations of a forward and a backward pass."""
         frozen = self.frozen_parameters * sum(lengths) + self.frozen_head * num_scored
         spared = 0.0 if self.below is None else self.below.inference(lengths)
         return 3.0 * self.inference(lengths, num_scored) - 2.0 * frozen - 2.0 * spared
+
+
+def _of_stacks(model: Any) -> Iterator[tuple[str, int, Any]]:
+    """Yields what multiplies in both stacks: name, numbers used for a token or patch, layer."""
+    patches = getattr(model, "patches", None)
+    halvings = len(patches.convolutions) if patches is not None else 0
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):  # each has four outputs for one of the next
+            yield name, 4 ** (halvings - 1 - int(name[-1])) * layer.weight.numel(), layer
+        elif isinstance(layer, nn.Linear) and _STACK.search(name):
+            yield name, _size(layer), layer
+
+
+def _table(model: Any) -> Tensor | None:
+    """Returns what scores the next token; a model may only classify."""
+    if not model.can_generate():
+        return None
+    layer = model.get_output_embeddings() or model.get_input_embeddings()
+    return layer.weight
+
+
+def _source_and_target(item: Features) -> tuple[int, int]:
+    """Returns their tokens; a text that is classified goes through both stacks."""
+    targets = [len(stream) for name, stream in item.streams.items() if _TARGET.search(name)]
+    return item.num_tokens - sum(targets), sum(targets) or item.num_tokens
 
 
 def _attention(

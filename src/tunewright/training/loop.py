@@ -200,7 +200,7 @@ class Loop:
         own = ready.parts[self.processes.rank]
         sums, count = self._fitted(step, ready)
         num_tokens = float(sum(item.num_tokens for item in own))
-        flop = self.flop.training(_lengths(own), count)  # a language model scores what counts
+        flop = self.flop.update(own, count)  # a language model scores what counts
         if not self.processes.is_alone:
             total, count, num_tokens, flop = self._added_up(_total(sums), count, num_tokens, flop)
             sums = [torch.tensor(total, dtype=torch.float64)]
@@ -489,7 +489,3 @@ def _done(do: Callable[[], T]) -> T:
 
 class _NoRoomElsewhere(MemoryError):
     """Another process has run out of memory."""
-
-
-def _lengths(features: Sequence[Features]) -> list[int]:
-    return [length for item in features for length in item.lengths]
