@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tunewright import caches
 from tunewright.native import build, native, why_not
 
 HASTY = """#!/bin/sh
@@ -27,7 +28,7 @@ def own_cache(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(build.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(caches.tempfile, "tempdir", str(tmp_path))
     build._made.cache_clear()
     yield tmp_path / "tunewright" / "native"
     build._made.cache_clear()
@@ -142,7 +143,7 @@ def test_a_user_without_a_home_has_native_code(own_cache, monkeypatch, tmp_path)
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(build.Path, "home", nobody)
+    monkeypatch.setattr(caches.Path, "home", nobody)
     assert why_not() is None
     assert (private_folder(tmp_path) / "native").is_dir()
 

@@ -280,17 +280,3 @@ def test_a_size_that_is_no_number_is_an_error(monkeypatch, size):
         f'TUNEWRIGHT_CACHE_GB: it is "{size}". It has to be a number of gigabytes. Write 10, or 0 '
         "to keep nothing."
     )
-
-
-@pytest.mark.parametrize(
-    ("platform", "variable", "expected"),
-    [
-        ("linux", "XDG_CACHE_HOME", "here/tunewright"),
-        ("win32", "LOCALAPPDATA", "here/tunewright/cache"),
-    ],
-)
-def test_the_cache_lies_where_the_system_keeps_caches(monkeypatch, platform, variable, expected):
-    monkeypatch.delenv("TUNEWRIGHT_CACHE", raising=False)
-    monkeypatch.setattr(caching.sys, "platform", platform)
-    monkeypatch.setenv(variable, "here")
-    assert caching._usual_folder().as_posix() == expected

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -24,6 +23,7 @@ import torch
 from filelock import FileLock
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tunewright.caches import cache_folder
 from tunewright.errors import ModelError, RunError
 from tunewright.models.architecture import CAUSAL_LM, REACHING, SILENT, model_class
 from tunewright.models.loading import quiet_library
@@ -40,11 +40,6 @@ def is_gguf(path: Path) -> bool:
     return path.suffix == SUFFIX and path.is_file()
 
 
-def cache_folder() -> Path:
-    """Returns where converted models are kept: in XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tunewright" / "gguf"
-
-
 def converted(path: Path) -> Path:
     """Returns the model folder of a GGUF file, made at the first call and kept after it.
 
@@ -54,7 +49,7 @@ def converted(path: Path) -> Path:
     Raises ModelError when the package `gguf` is missing, when the file is too large, damaged, or
     of an architecture that is no decoder of transformers; RunError when the cache is read-only.
     """
-    folder = cache_folder() / f"{path.stem}-{_digest(path)[:16]}"
+    folder = cache_folder("gguf") / f"{path.stem}-{_digest(path)[:16]}"
     if (folder / MANIFEST).is_file():
         return folder
     with _locked(folder):

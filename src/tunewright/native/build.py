@@ -19,7 +19,6 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -29,6 +28,8 @@ from functools import cache
 from pathlib import Path
 
 import torch  # which also loads the OpenMP library whose threads are shared
+
+from tunewright.caches import private_folder, temporary_folder, usual_folder
 
 HERE = Path(__file__).parent
 TORCH = Path(torch.__file__).parent
@@ -166,20 +167,18 @@ def _compiled(recipe: _Recipe) -> Path:
     """Returns the library, from the cache or newly made."""
     key, is_there = recipe.key(), shutil.which(recipe.compiler[0]) is not None
     name = f"{key}-{recipe.compiler_key() if is_there else '*'}.so"
-    usual, private = _usual(), _private()
-    found = [path for folder in (usual, private) if folder for path in sorted(folder.glob(name))]
+    folders = [folder for folder in (usual_folder(), private_folder()) if folder]
+    found = [path for folder in folders for path in sorted((folder / "native").glob(name))]
     for path in found:
         if _is_whole(path):
             return path
     if not is_there:
         raise _Unavailable(f"there is no compiler ({recipe.compiler[0]})")
-    if usual is not None:
+    for folder in folders:
         with suppress(OSError):  # it may not be ours to write
-            return _made_in(usual, recipe, name)
-    if private is None:
-        raise _Unavailable(f"no cache can be written, and others may write to {_temporary()}")
-    _temporary().mkdir(mode=0o700, exist_ok=True)
-    return _made_in(private, recipe, name)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return _made_in(folder / "native", recipe, name)
+    raise _Unavailable(f"no cache can be written, and others may write to {temporary_folder()}")
 
 
 def _made_in(folder: Path, recipe: _Recipe, name: str) -> Path:
@@ -219,33 +218,6 @@ def _processor() -> str:
     lines = told.read_text().splitlines() if told.exists() else []
     wanted = ("model name", "flags", "Features", "CPU part")
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-
-
-def _usual() -> Path | None:
-    """Returns the folder in the user's cache, None where there is no home."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(given) if given else Path.home() / ".cache") / "tunewright" / "native"
-    except RuntimeError:  # that of a container may be nobody
-        return None
-
-
-def _temporary() -> Path:
-    return Path(tempfile.gettempdir()) / f"tunewright-{_user()}"
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0
-
-
-def _private() -> Path | None:
-    """Returns a folder among what is temporary, None where others have it or can write to it."""
-    path = _temporary()
-    if path.exists() or path.is_symlink():
-        told = path.lstat()
-        if not stat.S_ISDIR(told.st_mode) or told.st_mode & 0o077 or told.st_uid != _user():
-            return None
-    return path / "native"
 
 
 # What the functions take: n a count, i an int, f a float, d a double, p an address.

@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,6 +29,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tunewright import __version__
+from tunewright.caches import cache_folder
 from tunewright.data.table import TableRows
 from tunewright.errors import ModelError, SettingsError
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, read_manifest, seal
@@ -132,7 +132,9 @@ class RowCache:
                 "TUNEWRIGHT_CACHE_GB", f'it is "{given}"', "It has to be a number of gigabytes.",
                 "Write 10, or 0 to keep nothing.",
             )  # fmt: skip
-        return cls(_usual_folder() / "encoded", int(size * 1e9))
+        named = os.environ.get("TUNEWRIGHT_CACHE")
+        folder = Path(named) / "encoded" if named else cache_folder("encoded")
+        return cls(folder, int(size * 1e9))
 
     def find(self, key: str, note: Callable[[str], None] = lambda _: None) -> Kept | None:
         """Returns an entry, or None where there is none; a damaged one is removed and told of.
@@ -259,18 +261,6 @@ def _is_left_behind(partial: Path) -> bool:
     except PermissionError:  # it is another user's
         return False
     return False
-
-
-def _usual_folder() -> Path:
-    given = os.environ.get("TUNEWRIGHT_CACHE")
-    if given:
-        return Path(given)
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return Path(local or Path.home() / "AppData" / "Local") / "tunewright" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tunewright"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunewright"
 
 
 def _mapped(path: Path) -> dict[str, np.ndarray]:
