@@ -13,6 +13,7 @@ from tunewright.data.tags import (
     continued,
     is_allowed,
     may_follow,
+    rewritten,
     scheme_of,
     spans_of,
     strict_spans_of,
@@ -208,3 +209,31 @@ def test_plain_tags_are_spans_of_one_token():
 )
 def test_what_may_follow_what(scheme, first, second, allowed):
     assert may_follow(first, second, scheme) is allowed
+
+
+ALIKE = {
+    ("BIO", "IOB1"),
+    ("IOB1", "BIO"),
+    ("IOE2", "BIOES"),
+    ("IOE2", "BMES"),
+}  # in the letters of a row
+
+
+@given(data=st.data(), scheme=st.sampled_from([*STRICT, "BMES"]))
+def test_tags_of_another_scheme_are_rewritten(data, scheme):
+    lengths = data.draw(st.lists(st.integers(1, 3), max_size=4))
+    gaps = data.draw(st.lists(st.integers(0, 1), min_size=len(lengths), max_size=len(lengths)))
+    spans, place = [], 0
+    for length, gap in zip(lengths, gaps, strict=True):
+        spans.append((place + gap, place + gap + length, data.draw(st.sampled_from("ab"))))
+        place += gap + length
+    for other in (*STRICT, "BMES"):
+        tags = tags_of(spans, place, other)
+        if (other, scheme) not in ALIKE:
+            assert rewritten(tags, scheme) == tags_of(spans, place, scheme), (other, tags)
+
+
+def test_odd_tags_and_bare_labels_stay_as_they_are():
+    assert rewritten(["I-a", "O", "B-a"], "BIO") == ["I-a", "O", "B-a"]
+    assert rewritten(["B-a", "O", "S-a"], "BIOES") == ["B-a", "O", "S-a"]
+    assert rewritten(["B-a", "O"], "plain") == ["B-a", "O"]

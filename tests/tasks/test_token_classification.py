@@ -515,6 +515,15 @@ def test_strict_scores_of_iob1_are_seqeval_s():
     assert expected < 1
 
 
+@pytest.mark.parametrize("tags", [["S-a", "O", "B-b", "E-b"], ["U-a", "O", "B-b", "L-b"]])
+def test_a_file_in_another_scheme_than_the_model_s_is_judged_as_the_same_entities(tags):
+    (row,) = rows_of([{"tokens": ["a", "b", "c", "d"], "tags": tags}])
+    task = TokenClassification(labels=("a", "b"), scheme="BIO")
+    right = Entities(entities((0, 1, "a"), (4, 7, "b")).entities, ("B-a", "O", "B-b", "I-b"))
+    found = task.reduce(task.stack([task.statistics(right, row)]))
+    assert (found["f1"], found["f1_strict"], found["accuracy"]) == (1.0, 1.0, 1.0)
+
+
 def test_a_text_s_entities_are_compared_by_place_and_label():
     row = rows_of([{"text": "Ada met Bo.", "entities": [[0, 3, "a"], [8, 10, "b"]]}])[0]
     task = TokenClassification(labels=("a", "b"))

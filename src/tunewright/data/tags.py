@@ -216,6 +216,22 @@ def tags_of(spans: Iterable[TokenSpan], num_tokens: int, scheme: Scheme) -> list
     return tags
 
 
+def rewritten(tags: Sequence[str], scheme: Scheme) -> Sequence[str]:
+    """Returns a row's tags in a scheme, where they are those of another one.
+
+    They are when one has a letter that is not of the scheme, or when none ends a span in a scheme
+    that marks all ends. A row that is only odd in its scheme stays as it is.
+    """
+    letters = {_prefix_of(tag) for tag in tags} - {""}
+    if scheme not in _LETTERS or not letters:
+        return tags
+    own = set("BI" if scheme == "IOB1" else _LETTERS[scheme])
+    ends = own - set("BIM")
+    if letters <= own and (not ends or letters & ends):
+        return tags
+    return tags_of(spans_of(tags, scheme), len(tags), scheme)
+
+
 def continued(tag: str, scheme: Scheme) -> str:
     """Returns the tag of what goes on inside a token, such as the later pieces of a word."""
     prefix, label = parts_of(tag, scheme)

@@ -32,6 +32,7 @@ from tunewright.data.tags import (
     is_allowed,
     may_follow,
     parts_of,
+    rewritten,
     scheme_of,
     spans_of,
     strict_spans_of,
@@ -394,7 +395,8 @@ class TokenClassification(Task):
             return self._text_statistics(answer, text)
         pairs = zip(text.tags, answer.tags or (), strict=True)
         known = [pair for pair in pairs if pair[0] != UNKNOWN]
-        true, answered = ([pair[side] for pair in known] for side in (0, 1))
+        true = rewritten([tag for tag, _ in known], self.scheme)
+        answered = [tag for _, tag in known]
         default = spans_of(true, self.scheme), spans_of(answered, self.scheme)
         strict = strict_spans_of(true, self.scheme), strict_spans_of(answered, self.scheme)
         right = sum(map(str.__eq__, true, answered))
