@@ -211,7 +211,8 @@ def test_what_may_follow_what(scheme, first, second, allowed):
     assert may_follow(first, second, scheme) is allowed
 
 
-ALIKE = {
+# In the letters of a row.
+ALIKE = {("BIO", "IOB1"), ("IOB1", "BIO"), ("IOE2", "BIOES"), ("IOE2", "BMES")}
     ("BIO", "IOB1"),
     ("IOB1", "BIO"),
     ("IOE2", "BIOES"),
