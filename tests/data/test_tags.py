@@ -213,11 +213,6 @@ def test_what_may_follow_what(scheme, first, second, allowed):
 
 # In the letters of a row.
 ALIKE = {("BIO", "IOB1"), ("IOB1", "BIO"), ("IOE2", "BIOES"), ("IOE2", "BMES")}
-    ("BIO", "IOB1"),
-    ("IOB1", "BIO"),
-    ("IOE2", "BIOES"),
-    ("IOE2", "BMES"),
-}  # in the letters of a row
 
 
 @given(data=st.data(), scheme=st.sampled_from([*STRICT, "BMES"]))
