@@ -161,10 +161,10 @@ same rows, settings, seeds and minibatches.
     "reranking": """## Reading again
 
 On MedQuAD a cross-encoder orders anew the 20 documents that the tuned starter finds nearest
-(`vectors`). It begins from the starter and learns the same rows, 9,000 or the first 640, with five
-hard negatives of each question that the tuned search has mined, in one of several ways; the
-validation rows say which is best. The `peer` is the CrossEncoder of sentence-transformers on the
-pairs of `pointwise`.
+(`vectors`), by its own scores or by half of its and half of the cosine (`and vectors`). It begins
+with the weights of the tuned starter and learns the same rows, all 9,000 or the first 640, with
+five negatives drawn from the 20 nearest of each question. The `peer` is the CrossEncoder of
+sentence-transformers with its ListNetLoss on the same lists.
 """,
     "long_texts": """## Texts longer than a model reads
 

@@ -1,12 +1,12 @@
 """Does a second reading make a tuned search better? `python -m benchmarks.quality.reranking`.
 
 MedQuAD, as in `benchmarks/quality/embedding.py`: the starter learns to search from the training
-rows, and a cross-encoder, from the starter too, orders anew the 20 documents that this search finds
-nearest. It has learnt the same rows, with hard negatives that the tuned search has mined. Several
-ways to train it are measured on validation rows, which say which is the best, and on test rows; the
-CrossEncoder of sentence-transformers reads the pairs of the first way. All of it is done with all
-training rows, and with the first of them and the first queries alone, which a laptop does in
-minutes.
+rows, and a cross-encoder orders anew the 20 documents that this search finds nearest, by its own
+scores or by half of its and half of the search's. It begins with the weights of the tuned search
+and has learnt the same rows, with negatives drawn from the 20 nearest of each query. Ways to train
+it are measured on validation rows, which say which is the best, and on test rows. With the first of
+the rows, which a laptop learns in minutes, a CrossEncoder of sentence-transformers learns the same
+lists with its ListNetLoss.
 
 `--only NAME` makes some of the runs, `--rows 300` takes the first rows of every split. Results go
 to `benchmarks/quality/reranking.json`.
@@ -14,10 +14,12 @@ to `benchmarks/quality/reranking.json`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -44,23 +46,27 @@ from benchmarks.quality.harness import (
 )
 from tunewright.mining import mine_negatives
 from tunewright.retrieval.encoder import Encoder, load_encoder
+from tunewright.retrieval.fusion import fused
 from tunewright.retrieval.reranker import load_reranker
 from tunewright.types import Row
 
 RESULTS = Path(__file__).with_suffix(".json")
-NUM_CANDIDATES, NUM_NEGATIVES = 20, 5
-SPLITS = ("validation", "test")
+NUM_CANDIDATES, NUM_NEGATIVES, WEIGHT = 20, 5, 0.5
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How many training rows, and how many queries of each other split; None: all."""
+    """How many training rows, and how many queries of which splits; None: all."""
 
     rows: int | None = None
     queries: int | None = None
+    splits: tuple[str, ...] = ("validation", "test")
 
 
-SAMPLES = {"MedQuAD": Sample(), f"MedQuAD, {SAMPLE_ROWS} rows": Sample(SAMPLE_ROWS, 500)}
+SAMPLES = {
+    "MedQuAD": Sample(),
+    f"MedQuAD, {SAMPLE_ROWS} rows": Sample(SAMPLE_ROWS, 1000, ("test",)),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Way:
 
     objective: str
     settings: Settings
+    task: Mapping[str, Any] = field(default_factory=dict)
 
     def told(self) -> str:
         passes, rate = self.settings.num_train_epochs, self.settings.learning_rate
@@ -76,12 +83,14 @@ class Way:
 
 
 WAYS = {
-    "pointwise": Way("pointwise", Settings(2, 2e-4, batch_size=64)),
-    "pointwise, 4 passes": Way("pointwise", Settings(4, 2e-4, batch_size=64)),
     "listwise": Way("listwise", Settings(2, 2e-4, batch_size=16)),
     "listwise, 4 passes": Way("listwise", Settings(4, 2e-4, batch_size=16)),
+    "pointwise": Way(
+        "pointwise", Settings(2, 2e-4, batch_size=64), {"positive_weight": float(NUM_NEGATIVES)}
+    ),
 }
-PEER, PEERS_WAY = "peer", WAYS["pointwise"]
+PEER, PEERS_WAY = "peer", "listwise, 4 passes"
+BESIDE = " and vectors"
 
 
 def main() -> None:
@@ -89,30 +98,32 @@ def main() -> None:
     results = Results(None if given.rows else given.results or RESULTS)
     folder = data_root() / "retrieval" / "medquad"
     rows = {name: read_rows(folder / f"{name}.jsonl.gz")[: given.rows]
-            for name in ("train", *SPLITS)}  # fmt: skip
+            for name in ("train", "validation", "test")}  # fmt: skip
     for name in given.names:
         sample = SAMPLES[name]
         searches = {
             split: Search({"train": rows["train"], "test": rows[split][: sample.queries]})
-            for split in SPLITS
+            for split in sample.splits
         }
-        runs = cache(Runs(rows["train"][: sample.rows], searches).measured)
-        for split, search in searches.items():
-            comparison = compared(f"{name}, {split}", split, search, runs, given.seeds)
-            results.measure(comparison, given.only)
+        with TemporaryDirectory() as place:
+            runs = cache(Runs(rows["train"][: sample.rows], searches, Path(place)).measured)
+            for split, search in searches.items():
+                comparison = compared(f"{name}, {split}", split, search, runs, given.seeds)
+                results.measure(comparison, given.only)
     print(table(results.found))
 
 
 def compared(name: str, split: str, search: Search, run: Any, seeds: Sequence[int]) -> Comparison:
+    def measured(side: str, seed: int) -> Mapping[str, Statistics]:
+        return run(side, seed)[split]  # type: ignore[no-any-return]
+
+    sides = [*WAYS, *(f"{way}{BESIDE}" for way in WAYS)]
     return Comparison(
         name,
-        PEERS_WAY.settings,
+        WAYS[PEERS_WAY].settings,
         RANKINGS,
-        {
-            side: lambda seed, side=side: {side: run(side, seed)[split]}
-            for side in ("vectors", *WAYS, PEER)
-        },
-        (*((way, "vectors") for way in WAYS), ("pointwise", PEER)),
+        {side: lambda seed, side=side: run(side, seed)[split] for side in ("vectors", *WAYS, PEER)},
+        (*((side, "vectors") for side in sides), (PEERS_WAY, PEER)),
         reducer=reducer_of_ranking,
         num_rows=len(search.relevant),
         seeds=seeds,
@@ -126,29 +137,34 @@ def compared(name: str, split: str, search: Search, run: Any, seeds: Sequence[in
 
 @dataclass(frozen=True)
 class Found:
-    """What a tuned search has found: figures and candidates of each split, and hard negatives."""
+    """What a tuned search has found: figures and candidates of each split, and hard negatives.
+
+    Candidates come with their cosines, the nearest first.
+    """
 
     figures: Mapping[str, Statistics]
-    candidates: Mapping[str, list[list[str]]]
+    candidates: Mapping[str, list[list[tuple[str, float]]]]
     lists: Rows
+    model: Path
 
 
 @dataclass
 class Runs:
-    """The runs of a seed; its search is tuned once."""
+    """The runs of a seed; its search is tuned once, and its model kept in a folder."""
 
     train_rows: Rows
     searches: Mapping[str, Search]
+    place: Path
     tuned: dict[int, Found] = field(default_factory=dict)
 
-    def measured(self, side: str, seed: int) -> Mapping[str, Statistics]:
-        """Returns the figures of a side for each split."""
+    def measured(self, side: str, seed: int) -> Mapping[str, Mapping[str, Statistics]]:
+        """Returns the figures of a side for each split, and of both readings together."""
         found = self.tuned[seed] = self.tuned.get(seed) or self._search(seed)
         if side == "vectors":
-            return found.figures
+            return {split: {side: figures} for split, figures in found.figures.items()}
         if side == PEER:
             return self._peer(found, seed)
-        return self._cross_encoder(WAYS[side], found, seed)
+        return self._cross_encoder(side, found, seed)
 
     def _search(self, seed: int) -> Found:
         task = {"name": "sentence-embedding", "objective": "ranking"}
@@ -160,8 +176,10 @@ class Runs:
                 figures[split] = search.dense(encoder.encode_query, encoder.encode_document)
                 candidates[split] = nearest(search, encoder)
             mined = mine_negatives(
-                tw.load(run.path), self.train_rows, columns, num_negatives=NUM_NEGATIVES
-            )
+                tw.load(run.path), self.train_rows, columns, num_negatives=NUM_NEGATIVES,
+                depth=NUM_CANDIDATES, seed=seed,
+            )  # fmt: skip
+            model = Path(shutil.copytree(run.folder.model, self.place / str(seed)))
         lists = [
             {
                 "query": row["anchor"],
@@ -169,58 +187,81 @@ class Runs:
                 "label": [1] * len(row["positive"]) + [0] * len(row["negative"]),
             }
             for row in mined
+            if row["negative"]
         ]
-        return Found(figures, candidates, lists)
+        return Found(figures, candidates, lists, model)
 
-    def _cross_encoder(self, way: Way, found: Found, seed: int) -> Mapping[str, Statistics]:
-        task = {"name": "reranking", "objective": way.objective}
+    def _cross_encoder(
+        self, name: str, found: Found, seed: int
+    ) -> Mapping[str, Mapping[str, Statistics]]:
+        way = WAYS[name]
+        task = {"name": "reranking", "objective": way.objective, **way.task}
         rows = pairs_of(found.lists) if way.objective == "pointwise" else found.lists
-        with run_of_ours(task, way.settings, {"train": rows}, seed) as run:
+        sources, model = {"train": rows}, str(found.model)
+        with run_of_ours(task, way.settings, sources, seed, model=model) as run:
             predictor = load_reranker(run.folder.model).predictor
 
-            def orders(queries: Sequence[str], texts: Sequence[list[str]]) -> list[list[int]]:
+            def score(queries: Sequence[str], texts: Sequence[list[str]]) -> list[Sequence[float]]:
                 asked = [
                     Row(place, {"query": query, "text": each})
                     for place, (query, each) in enumerate(zip(queries, texts, strict=True))
                 ]
-                return [list(ranking.order) for ranking in predictor.answers(asked)]
+                return [ranking.logits for ranking in predictor.answers(asked)]
 
-            return self._reordered(found, orders)
+            return self._reordered({name: 1.0, f"{name}{BESIDE}": WEIGHT}, found, score)
 
-    def _peer(self, found: Found, seed: int) -> Mapping[str, Statistics]:
+    def _peer(self, found: Found, seed: int) -> Mapping[str, Mapping[str, Statistics]]:
         from benchmarks.quality.sentence_transformers_peer import train_cross_encoder
 
-        score = train_cross_encoder(PEERS_WAY.settings, pairs_of(found.lists), seed)
+        read = train_cross_encoder(found.model, WAYS[PEERS_WAY].settings, found.lists, seed)
 
-        def orders(queries: Sequence[str], texts: Sequence[list[str]]) -> list[list[int]]:
+        def score(queries: Sequence[str], texts: Sequence[list[str]]) -> list[list[float]]:
             pairs = [(query, text) for query, each in zip(queries, texts, strict=True)
                      for text in each]  # fmt: skip
-            scores_QT = np.asarray(score(pairs)).reshape(len(queries), -1)
-            return np.argsort(-scores_QT, axis=1, kind="stable").tolist()  # type: ignore[no-any-return]
+            return np.asarray(read(pairs)).reshape(len(queries), -1).tolist()  # type: ignore[no-any-return]
 
-        return self._reordered(found, orders)
+        return self._reordered({PEER: 1.0}, found, score)
 
-    def _reordered(self, found: Found, orders: Any) -> Mapping[str, Statistics]:
-        figures = {}
+    def _reordered(
+        self, weights: Mapping[str, float], found: Found, score: Any
+    ) -> Mapping[str, Mapping[str, Statistics]]:
+        """Returns the figures of candidates in the order of a share of their scores."""
+        figures: dict[str, dict[str, Statistics]] = {}
         for split, search in self.searches.items():
-            candidates = found.candidates[split]
-            order = orders(list(search.relevant), candidates)
-            gains_QT = [
-                [float(texts[place] in relevant) for place in places]
-                for texts, places, relevant in zip(
-                    candidates, order, search.relevant.values(), strict=True
-                )
-            ]
-            figures[split] = search.figures(np.array(gains_QT))
+            candidates, relevant = found.candidates[split], list(search.relevant.values())
+            texts = [[text for text, _ in each] for each in candidates]
+            scores = score(list(search.relevant), texts)
+            figures[split] = {}
+            for side, weight in weights.items():
+                gains_QT = [
+                    [float(own[place] in right) for place in order(read, each, weight)]
+                    for own, read, each, right in zip(
+                        texts, scores, candidates, relevant, strict=True
+                    )
+                ]
+                figures[split][side] = search.figures(np.array(gains_QT))
         return figures
 
 
-def nearest(search: Search, encoder: Encoder) -> list[list[str]]:
-    """Returns the documents nearest to each query, the nearest first."""
+def order(
+    read: Sequence[float], candidates: Sequence[tuple[str, float]], weight: float
+) -> list[int]:
+    """Returns the places of candidates as `Reranker.reranked` orders them."""
+    places = sorted(range(len(read)), key=lambda place: -read[place])
+    cosines = [(place, cosine) for place, (_, cosine) in enumerate(candidates)]
+    ranked = fused([(place, read[place]) for place in places], cosines, weight)
+    return [place for place, _ in ranked]
+
+
+def nearest(search: Search, encoder: Encoder) -> list[list[tuple[str, float]]]:
+    """Returns the documents nearest to each query with their cosines, the nearest first."""
     queries_QD = encoder.encode_query(list(search.relevant))
     similarity_QK = queries_QD @ encoder.encode_document(search.documents).T
     places_QT = np.argsort(-similarity_QK, axis=1, kind="stable")[:, :NUM_CANDIDATES]
-    return [[search.documents[place] for place in places_T] for places_T in places_QT]
+    return [
+        [(search.documents[place], float(similarity_K[place])) for place in places_T]
+        for places_T, similarity_K in zip(places_QT, similarity_QK, strict=True)
+    ]
 
 
 def pairs_of(lists: Rows) -> Rows:

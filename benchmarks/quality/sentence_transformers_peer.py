@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from sentence_transformers.cross_encoder.losses import ListNetLoss
 from sentence_transformers.sentence_transformer.losses import (
     CoSENTLoss,
     MultipleNegativesRankingLoss,
@@ -28,6 +29,7 @@ from benchmarks.quality.harness import Rows, Settings
 from tunewright.devices import find_device
 from tunewright.models.folder import find_model
 
+CERTAIN = 30.0  # a label whose softmax leaves nothing for labels of 0
 Encode = Callable[[Sequence[str]], np.ndarray]
 Score = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 
@@ -66,22 +68,25 @@ def _trained(
     )
 
 
-def train_cross_encoder(settings: Settings, rows: Rows, seed: int) -> Score:
-    """Returns the scores of the starter as a cross-encoder after one run."""
+def train_cross_encoder(model: Path, settings: Settings, lists: Rows, seed: int) -> Score:
+    """Returns the scores of a model as a cross-encoder after one run on lists of texts.
+
+    ListNetLoss aims at a softmax of the labels: of large ones it is one for the relevant texts.
+    """
     set_seed(seed)
-    model = CrossEncoder(
-        str(find_model("starter")), num_labels=1, max_length=settings.max_length, device=_device()
+    encoder = CrossEncoder(
+        str(model), num_labels=1, max_length=settings.max_length, device=_device()
     )
-    values = {name: [row[name] for row in rows] for name in ("query", "text")}
-    values["label"] = [float(row["label"]) for row in rows]
+    values = {name: [row[name] for row in lists] for name in ("query", "text")}
+    values["label"] = [[CERTAIN * label for label in row["label"]] for row in lists]
     with tempfile.TemporaryDirectory() as output:
         CrossEncoderTrainer(
-            model=model,
+            model=encoder,
             args=CrossEncoderTrainingArguments(**_arguments(settings, seed, output)),
             train_dataset=Dataset.from_dict(values),
-            loss=BinaryCrossEntropyLoss(model),
+            loss=ListNetLoss(encoder, mini_batch_size=-1),
         ).train()
-    return lambda pairs: model.predict(list(pairs), show_progress_bar=False)
+    return lambda pairs: encoder.predict(list(pairs), show_progress_bar=False)
 
 
 def _arguments(settings: Settings, seed: int, output: str) -> dict[str, Any]:

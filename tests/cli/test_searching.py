@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from tunewright.cli import run
 from tunewright.models.batch import pack
 from tunewright.models.pooling import quantised
+from tunewright.retrieval.fusion import fused
 
 ARTICLES = [
     ("a1", "film", "a fine film with good acting", "2020"),
@@ -345,6 +347,14 @@ def test_a_cross_encoder_orders_the_hits_anew(command, indexed, tiny_folder):
     assert [hit["score"] for hit in hits] == sorted((h["score"] for h in hits), reverse=True)
     assert all(0 < hit["score"] < 1 for hit in hits)
 
+    both = command(*words, "--rerank", f"{tiny_folder('bert', 1)}=0.25").json
+    read = [(hit["id"], math.log(hit["score"] / (1 - hit["score"]))) for hit in hits]
+    expected = dict(fused(read, [(hit["id"], hit["score"]) for hit in plain], 0.25))
+    scores = [hit["score"] for hit in both["hits"]]
+    assert scores == sorted(scores, reverse=True)
+    found = {hit["id"]: hit["score"] for hit in both["hits"]}
+    assert found == pytest.approx(expected, abs=1e-5)
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -354,6 +364,8 @@ def test_a_cross_encoder_orders_the_hits_anew(command, indexed, tiny_folder):
         (["index", "bank", "--mode", "fuzzy"],
          'mode: it is "fuzzy". It is one of "hybrid", "dense", "bm25".'),
         (["index", "bank", "--weight", "2"], "weight: it is 2.0. It is from 0 to 1."),
+        (["index", "bank", "--rerank", "order=2"],
+         "rerank_weight: it is 2.0. It is from 0 to 1."),
         (["index", "bank", "--where", "year"],
          '--where: "year" is no condition. It is a column, one of != >= <= = > <, and a value. '
          'Write, for example, --where "year>=2020".'),

@@ -173,7 +173,8 @@ class Longest:
 
     seen: int = 0
 
-    def reranked(self, query, hits):
+    def reranked(self, query, hits, weight):
+        assert weight == 1.0
         self.seen = len(hits)
         ordered = sorted(hits, key=lambda hit: -len(hit.text))
         return [replace(hit, score=float(len(hit.text))) for hit in ordered]

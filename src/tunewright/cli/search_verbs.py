@@ -126,7 +126,11 @@ def search(
         float, typer.Option(help="Share of meaning in a hybrid search, 0 to 1.")
     ] = 0.8,
     rerank: Annotated[
-        str | None, typer.Option(help="A cross-encoder that reads the best 50.", metavar="MODEL")
+        str | None,
+        typer.Option(
+            help="A cross-encoder that reads the best 50; with =0.5 beside the score so far.",
+            metavar="MODEL[=SHARE]",
+        ),
     ] = None,
     judge: Annotated[
         str | None,

@@ -261,9 +261,10 @@ def search_and_show(
     from tunewright.retrieval.reranker import load_reranker
     from tunewright.retrieval.search_index import Question, load_index
 
-    question = Question(**asked)
+    reading, share = _named_with_share(rerank)
+    question = Question(**asked, rerank_weight=share)
     with load_index(folder, precision=precision) as index:  # type: ignore[arg-type]
-        reranker = load_reranker(rerank, precision) if rerank else None  # type: ignore[arg-type]
+        reranker = load_reranker(reading, precision) if reading else None  # type: ignore[arg-type]
         question = replace(question, reranker=reranker)
         if judge is not None:
             _show_quality(index.evaluate(judge, question), as_json)
@@ -271,6 +272,17 @@ def search_and_show(
             write_rows(_answered(index, queries, question), output)
         elif query is not None:
             _show_hits(query, index.answers([query], question)[0], output, as_json)
+
+
+def _named_with_share(rerank: str | None) -> tuple[str | None, float]:
+    """Returns a model and its share of the score, from MODEL or MODEL=SHARE."""
+    name, equals, share = (rerank or "").rpartition("=")
+    if not equals or Path(rerank or "").exists():
+        return rerank, 1.0
+    try:
+        return name, float(share)
+    except ValueError:
+        return rerank, 1.0
 
 
 def _answered(index: Any, file: str, question: Any) -> Iterator[dict[str, Any]]:

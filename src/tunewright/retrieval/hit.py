@@ -12,7 +12,8 @@ class Hit:
     """A document that was found, by its best passage.
 
     `text` is that passage, [`start`, `end`) of the document in characters. `score` is a cosine
-    (dense), a BM25 score, 0 to 1 (hybrid), or what a reranker says. `columns` are the document's.
+    (dense), a BM25 score, 0 to 1 (hybrid, or a reranker beside another score), or what a reranker
+    says. `columns` are the document's.
     """
 
     id: str

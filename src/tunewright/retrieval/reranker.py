@@ -21,6 +21,7 @@ from tunewright.models.tokenizers import load_tokenizer, max_length_of
 from tunewright.models.weights import read_headers
 from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.encoder import check_choice
+from tunewright.retrieval.fusion import fused
 from tunewright.retrieval.hit import Hit
 from tunewright.tasks import find_task
 from tunewright.tasks.base import load_task
@@ -34,13 +35,21 @@ class Reranker:
 
     predictor: Predictor
 
-    def reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """Returns the hits in the order of the model's scores, which take the place of theirs."""
+    def reranked(self, query: str, hits: Sequence[Hit], weight: float = 1.0) -> list[Hit]:
+        """Returns the hits, which come the best first, in the order of new scores.
+
+        They are the model's, or with a `weight` under 1 its logits and the hits' own scores, each
+        brought to 0 to 1: what found them often knows something that the model does not.
+        """
         if not hits:
             return []
         row = Row(0, {"query": query, "text": [hit.text for hit in hits]}, "search")
         ranking = next(self.predictor.answers([row]))
-        return [replace(hits[place], score=ranking.scores[place]) for place in ranking.order]
+        if weight == 1:
+            return [replace(hits[place], score=ranking.scores[place]) for place in ranking.order]
+        read = [(place, ranking.logits[place]) for place in ranking.order]
+        found = [(place, hit.score) for place, hit in enumerate(hits)]
+        return [replace(hits[place], score=score) for place, score in fused(read, found, weight)]
 
 
 def load_reranker(

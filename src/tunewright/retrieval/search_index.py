@@ -73,6 +73,7 @@ class Question:
     where: Sequence[str] = ()
     weight: float = DENSE_WEIGHT
     reranker: Reranker | None = None
+    rerank_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -81,8 +82,9 @@ class Question:
             raise SettingsError(
                 "mode", f'it is "{self.mode}"', f"It is one of {listed(get_args(Mode))}."
             )
-        if not 0 <= self.weight <= 1:
-            raise SettingsError("weight", f"it is {self.weight}", "It is from 0 to 1.")
+        for name in ("weight", "rerank_weight"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise SettingsError(name, f"it is {share}", "It is from 0 to 1.")
 
     @property
     def num_reranked(self) -> int:
@@ -119,14 +121,17 @@ class SearchIndex:
         where: Sequence[str] = (),
         weight: float = DENSE_WEIGHT,
         reranker: Reranker | None = None,
+        rerank_weight: float = 1.0,
     ) -> list[Hit]:
         """Returns the `top` best documents for a query, the best first.
 
         `mode` is by meaning (`dense`), by words (`bm25`) or by both, where `weight` is the share of
         meaning. `where` are conditions such as "year>=2020", which all have to hold. A `reranker`
-        reads the best 50 (or `top`) together with the query and orders them anew.
+        reads the best 50 (or `top`) together with the query and orders them anew; `rerank_weight`
+        is its share beside the score that found them.
         """
-        return self.answers([query], Question(top, mode, where, weight, reranker))[0]
+        question = Question(top, mode, where, weight, reranker, rerank_weight)
+        return self.answers([query], question)[0]
 
     def answers(self, queries: Sequence[str], question: Question) -> list[list[Hit]]:
         """Returns the hits of each query; their vectors are made together."""
@@ -195,7 +200,8 @@ class SearchIndex:
         ranked = self._ranked(query, query_D, question, allowed_A, depth)
         hits = [self._hit(passage, score) for passage, score in ranked[:depth]]
         if question.reranker:
-            hits = [*question.reranker.reranked(query, hits[:num_read]), *hits[num_read:]]
+            read = question.reranker.reranked(query, hits[:num_read], question.rerank_weight)
+            hits = [*read, *hits[num_read:]]
         return hits[:num_hits]
 
     def _ranked(
