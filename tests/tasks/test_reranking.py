@@ -178,6 +178,18 @@ def test_a_text_has_a_relevance_and_a_list_a_ranking(tiny_folder):
     assert 0 < singly[0].score < 1
 
 
+@pytest.mark.parametrize(
+    ("values", "source"),
+    [
+        ({"query": "film", "text": ["a plot", "a card"]}, "rows"),
+        ({"query": "film", "text": '["a plot", "a card"]'}, "rows.csv"),
+        ({"query": "film", "positive": "a plot", "negative": ["a card"]}, "rows"),
+    ],
+)
+def test_all_texts_of_a_query_are_shown_and_measured(values, source):
+    assert learned().shown(Row(0, values, source)) == "film\na plot\na card"
+
+
 def test_a_blank_text_is_answered_and_a_missing_one_is_not(tiny_folder):
     asked = predictor(learned(), tiny_folder("bert"))
     (blank,) = asked.answers([Row(0, {"query": "film", "text": None})])

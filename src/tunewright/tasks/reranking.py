@@ -240,6 +240,10 @@ class Reranking(WindowedTask):
     def prepare(self, statistics: Statistics) -> Reducer:
         return lambda counts: ranking_metrics(statistics, counts)
 
+    def shown(self, row: Row) -> str:
+        query, texts = query_and_texts(row)
+        return "\n".join([query, *texts])
+
     def compared(self, answer: Relevance | Ranking, row: Row) -> tuple[float, float]:
         """Returns the label and the score of a text; of several, 1 and the best one's place."""
         labels = _labels(row)
