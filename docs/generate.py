@@ -237,6 +237,10 @@ EXAMPLES = {
         "tunewright predict runs/reviews < texts.txt",
         "tunewright predict runs/reviews --format csv < new.csv > answers.jsonl",
     ],
+    "mine": [
+        "tunewright mine faq.jsonl --negatives 2 --out mined.jsonl",
+        "tunewright mine faq.jsonl --documents reviews.csv --depth 20 --seed 1 --out mined.jsonl",
+    ],
     "embed": [
         "tunewright embed reviews.csv --text review --out vectors.parquet",
         "tunewright embed reviews.csv --text review --out vectors.npy --map map.png",

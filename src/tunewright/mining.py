@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tunewright.data import read_table, resolve_columns
+from tunewright.data import ReadSettings, is_blank, read_table, resolve_columns
+from tunewright.data.readers import DEFAULTS
 from tunewright.errors import SettingsError
+from tunewright.retrieval.documents import read_documents
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks import EMBEDDING_ROLES
 from tunewright.tasks.related_texts import NEGATIVE, POSITIVE, check_texts, related_texts
@@ -90,21 +92,26 @@ def mine_negatives(
     source: Any,
     columns: Mapping[str, str] | None = None,
     *,
+    documents: Any = None,
     num_negatives: int = 3,
     skip: int = 0,
     depth: int = 100,
     max_share: float = 0.95,
     seed: int | None = None,
+    settings: ReadSettings = DEFAULTS,
 ) -> list[dict[str, Any]]:
     """Returns the rows of `source` with hard negatives: `anchor`, `positive` and `negative`.
 
-    `source` holds pairs of an anchor and a positive in any form that `predict` reads, and its
-    positives are the documents. Rows with one anchor become one, with lists of texts; none of its
-    positives, nor the anchor itself, becomes its negative. Negatives that rows have already are
-    kept. The settings are those of `hard_negatives`.
+    `source` holds pairs of an anchor and a positive in any form that `predict` reads. Its positives
+    are the texts to choose from, with those of `documents`, which is what an index reads. Rows with
+    one anchor become one, with lists of texts; none of its positives, nor the anchor itself,
+    becomes its negative. Negatives that rows have already are kept. How many are found, and how,
+    is told as to `hard_negatives`; `settings` say how files are read.
 
-    Raises SettingsError for a model of another task, DataError for a row without a positive.
+    Raises SettingsError for a model of another task and for a setting out of its range, DataError
+    for a row without a positive.
     """
+    _check(num_negatives=num_negatives, skip=skip, depth=depth, max_share=max_share)
     task = model.predictor.task
     if task.name != "sentence-embedding":
         raise SettingsError(
@@ -113,12 +120,16 @@ def mine_negatives(
             "Only one of sentence-embedding says which texts are near.",
             'Use tunewright.load("starter"), or train one.',
         )
-    groups = _grouped(source, columns or {})
-    documents = list(dict.fromkeys(text for group in groups.values() for text in group[POSITIVE]))
-    place = {text: number for number, text in enumerate(documents)}
+    groups = _grouped(source, columns or {}, settings)
+    found = [text for group in groups.values() for text in group[POSITIVE]]
+    if documents is not None:
+        others = (document.text for document in read_documents(documents, settings=settings))
+        found += (text for text in others if not is_blank(text))
+    texts = list(dict.fromkeys(found))
+    place = {text: number for number, text in enumerate(texts)}
     mined = hard_negatives(
         _vectors(model, groups, "query"),
-        _vectors(model, documents, "document"),
+        _vectors(model, texts, "document"),
         [{place[text] for text in group[POSITIVE]} for group in groups.values()],
         [{place[anchor]} if anchor in place else set() for anchor in groups],
         num_negatives=num_negatives,
@@ -131,15 +142,28 @@ def mine_negatives(
         {
             "anchor": anchor,
             "positive": group[POSITIVE],
-            "negative": list(dict.fromkeys([*group[NEGATIVE], *(documents[n] for n in places)])),
+            "negative": list(dict.fromkeys([*group[NEGATIVE], *(texts[n] for n in places)])),
         }
         for (anchor, group), places in zip(groups.items(), mined, strict=True)
     ]
 
 
-def _grouped(source: Any, columns: Mapping[str, str]) -> dict[str, dict[int, list[str]]]:
+def _check(num_negatives: int, skip: int, depth: int, max_share: float) -> None:
+    least = {"num_negatives": (num_negatives, 1), "skip": (skip, 0), "depth": (depth, 1)}
+    for name, (value, limit) in least.items():
+        if value < limit:
+            raise SettingsError(name, f"it is {value}", f"It is at least {limit}.")
+    if skip >= depth:
+        raise SettingsError("skip", f"it is {skip}", f"It is less than depth, which is {depth}.")
+    if not max_share > 0:
+        raise SettingsError("max_share", f"it is {max_share}", "It is more than 0.")
+
+
+def _grouped(
+    source: Any, columns: Mapping[str, str], settings: ReadSettings
+) -> dict[str, dict[int, list[str]]]:
     """Returns the positives and negatives of each anchor, each text once, in the rows' order."""
-    table = read_table(source)
+    table = read_table(source, settings)
     choice = resolve_columns(
         EMBEDDING_ROLES, table.column_names, columns, training=True, source=table.name
     )

@@ -22,6 +22,8 @@ FLAGS = {
               "stride", "text"],
     "init": ["json", "task"],
     "launch": ["max-restarts", "nnodes", "nproc", "output", "target"],
+    "mine": ["depth", "documents", "json", "max-share", "model", "negatives", "output", "precision",
+             "seed", "skip"],
     "plan": ["json", "label", "model", "task", "test", "text", "text-pair", "validation"],
     "predict": ["exact", "format", "json", "output", "precision", "text", "text-pair"],
     "pretrain": ["json", "lowercase", "model", "name", "test", "text", "tokenizer", "validation",

@@ -54,6 +54,8 @@ def make_files(folder: Path) -> None:
         for row in rows
     ]
     write_lines(folder / "pairs.jsonl", swapped)
+    faq = [{"query": row["source"], "positive": row["target"]} for row in swapped]
+    write_lines(folder / "faq.jsonl", faq)
     long = [{"document": f"{row['review']}. it was so.", "summary": row["review"]} for row in rows]
     write_lines(folder / "long.jsonl", long)
     write_pictures(folder)

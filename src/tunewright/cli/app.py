@@ -10,7 +10,7 @@ import typer
 
 from tunewright import __version__
 from tunewright.cli.answer_verbs import chat, predict, serve
-from tunewright.cli.search_verbs import embed, index, search
+from tunewright.cli.search_verbs import embed, index, mine, search
 from tunewright.errors import SettingsError
 from tunewright.tasks import TASKS
 
@@ -383,6 +383,7 @@ def verify_resume(
     verify_resume_and_show(words or [], kills, nproc, as_json)
 
 
+app.command(rich_help_panel=DATA)(mine)
 for verb in (predict, chat, serve, embed, index, search):
     app.command(rich_help_panel=USE)(verb)
 

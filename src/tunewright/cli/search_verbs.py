@@ -1,4 +1,7 @@
-"""The words and flags of `embed`, `index` and `search`; what they do is in `searching`."""
+"""The words and flags of `mine`, `embed`, `index` and `search`.
+
+What they do is in `mining` and `searching`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,46 @@ Text = Annotated[
 ]
 Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def mine(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pairs of a query and its answer: a file, a folder or a Hub id; then settings "
+            "such as encoding=latin-1 or data.columns.anchor=COLUMN.",
+            metavar="SOURCE [KEY=VALUE]...",
+        ),
+    ],
+    model: Model = "starter",
+    output: Annotated[
+        str, typer.Option("--output", "--out", "-o", help="A .jsonl or .csv file; - prints.")
+    ] = "-",
+    documents: Annotated[
+        str | None,
+        typer.Option(help="More texts to choose from than the answers.", metavar="SOURCE"),
+    ] = None,
+    num_negatives: Annotated[
+        int, typer.Option("--negatives", "-n", help="How many for each query.", min=1)
+    ] = 3,
+    skip: Annotated[int, typer.Option(help="Leave out so many of the nearest.", min=0)] = 0,
+    depth: Annotated[int, typer.Option(help="How many of the nearest count.", min=1)] = 100,
+    max_share: Annotated[
+        float, typer.Option(help="Pass over what is nearer than this share of the answer.")
+    ] = 0.95,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw among those left; else the nearest are taken.")
+    ] = None,
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Find texts that look like a query's answer and are not, for embeddings and rerankers."""
+    from tunewright.cli.mining import mine_and_write
+
+    mine_and_write(
+        words, model, output, precision, as_json, documents=documents, num_negatives=num_negatives,
+        skip=skip, depth=depth, max_share=max_share, seed=seed,
+    )  # fmt: skip
 
 
 def embed(
