@@ -51,6 +51,7 @@ from tunewright.tasks.windows import (
     Pooling,
     WindowedTask,
     as_features,
+    length_field,
     long_field,
     pooled,
     stride_field,
@@ -88,11 +89,7 @@ class MultiLabelClassification(WindowedTask):
         'model("A fine film.")  # every label; the thresholds stand in task.json only'
     )
 
-    max_length: PositiveInt | None = field(
-        default=None,
-        metadata={"help": "tokens that are read at once, special tokens included. Off: 256, or the "
-                          "model's limit if that is less"},
-    )  # fmt: skip
+    max_length: PositiveInt | None = length_field()
     long: Long = long_field()
     stride: NonNegativeInt = stride_field()
     pooling: Pooling = field(

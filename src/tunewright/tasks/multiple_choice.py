@@ -41,6 +41,7 @@ from tunewright.tasks.windows import (
     by_text,
     first_windows,
     in_windows,
+    length_field,
     long_field,
     pooled,
     stride_field,
@@ -81,11 +82,9 @@ class MultipleChoice(WindowedTask):
         "print(model(**{name: ids[None] for name, ids in inputs.items()}).logits)"
     )
 
-    max_length: PositiveInt | None = field(
-        default=None,
-        metadata={"help": "tokens of a question with one choice that are read at once, special "
-                          "tokens included. Off: 256, or the model's limit if that is less"},
-    )  # fmt: skip
+    max_length: PositiveInt | None = length_field(
+        "tokens of a question with one choice that are read at once"
+    )
     long: Long = long_field()
     stride: NonNegativeInt = stride_field()
     pooling: Pooling = field(

@@ -37,6 +37,7 @@ from tunewright.tasks import ANSWERS, CONTEXT, QUESTION
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
 from tunewright.tasks.found_spans import best_spans, learnt_answers, true_answers
 from tunewright.tasks.texts import each_read, fitting_length, text_of
+from tunewright.tasks.windows import length_field, long_field, stride_field
 from tunewright.types import Features, Role, Row, TokenStream
 
 # Long enough for most paragraphs beside a question.
@@ -67,18 +68,11 @@ class QuestionAnswering(Task):
         'AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder")'
     )
 
-    max_length: PositiveInt | None = field(
-        default=None,
-        metadata={"help": "tokens of a window, question and special tokens included. Off: 384, or "
-                          "the model's limit if that is less"},
-    )  # fmt: skip
-    long: Long = field(
-        default="window",
-        metadata={"help": "what happens to longer contexts: read in windows, cut, or refused"},
+    max_length: PositiveInt | None = length_field(
+        "tokens of a window, of its question too", DEFAULT_MAX_LENGTH
     )
-    stride: NonNegativeInt = field(
-        default=128, metadata={"help": "tokens that a window shares with the one before"}
-    )
+    long: Long = long_field("window", "contexts")
+    stride: NonNegativeInt = stride_field(128)
     max_answer_length: PositiveInt = field(
         default=30, metadata={"help": "tokens of the longest answer"}
     )

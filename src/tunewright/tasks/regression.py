@@ -35,6 +35,7 @@ from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.tasks.windows import (
     WindowedTask,
     as_features,
+    length_field,
     long_field,
     pooled,
     stride_field,
@@ -66,11 +67,7 @@ class Regression(WindowedTask):
     kind: ClassVar[Kind] = SEQUENCE_CLASSIFIER
     text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
-    max_length: PositiveInt | None = field(
-        default=None,
-        metadata={"help": "tokens that are read at once, special tokens included. Off: 256, or the "
-                          "model's limit if that is less"},
-    )  # fmt: skip
+    max_length: PositiveInt | None = length_field()
     long: Long = long_field()
     stride: NonNegativeInt = stride_field()
     loss_type: Literal["mse", "mae", "huber"] = field(

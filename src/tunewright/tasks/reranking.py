@@ -52,6 +52,7 @@ from tunewright.tasks.windows import (
     by_text,
     first_windows,
     in_windows,
+    length_field,
     long_field,
     pooled,
     stride_field,
@@ -90,11 +91,7 @@ class Reranking(WindowedTask):
         'model.rank("a question", ["an answer", "another"])'
     )
 
-    max_length: PositiveInt | None = field(
-        default=None,
-        metadata={"help": "tokens of query and text that are read at once, special tokens "
-                          "included. Off: 256, or the model's limit if that is less"},
-    )  # fmt: skip
+    max_length: PositiveInt | None = length_field("tokens of query and text that are read at once")
     long: Long = long_field()
     stride: NonNegativeInt = stride_field()
     pooling: Pooling = field(

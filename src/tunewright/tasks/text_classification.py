@@ -58,6 +58,7 @@ from tunewright.tasks.windows import (
     WindowedTask,
     as_features,
     first_windows,
+    length_field,
     long_field,
     pooled,
     stride_field,
@@ -82,11 +83,7 @@ class TextClassification(WindowedTask):
     text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     label_role: ClassVar[str | None] = "label"
 
-    max_length: PositiveInt | None = field(
-        default=None,
-        metadata={"help": "tokens that are read at once, special tokens included. Off: 256, or the "
-                          "model's limit if that is less"},
-    )  # fmt: skip
+    max_length: PositiveInt | None = length_field()
     long: Long = long_field()
     stride: NonNegativeInt = stride_field()
     pooling: Pooling = field(

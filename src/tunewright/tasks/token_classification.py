@@ -58,6 +58,7 @@ from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Tas
 from tunewright.tasks.labels import Weights, weights_of
 from tunewright.tasks.tagging import Odd, sentences, tables
 from tunewright.tasks.texts import each_read, fitting_length
+from tunewright.tasks.windows import length_field, long_field, stride_field
 from tunewright.tasks.words import (
     IGNORED,
     UNKNOWN,
@@ -95,18 +96,9 @@ class TokenClassification(Task):
         '                 aggregation_strategy="first")\nmodel("Ada met Bo.")'
     )
 
-    max_length: PositiveInt | None = field(
-        default=None,
-        metadata={"help": "tokens of a window, special tokens included. Off: 256, or the model's "
-                          "limit if that is less"},
-    )  # fmt: skip
-    long: Long = field(
-        default="window",
-        metadata={"help": "what happens to longer texts: read in windows, cut, or refused"},
-    )
-    stride: NonNegativeInt = field(
-        default=32, metadata={"help": "tokens that a window shares with the one before"}
-    )
+    max_length: PositiveInt | None = length_field("tokens of a window")
+    long: Long = long_field("window")
+    stride: NonNegativeInt = stride_field(32)
     label_all_tokens: bool = field(
         default=False,
         metadata={"help": "learn the tag of every token of a word, not of its first alone"},

@@ -24,16 +24,28 @@ Pooling = Literal["mean", "max"]
 PLACE = "place"  # the target that says which text of its row a window is of
 
 
-def long_field() -> Any:
+def length_field(
+    what: str = "tokens that are read at once", usual: int = DEFAULT_MAX_LENGTH
+) -> Any:
     return field(
-        default="truncate",
-        metadata={"help": "what happens to longer texts: cut and counted, read in windows, or "
+        default=None,
+        metadata={"help": f"{what}, special tokens included. Off: {usual}, or the model's limit if "
+                          "that is less"},
+    )  # fmt: skip
+
+
+def long_field(default: Long = "truncate", what: str = "texts") -> Any:
+    return field(
+        default=default,
+        metadata={"help": f"what happens to longer {what}: cut and counted, read in windows, or "
                           "refused"},
     )  # fmt: skip
 
 
-def stride_field() -> Any:
-    return field(default=64, metadata={"help": "tokens that a window shares with the one before"})
+def stride_field(default: int = 64) -> Any:
+    return field(
+        default=default, metadata={"help": "tokens that a window shares with the one before"}
+    )
 
 
 @dataclass(frozen=True)
