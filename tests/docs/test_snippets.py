@@ -47,7 +47,7 @@ BEGIN_WITH_RUNS = (
     "docs/how-it-works.md",
     "docs/serve.md",
 )
-NUM_COMMANDS, NUM_SNIPPETS = 182, 77
+NUM_COMMANDS, NUM_SNIPPETS = 187, 77
 
 ALL = [(page, blocks(page)) for page in pages()]
 
