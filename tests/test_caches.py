@@ -35,8 +35,22 @@ def test_caches_lie_where_the_system_keeps_them(
     monkeypatch, tmp_path, platform, variable, expected
 ):
     monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
     assert cache_folder("native") == tmp_path / expected
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32", "darwin"])
+def test_a_folder_that_is_named_comes_first_on_every_system(monkeypatch, tmp_path, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("gguf") == tmp_path / "tunewright" / "gguf"
+
+
+def test_who_keeps_nothing_needs_no_folder(no_home, monkeypatch):
+    caches.temporary_folder().symlink_to(no_home)
+    monkeypatch.setenv("TUNEWRIGHT_CACHE_GB", "0")
+    assert tw.cache().max_bytes == 0
 
 
 def test_a_user_without_a_home_has_them_in_a_folder_of_their_own(no_home):
@@ -57,6 +71,6 @@ def test_what_others_may_write_to_is_not_taken(no_home, what):
     with pytest.raises(RunError) as caught:
         cache_folder("encoded")
     assert str(caught.value) == (
-        f"{folder}: it is not yours alone. A user without a home has the caches there. Name a "
-        "folder in XDG_CACHE_HOME."
+        f"{folder}: it cannot be made, or others may write to it. A user without a home has the "
+        "caches there. Name a folder in XDG_CACHE_HOME."
     )

@@ -108,6 +108,38 @@ def test_negatives_that_a_row_has_already_come_first(model):
     assert all(row["negative"][0] == "stock" and len(row["negative"]) == 2 for row in rows)
 
 
+def test_what_a_row_has_already_is_not_mined_again(model):
+    pairs = [{"anchor": "win", "positive": "win the match", "negative": ["stock", "win the match"]}]
+    said = []
+    (row,) = mine_negatives(
+        model, pairs, documents=["stock", "the goal"], max_share=np.inf, say=said.append
+    )
+    assert row == {
+        "anchor": "win", "positive": ["win the match"], "negative": ["stock", "the goal"]
+    }  # fmt: skip
+    assert said[-1] == "Found 1 negative for 1 row; 1 got fewer than 3, 0 none."
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"num_negatives": 0}, "num_negatives: it is 0. It is at least 1."),
+        ({"seed": -1}, "seed: it is -1. It is at least 0."),
+        ({"skip": 7, "depth": 7}, "skip: it is 7. It is less than depth, which is 7."),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(model, asked, found):
+    with pytest.raises(SettingsError) as caught:
+        mine_negatives(model, PAIRS, **asked)
+    assert str(caught.value) == found
+
+
+def test_scored_pairs_are_not_taken_for_answers(model):
+    scored = [{**pair, "label": number % 2} for number, pair in enumerate(PAIRS)]
+    with pytest.raises(DataError, match="its pairs have scores"):
+        mine_negatives(model, scored)
+
+
 def test_the_columns_may_be_named(model):
     pairs = [{"a": pair["query"], "b": pair["answer"]} for pair in PAIRS]
     named = mine_negatives(model, pairs, {"anchor": "a", "positive": "b"})

@@ -79,7 +79,8 @@ class Way:
 
     def told(self) -> str:
         passes, rate = self.settings.num_train_epochs, self.settings.learning_rate
-        return f"{passes} passes at {rate:g}, {self.settings.batch_size} rows"
+        own = "".join(f", {name} {value:g}" for name, value in self.task.items())
+        return f"{passes} passes at {rate:g}, {self.settings.batch_size} rows{own}"
 
 
 WAYS = {
@@ -129,7 +130,8 @@ def compared(name: str, split: str, search: Search, run: Any, seeds: Sequence[in
         seeds=seeds,
         notes={
             "candidates": NUM_CANDIDATES,
-            "negatives": NUM_NEGATIVES,
+            "negatives": f"{NUM_NEGATIVES} of the {NUM_CANDIDATES} nearest",
+            "share beside vectors": WEIGHT,
             "ways": "; ".join(f"{name}: {way.told()}" for name, way in WAYS.items()),
         },
     )

@@ -86,7 +86,8 @@ def train_cross_encoder(model: Path, settings: Settings, lists: Rows, seed: int)
             train_dataset=Dataset.from_dict(values),
             loss=ListNetLoss(encoder, mini_batch_size=-1),
         ).train()
-    return lambda pairs: encoder.predict(list(pairs), show_progress_bar=False)
+    plain = torch.nn.Identity()  # a sigmoid in 32 bits makes ties of unlike scores
+    return lambda pairs: encoder.predict(list(pairs), activation_fn=plain, show_progress_bar=False)
 
 
 def _arguments(settings: Settings, seed: int, output: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Shape letters: Q queries, K documents, D numbers of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,18 @@ import numpy.typing as npt
 
 from tunewright.data import ReadSettings, is_blank, read_table, resolve_columns
 from tunewright.data.readers import DEFAULTS
+from tunewright.data.wording import counted
 from tunewright.errors import SettingsError
 from tunewright.retrieval.documents import read_documents
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks import EMBEDDING_ROLES
-from tunewright.tasks.related_texts import NEGATIVE, POSITIVE, check_texts, related_texts
+from tunewright.tasks.related_texts import (
+    NEGATIVE,
+    POSITIVE,
+    check_texts,
+    check_unscored,
+    related_texts,
+)
 from tunewright.types import Row
 
 Floats = npt.NDArray[np.float32]
@@ -93,25 +100,29 @@ def mine_negatives(
     columns: Mapping[str, str] | None = None,
     *,
     documents: Any = None,
+    text: Sequence[str] = (),
     num_negatives: int = 3,
     skip: int = 0,
     depth: int = 100,
     max_share: float = 0.95,
     seed: int | None = None,
     settings: ReadSettings = DEFAULTS,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Returns the rows of `source` with hard negatives: `anchor`, `positive` and `negative`.
 
     `source` holds pairs of an anchor and a positive in any form that `predict` reads. Its positives
-    are the texts to choose from, with those of `documents`, which is what an index reads. Rows with
-    one anchor become one, with lists of texts; none of its positives, nor the anchor itself,
-    becomes its negative. Negatives that rows have already are kept. How many are found, and how,
-    is told as to `hard_negatives`; `settings` say how files are read.
+    are the texts to choose from, with those of `documents`: anything that an index reads, whose
+    columns `text` are joined. Rows with one anchor become one, with lists of texts; none of its
+    positives, nor the anchor itself, is its negative. Negatives that rows have already come first,
+    and so many new ones follow as are found. How they are chosen is told as to `hard_negatives`;
+    `settings` say how files are read, and `say` hears what was guessed, and how many negatives
+    there are.
 
     Raises SettingsError for a model of another task and for a setting out of its range, DataError
-    for a row without a positive.
+    for a row without a positive, for scored pairs, and as readers do.
     """
-    _check(num_negatives=num_negatives, skip=skip, depth=depth, max_share=max_share)
+    _check(num_negatives, skip, depth, max_share, seed)
     task = model.predictor.task
     if task.name != "sentence-embedding":
         raise SettingsError(
@@ -120,36 +131,46 @@ def mine_negatives(
             "Only one of sentence-embedding says which texts are near.",
             'Use tunewright.load("starter"), or train one.',
         )
-    groups = _grouped(source, columns or {}, settings)
-    found = [text for group in groups.values() for text in group[POSITIVE]]
+    groups = _grouped(source, columns or {}, settings, say)
+    texts = [text for group in groups.values() for text in group[POSITIVE]]
     if documents is not None:
-        others = (document.text for document in read_documents(documents, settings=settings))
-        found += (text for text in others if not is_blank(text))
-    texts = list(dict.fromkeys(found))
+        others = read_documents(documents, text=text, settings=settings, say=say)
+        texts += (document.text for document in others if not is_blank(document.text))
+    texts = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(texts)}
     mined = hard_negatives(
         _vectors(model, groups, "query"),
         _vectors(model, texts, "document"),
         [{place[text] for text in group[POSITIVE]} for group in groups.values()],
-        [{place[anchor]} if anchor in place else set() for anchor in groups],
+        [
+            {place[text] for text in (anchor, *group[NEGATIVE]) if text in place}
+            for anchor, group in groups.items()
+        ],
         num_negatives=num_negatives,
         skip=skip,
         depth=depth,
         max_share=max_share,
         seed=seed,
     )
+    num_mined = [len(places) for places in mined]
+    say(
+        f"Found {counted(sum(num_mined), 'negative')} for {counted(len(groups), 'row')}; "
+        f"{sum(number < num_negatives for number in num_mined):,} got fewer than {num_negatives}, "
+        f"{num_mined.count(0):,} none."
+    )
     return [
         {
             "anchor": anchor,
             "positive": group[POSITIVE],
-            "negative": list(dict.fromkeys([*group[NEGATIVE], *(texts[n] for n in places)])),
+            "negative": [*group[NEGATIVE], *(texts[number] for number in places)],
         }
         for (anchor, group), places in zip(groups.items(), mined, strict=True)
     ]
 
 
-def _check(num_negatives: int, skip: int, depth: int, max_share: float) -> None:
-    least = {"num_negatives": (num_negatives, 1), "skip": (skip, 0), "depth": (depth, 1)}
+def _check(num_negatives: int, skip: int, depth: int, max_share: float, seed: int | None) -> None:
+    least = {"num_negatives": (num_negatives, 1), "skip": (skip, 0), "depth": (depth, 1),
+             "seed": (seed or 0, 0)}  # fmt: skip
     for name, (value, limit) in least.items():
         if value < limit:
             raise SettingsError(name, f"it is {value}", f"It is at least {limit}.")
@@ -160,21 +181,27 @@ def _check(num_negatives: int, skip: int, depth: int, max_share: float) -> None:
 
 
 def _grouped(
-    source: Any, columns: Mapping[str, str], settings: ReadSettings
+    source: Any, columns: Mapping[str, str], settings: ReadSettings, say: Callable[[str], None]
 ) -> dict[str, dict[int, list[str]]]:
     """Returns the positives and negatives of each anchor, each text once, in the rows' order."""
     table = read_table(source, settings)
     choice = resolve_columns(
         EMBEDDING_ROLES, table.column_names, columns, training=True, source=table.name
     )
+    for sentence in (*table.notes, *choice.notices(table.name)):
+        say(sentence)
+    rows = list(table.rows(choice.mapping))
     groups: dict[str, dict[int, list[str]]] = {}
-    for row in table.rows(choice.mapping):
+    for row in rows:
         check_texts(row, "ranking")
         anchor, *others = related_texts(row)
         group = groups.setdefault(anchor.text, {POSITIVE: [], NEGATIVE: []})
         for text in others:
             if text.text not in group[text.part]:
                 group[text.part].append(text.text)
+    check_unscored(rows, "ranking")
+    for group in groups.values():
+        group[NEGATIVE] = [text for text in group[NEGATIVE] if text not in group[POSITIVE]]
     return groups
 
 

@@ -42,10 +42,10 @@ def rows_in(path):
 
 
 def test_a_file_of_pairs_gets_negatives(command, pairs, tiny_sentences, tmp_path):
-    asked = ["--negatives", "2", "--max-share", "inf", "--precision", "fp32"]
+    asked = ["--negatives", "2", "--max-share", "inf", "precision=fp32"]
     ended = command("mine", *pairs, "--model", tiny_sentences, *asked, "--out", "mined.jsonl")
     assert ended.status == 0, ended.err
-    assert "Found 6 negatives for 3 rows; 0 have fewer than 2, 0 have none." in ended.err
+    assert "Found 6 negatives for 3 rows; 0 got fewer than 2, 0 none." in ended.err
     columns = {"anchor": "asked", "positive": "told"}
     model = load(tiny_sentences, "fp32")
     expected = mine_negatives(model, "pairs.csv", columns, num_negatives=2, max_share=float("inf"))
@@ -55,15 +55,24 @@ def test_a_file_of_pairs_gets_negatives(command, pairs, tiny_sentences, tmp_path
 
 def test_other_documents_are_chosen_from_too(command, pairs, tiny_sentences, tmp_path):
     texts = ["shares", "", "the goal", "lose the card"]
-    lines = (json.dumps({"text": text}) for text in texts)
+    lines = (json.dumps({"said": text}) for text in texts)
     (tmp_path / "more.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    asked = ["--documents", "more.jsonl", "--negatives", "9", "--max-share", "inf", "--json"]
-    ended = command("mine", *pairs, "--model", tiny_sentences, *asked, "--out", "mined.jsonl")
-    assert ended.json == {
-        "rows": 3, "negatives": 14, "with_fewer": 3, "with_none": 0, "output": "mined.jsonl"
-    }  # fmt: skip
+    asked = ["--documents", "more.jsonl", "--text", "said", "--negatives", "9", "--json"]
+    words = ["mine", *pairs, "--model", tiny_sentences, *asked, "--max-share", "inf"]
+    ended = command(*words, "--out", "mined.jsonl")
+    assert ended.json == {"rows": 3, "output": "mined.jsonl"}
+    assert "Found 14 negatives for 3 rows; 3 got fewer than 9, 0 none." in ended.err
     found = {text for row in rows_in(tmp_path / "mined.jsonl") for text in row["negative"]}
     assert found == {answer for _, answer in PAIRS} | {"shares", "the goal"}
+
+
+def test_what_was_guessed_is_said(command, tiny_sentences, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": a, "answer": b} for a, b in PAIRS]
+    (tmp_path / "faq.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    ended = command("mine", "faq.jsonl", "--model", tiny_sentences)
+    assert 'faq.jsonl: the column "question" is taken as anchor.' in ended.err
+    assert 'faq.jsonl: the column "answer" is taken as positive.' in ended.err
 
 
 def test_what_is_mined_trains_a_reranker_from_either_kind_of_file(
@@ -86,6 +95,10 @@ def test_what_is_mined_trains_a_reranker_from_either_kind_of_file(
         (["pairs.csv", "--skip", "100"],
          "skip: it is 100. It is less than depth, which is 100."),
         (["pairs.csv", "--max-share", "0"], "max_share: it is 0.0. It is more than 0."),
+        (["pairs.csv", "--out", "mined.parquet"],
+         "mined.parquet: this suffix is not one that is written. It has to end in .jsonl or .csv."),
+        (["pairs.csv", "--out", "away/mined.csv"],
+         "away/mined.csv: its folder does not exist. Make the folder first."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_mined_is_one_sentence(command, pairs, tiny_sentences, words, message):

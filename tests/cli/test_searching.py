@@ -83,7 +83,7 @@ def test_tokens_have_a_vector_each(command, articles, tiny):
     assert ended.status == 0, ended.err
     row = json.loads((articles.parent / "v.jsonl").read_text().splitlines()[0])
     assert row["tokens"] == ["a", "fine", "film", "w", "##i", "##t", "##h", "good", "acting"]
-    assert len(row["vectors"]) == len(row["places"]) == 9
+    assert len(row["vectors"]) == len(row["starts"]) == 9
 
 
 def test_tokens_are_one_array_with_the_beginnings_of_texts_beside_it(command, articles, tiny):
@@ -144,7 +144,7 @@ def test_exact_vectors_do_not_hang_on_their_neighbours(command, articles, tiny, 
     assert set(passes) == {1}
     command("embed", articles, "--model", tiny, "exact=false", "--out", "v.npy")
     assert passes[-1] == 5
-    message = refused(command("index", articles, "--model", tiny))
+    message = refused(command("index", articles, "--model", tiny, "exact=false"))
     assert message.endswith("Write exact=true, or index into a new folder.")
 
 
@@ -337,6 +337,15 @@ def test_a_search_is_measured_on_judged_queries(command, indexed, tmp_path):
     assert "ndcg@10" in shown.out
 
 
+def test_indexing_again_takes_the_index_s_own_model(command, articles, tiny, tmp_path):
+    first = command("index", articles, "--model", tiny, "--precision", "fp32", "exact=true")
+    assert first.status == 0, first.err
+    again = ["index", articles, "--precision", "fp32", "--add", "--json"]
+    ended = command(*again)
+    assert ended.status == 0, ended.err
+    assert (ended.json["num_embedded"], ended.json["num_unchanged"]) == (0, 5)
+
+
 def test_a_cross_encoder_orders_the_hits_anew(command, indexed, tiny_folder):
     words = ["search", "index", "the bank", "--json", "--precision", "fp32"]
     plain = command(*words).json["hits"]
@@ -364,8 +373,9 @@ def test_a_cross_encoder_orders_the_hits_anew(command, indexed, tiny_folder):
         (["index", "bank", "--mode", "fuzzy"],
          'mode: it is "fuzzy". It is one of "hybrid", "dense", "bm25".'),
         (["index", "bank", "--weight", "2"], "weight: it is 2.0. It is from 0 to 1."),
-        (["index", "bank", "--rerank", "order=2"],
-         "rerank_weight: it is 2.0. It is from 0 to 1."),
+        *[(["index", "bank", "--rerank", word],
+           f'--rerank: it is "{word}". It is a model, or MODEL=SHARE from 0 to 1. Write, for '
+           "example: --rerank runs/order=0.5") for word in ("order=2", "order=half", "=0.5")],
         (["index", "bank", "--where", "year"],
          '--where: "year" is no condition. It is a column, one of != >= <= = > <, and a value. '
          'Write, for example, --where "year>=2020".'),

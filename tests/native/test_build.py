@@ -153,7 +153,7 @@ def test_a_private_folder_that_others_may_write_to_is_not_taken(own_cache, monke
     folder.mkdir()
     folder.chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    assert why_not() == f"no cache can be written, and others may write to {folder}"
+    assert why_not() == f"no cache can be written, and {folder} is not ours alone"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     build._made.cache_clear()
     assert why_not() is None

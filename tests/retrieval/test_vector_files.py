@@ -88,8 +88,8 @@ def test_json_lines_hold_the_same(encoder, token_encoder, tmp_path):
 
     write_vectors(embedded(documents(), token_encoder), file)
     row = json.loads(file.read_text().splitlines()[0])
-    assert list(row) == ["id", "text", "tokens", "places", "vectors"]
-    assert len(row["tokens"]) == len(row["places"]) == len(row["vectors"])
+    assert list(row) == ["id", "text", "tokens", "starts", "ends", "vectors"]
+    assert len(row["tokens"]) == len(row["starts"]) == len(row["ends"]) == len(row["vectors"])
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".npy", ".jsonl"])

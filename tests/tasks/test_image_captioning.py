@@ -196,7 +196,7 @@ def test_answers_are_measured_against_all_captions_beside_the_constant_one():
     assert 0 < found["constant_chrf"] < 100
     assert task.severity(*pairs[0]) is None
     assert 0 < task.severity(*pairs[1]) < 1
-    assert any('"a dog"' in sentence for sentence in task.measured_as())
+    assert any('"a dog"' in sentence for sentence in task.measured_as({}))
 
 
 # Models of the library ---------------------------------------------------------------------------

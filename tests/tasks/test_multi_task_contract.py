@@ -186,7 +186,7 @@ def test_a_list_of_mistakes_shows_rows_as_their_parts_do(monkeypatch):
 
 
 def test_what_parts_say_has_their_names(monkeypatch):
-    monkeypatch.setattr(TextClassification, "measured_as", lambda self: ["As ever."])
+    monkeypatch.setattr(TextClassification, "measured_as", lambda self, _: ["As ever."])
     monkeypatch.setattr(
         TextClassification,
         "remarks",
@@ -197,7 +197,8 @@ def test_what_parts_say_has_their_names(monkeypatch):
         [Features(i, {f"{name}/text": TokenStream([1])})]
         for i, name in enumerate(("topic", "mood", "mood"))
     ]
-    assert task.measured_as() == ["topic: As ever.", "mood: As ever."]
+    both = {"topic/": np.array([True, False]), "mood/": np.array([False, True])}
+    assert task.measured_as(both) == ["topic: As ever.", "mood: As ever."]
     assert task.remarks("train", iter(rows)) == [
         "topic: train: 1 inputs.",
         "mood: train: 2 inputs.",
@@ -209,7 +210,7 @@ def test_mistakes_that_all_rows_tell_are_taken_by_turns(monkeypatch):
     task = MultiTask(parts=parts)
     here = np.array([True, False, True])
     statistics = {"topic/": here, "mood/": ~here, "topic/x": np.arange(3), "mood/x": np.arange(3)}
-    rows = rows_of([{"task": name} for name in ("topic", "mood", "topic")])
+    rows = rows_of([{"task": name, "text": "a"} for name in ("topic", "mood", "topic")])
     assert task.mistakes(statistics, rows, 5) is None
 
     def mistakes(self, statistics, rows, limit):

@@ -190,6 +190,23 @@ def test_all_texts_of_a_query_are_shown_and_measured(values, source):
     assert learned().shown(Row(0, values, source)) == "film\na plot\na card"
 
 
+def test_queries_that_any_order_is_right_for_are_counted():
+    task = learned()
+    rows = rows_of(
+        [
+            {"query": "film", "positive": ["a plot", "a card"]},
+            {"query": "film", "positive": "a plot", "negative": "a card"},
+        ]
+    )
+    answer = Ranking((0.9, 0.1), (2.0, -2.0))
+    statistics = task.stack([task.statistics(answer, row) for row in rows])
+    assert task.measured_as(statistics) == (
+        "1 of 2 queries have only texts that are equally relevant: any order of them is right, and "
+        "counts so.",
+    )
+    assert task.measured_as(task.stack([task.statistics(answer, rows[1])])) == ()
+
+
 def test_a_blank_text_is_answered_and_a_missing_one_is_not(tiny_folder):
     asked = predictor(learned(), tiny_folder("bert"))
     (blank,) = asked.answers([Row(0, {"query": "film", "text": None})])
@@ -223,7 +240,7 @@ def test_rows_that_cannot_be_learned_from_are_refused():
     )
     assert refused({"query": "a", "positive": ["b", "c"]}) == (
         "the training data: every label is 1. Relevant and irrelevant texts are needed. Find texts "
-        "that only look relevant with tunewright.mining.hard_negatives."
+        "that only look relevant: tunewright mine FILE --out mined.jsonl"
     )
     assert refused({"query": "a", "text": "b", "positive": "c", "negative": "d"}).startswith(
         "rows.csv, line 2: its text has no label."

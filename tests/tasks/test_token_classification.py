@@ -524,6 +524,18 @@ def test_a_file_in_another_scheme_than_the_model_s_is_judged_as_the_same_entitie
     assert (found["f1"], found["f1_strict"], found["accuracy"]) == (1.0, 1.0, 1.0)
 
 
+def test_how_many_entities_the_strict_scores_leave_out_is_said():
+    task = TokenClassification(labels=("a", "b"), scheme="BIOES")
+    answer = Entities(entities((0, 1, "a"), (4, 5, "b")).entities, ("S-a", "O", "S-b"))
+    for tags, said in (
+        (["S-a", "O", "S-b"], ()),
+        (["B-a", "O", "S-b"], ("1 of 2 true entities are not tagged as BIOES tags them: the strict "
+                              "scores leave them out.",)),
+    ):  # fmt: skip
+        (row,) = rows_of([{"tokens": ["a", "b", "c"], "tags": tags}])
+        assert task.measured_as(task.stack([task.statistics(answer, row)])) == said
+
+
 def test_a_text_s_entities_are_compared_by_place_and_label():
     row = rows_of([{"text": "Ada met Bo.", "entities": [[0, 3, "a"], [8, 10, "b"]]}])[0]
     task = TokenClassification(labels=("a", "b"))

@@ -111,7 +111,7 @@ def test_several_references_count_together_and_the_first_is_learned(tiny_folder)
 def test_chinese_is_cut_by_character_and_the_signature_says_so():
     task = Translation().learn(rows_of([{"source": "a dog", "target": "一只狗。"}]))
     assert task.words == "zh"
-    assert "nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp" in task.measured_as()[0]
+    assert "nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp" in task.measured_as({})[0]
 
 
 # End to end --------------------------------------------------------------------------------------

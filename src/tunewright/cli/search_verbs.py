@@ -33,7 +33,7 @@ def mine(
         list[str],
         typer.Argument(
             help="Pairs of a query and its answer: a file, a folder or a Hub id; then settings "
-            "such as encoding=latin-1 or data.columns.anchor=COLUMN.",
+            "such as encoding=latin-1, precision=fp32 or data.columns.anchor=COLUMN.",
             metavar="SOURCE [KEY=VALUE]...",
         ),
     ],
@@ -45,6 +45,10 @@ def mine(
         str | None,
         typer.Option(help="More texts to choose from than the answers.", metavar="SOURCE"),
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Their column; given again, columns are joined.", metavar="COLUMN"),
+    ] = None,
     num_negatives: Annotated[
         int, typer.Option("--negatives", "-n", help="How many for each query.", min=1)
     ] = 3,
@@ -54,17 +58,16 @@ def mine(
         float, typer.Option(help="Pass over what is nearer than this share of the answer.")
     ] = 0.95,
     seed: Annotated[
-        int | None, typer.Option(help="Draw among those left; else the nearest are taken.")
+        int | None, typer.Option(help="Draw among those left; else the nearest are taken.", min=0)
     ] = None,
-    precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
     """Find texts that look like a query's answer and are not, for embeddings and rerankers."""
     from tunewright.cli.mining import mine_and_write
 
     mine_and_write(
-        words, model, output, precision, as_json, documents=documents, num_negatives=num_negatives,
-        skip=skip, depth=depth, max_share=max_share, seed=seed,
+        words, model, output, as_json, documents=documents, text=text or (), skip=skip,
+        num_negatives=num_negatives, depth=depth, max_share=max_share, seed=seed,
     )  # fmt: skip
 
 
@@ -114,7 +117,14 @@ def index(
     folder: Annotated[
         str, typer.Option("--output", "--out", "-o", help="The index's folder.", metavar="FOLDER")
     ] = "index",
-    model: Model = "starter",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="starter, a folder, a run, or a Hub id; else the index's own, or starter.",
+        ),
+    ] = None,
     text: Text = None,
     id_column: Annotated[
         str | None, typer.Option("--id", help="Column of what names a document.", metavar="COLUMN")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any, get_args
 from rich.markup import escape
 
 from tunewright.cli import show
-from tunewright.cli.words import reading_of
+from tunewright.cli.words import own_settings, reading_of, source_of
 from tunewright.data import ReadSettings, is_blank, resolve_columns, stream_tables, write_rows
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
@@ -92,7 +93,7 @@ def embed_and_write(
     from tunewright.retrieval.embedding import embedded
     from tunewright.retrieval.vector_files import at_least_one, in_form, write_vectors
 
-    words, given = _own_settings(words, OF_EMBED)
+    words, given = own_settings(words, OF_EMBED)
     source, reading = _source(words, "embed")
     form, ranges_2D = _form(output, given)
     tokens = settings.get("pooling") == TOKENS
@@ -198,17 +199,15 @@ def _draw(sample: Any, drawing: Drawing) -> dict[str, Any]:
 
 
 def index_and_show(
-    words: Sequence[str], folder: str, model: str, precision: str, as_json: bool,
+    words: Sequence[str], folder: str, model: str | None, precision: str, as_json: bool,
     **named: Any,
 ) -> None:  # fmt: skip
     """Brings an index up to date and says what changed."""
-    words, given = _own_settings(words, OF_INDEX)
+    words, given = own_settings(words, OF_INDEX)
     source, reading = _source(words, "index")
-    from tunewright.retrieval.encoder import load_encoder
-    from tunewright.retrieval.making import make_index
+    from tunewright.retrieval.making import encoder_for, make_index
 
-    exact = given.get("exact", False)
-    encoder = load_encoder(model, precision=precision, exact=exact)  # type: ignore[arg-type]
+    encoder = encoder_for(Path(folder), model, precision, given.get("exact"))  # type: ignore[arg-type]
     with show.err.status("Reading ...") as status:
 
         def tell(progress: Any) -> None:
@@ -280,9 +279,15 @@ def _named_with_share(rerank: str | None) -> tuple[str | None, float]:
     if not equals or Path(rerank or "").exists():
         return rerank, 1.0
     try:
-        return name, float(share)
+        found = float(share)
     except ValueError:
-        return rerank, 1.0
+        found = math.nan
+    if not name or not 0 <= found <= 1:
+        raise SettingsError(
+            "--rerank", f'it is "{rerank}"', "It is a model, or MODEL=SHARE from 0 to 1.",
+            "Write, for example: --rerank runs/order=0.5",
+        )  # fmt: skip
+    return name, found
 
 
 def _answered(index: Any, file: str, question: Any) -> Iterator[dict[str, Any]]:
@@ -335,34 +340,11 @@ def _shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
     return flat if len(flat) <= most else f"{flat[:most]} ..."
 
 
-def _own_settings(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes the settings of these names out of the words of a command."""
-    own = [word for word in words if "=" in word and word.partition("=")[0] in names]
-    found: dict[str, Any] = dict(word.split("=", 1) for word in own)
-    if "exact" in found:
-        if found["exact"] not in ("true", "false"):
-            raise SettingsError("exact", f'it is "{found["exact"]}"', "It is true or false.")
-        found["exact"] = found["exact"] == "true"
-    if "stride" in found:
-        if not found["stride"].isdecimal():
-            raise SettingsError("stride", f'it is "{found["stride"]}"', "It is a number of tokens.")
-        found["stride"] = int(found["stride"])
-    return [word for word in words if word not in own], found
-
-
 def _source(words: Sequence[str], verb: str) -> tuple[Any, ReadSettings]:
     """Returns the source that a command names, and how it is read."""
-    plain = [word for word in words if "=" not in word or Path(word).exists()]
-    if len(plain) != 1:
-        raise SettingsError(
-            "command line", f"{len(plain)} sources are named", "One is needed.",
-            f"Write, for example: tunewright {verb} articles.csv",
-        )  # fmt: skip
-    reading = reading_of([word for word in words if word not in plain])
-    return (
-        sys.stdin.buffer if plain[0] == "-" else plain[0],
-        replace(DEFAULTS, **reading),
-    )
+    source, pairs = source_of(words, f"{verb} articles.csv")
+    reading = replace(DEFAULTS, **reading_of(pairs))
+    return sys.stdin.buffer if source == "-" else source, reading
 
 
 @contextmanager

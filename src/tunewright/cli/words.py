@@ -46,6 +46,32 @@ def chosen(columns: Mapping[str, str | None]) -> dict[str, str]:
     return {role: name for role, name in columns.items() if name is not None}
 
 
+def own_settings(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes the settings of these names out of the words of a command."""
+    own = [word for word in words if "=" in word and word.partition("=")[0] in names]
+    found: dict[str, Any] = dict(word.split("=", 1) for word in own)
+    if "exact" in found:
+        if found["exact"] not in ("true", "false"):
+            raise SettingsError("exact", f'it is "{found["exact"]}"', "It is true or false.")
+        found["exact"] = found["exact"] == "true"
+    if "stride" in found:
+        if not found["stride"].isdecimal():
+            raise SettingsError("stride", f'it is "{found["stride"]}"', "It is a number of tokens.")
+        found["stride"] = int(found["stride"])
+    return [word for word in words if word not in own], found
+
+
+def source_of(words: Sequence[str], example: str) -> tuple[str, list[str]]:
+    """Returns the one source among the words of a command, and its settings, key=value."""
+    plain = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(plain) != 1:
+        raise SettingsError(
+            "command line", f"{len(plain)} sources are named", "One is needed.",
+            f"Write, for example: tunewright {example}",
+        )  # fmt: skip
+    return plain[0], [word for word in words if word not in plain]
+
+
 def reading_of(pairs: Sequence[str]) -> dict[str, Any]:
     """Returns the settings of `[data]` that were given as key=value and say how to read."""
     given = overrides(pairs).get("data", {})

@@ -18,7 +18,7 @@ from tunewright.data.spans import read_spans
 from tunewright.data.splits import Split, SplitConfig, split
 from tunewright.data.starter import bbc_news
 from tunewright.data.table import Table, TableRows
-from tunewright.data.writers import escape_formula, write_rows
+from tunewright.data.writers import check_output, escape_formula, write_rows
 
 __all__ = [
     "Audit",
@@ -34,6 +34,7 @@ __all__ = [
     "TableRows",
     "bbc_news",
     "check_labels",
+    "check_output",
     "check_rows",
     "escape_formula",
     "is_blank",

@@ -217,17 +217,13 @@ def tags_of(spans: Iterable[TokenSpan], num_tokens: int, scheme: Scheme) -> list
 
 
 def rewritten(tags: Sequence[str], scheme: Scheme) -> Sequence[str]:
-    """Returns a row's tags in a scheme, where they are those of another one.
+    """Returns a row's tags in a scheme, where one has a letter that the scheme has not.
 
-    They are when one has a letter that is not of the scheme, or when none ends a span in a scheme
-    that marks all ends. A row that is only odd in its scheme stays as it is.
+    A row that is only odd in its scheme stays as it is.
     """
     letters = {_prefix_of(tag) for tag in tags} - {""}
-    if scheme not in _LETTERS or not letters:
-        return tags
-    own = set("BI" if scheme == "IOB1" else _LETTERS[scheme])
-    ends = own - set("BIM")
-    if letters <= own and (not ends or letters & ends):
+    own = set("BI" if scheme == "IOB1" else _LETTERS.get(scheme, ""))
+    if not own or letters <= own:
         return tags
     return tags_of(spans_of(tags, scheme), len(tags), scheme)
 

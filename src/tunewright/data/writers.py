@@ -44,6 +44,14 @@ def write_rows(
         return write(rows, stream)
 
 
+def check_output(target: str | os.PathLike[str]) -> None:
+    """Raises DataError, before any work is done, for what `write_rows` would not write to."""
+    name = os.fspath(target)
+    _format_of(name)
+    if not Path(name).parent.is_dir():
+        raise DataError(name, "its folder does not exist", "", "Make the folder first.")
+
+
 def _format_of(name: str) -> Format:
     if name == "-":
         return "jsonl"

@@ -7,9 +7,10 @@ whose tokens see those at a distance under w has s (2 w - 1) - w (w - 1) pairs o
 s², where s is more than w. The head of a language model, of H parameters, costs 6 H and 2 H for
 each token whose score is asked for. Weights that are frozen get no gradient, so that training costs
 2 less for each at every token; layers with nothing that learns in or below them cost their forward
-pass alone. A token of an encoder-decoder's source goes through the encoder and through the keys and
-values that the decoder makes of it, one of a target through the rest of the decoder; a target of t
-tokens has s t pairs with its source in each layer.
+pass alone (of an encoder-decoder the encoder, and no single layers of either). A token of an
+encoder-decoder's source goes through the encoder and through the keys and values that the decoder
+makes of it, one of a target through the rest of the decoder; a target of t tokens has s t pairs
+with its source in each layer.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tunewright.models.depths import depth_of
 from tunewright.types import Features
 
 # A part's name in an encoder-decoder, with an adapter's layers under that of the layer they adapt.
-_CROSS = re.compile(r"\.(?:cross_?attention|encoder_attn|EncDecAttention)\.")
+_CROSS = re.compile(r"\.(?:cross_?att(?:entio)?n|encoder_attn|EncDecAttention)\.")
 _KEY = re.compile(r"\.(?:key|k_proj|k)(?:\.base_layer)?$")
 _KEY_OR_VALUE = re.compile(r"\.(?:key|value|[kv]_proj|[kv])(?:\.|$)")
 _READS = re.compile(r"^(?!.*decoder\.)(?:.*\.)?(?:encoder|patches|shared|embed\w*)\.")
@@ -117,6 +118,12 @@ class FlopCount:
             ),
             cross_width=widths["memory"],
         )
+
+    @property
+    def all_matrices(self) -> int:
+        """The numbers of all matrices, of both stacks and of what scores a vocabulary."""
+        decoder = self.decoder.all_matrices if self.decoder else 0
+        return self.matrix_parameters + self.head_parameters + decoder
 
     def inference(self, lengths: Sequence[int], num_scored: float = 0) -> float:
         """Returns the operations of a forward pass over sequences of these lengths.

@@ -167,18 +167,21 @@ def _compiled(recipe: _Recipe) -> Path:
     """Returns the library, from the cache or newly made."""
     key, is_there = recipe.key(), shutil.which(recipe.compiler[0]) is not None
     name = f"{key}-{recipe.compiler_key() if is_there else '*'}.so"
-    folders = [folder for folder in (usual_folder(), private_folder()) if folder]
-    found = [path for folder in folders for path in sorted((folder / "native").glob(name))]
-    for path in found:
+    usual = usual_folder()
+    private = private_folder() if temporary_folder().exists() else None
+    folders = [folder / "native" for folder in (usual, private) if folder]
+    for path in (path for folder in folders for path in sorted(folder.glob(name))):
         if _is_whole(path):
             return path
     if not is_there:
         raise _Unavailable(f"there is no compiler ({recipe.compiler[0]})")
-    for folder in folders:
+    if usual is not None:
         with suppress(OSError):  # it may not be ours to write
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return _made_in(folder / "native", recipe, name)
-    raise _Unavailable(f"no cache can be written, and others may write to {temporary_folder()}")
+            return _made_in(usual / "native", recipe, name)
+    private = private or private_folder()
+    if private is None:
+        raise _Unavailable(f"no cache can be written, and {temporary_folder()} is not ours alone")
+    return _made_in(private / "native", recipe, name)
 
 
 def _made_in(folder: Path, recipe: _Recipe, name: str) -> Path:

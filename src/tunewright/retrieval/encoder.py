@@ -81,8 +81,9 @@ class TokenVectors:
     vectors_ND: Codes
 
     def to_json(self) -> dict[str, Any]:
-        places = self.places_N2.tolist()
-        return {"tokens": self.tokens, "places": places, "vectors": self.vectors_ND.tolist()}
+        starts, ends = self.places_N2.T.tolist()
+        return {"tokens": self.tokens, "starts": starts, "ends": ends,
+                "vectors": self.vectors_ND.tolist()}  # fmt: skip
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

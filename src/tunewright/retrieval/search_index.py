@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -153,13 +153,16 @@ class SearchIndex:
     def evaluate(
         self,
         judged: JudgedQueries | str | PathLike[str],
-        question: Question = Question(),
+        question: Question | None = None,
         split: str = "test",
+        **asked: Any,
     ) -> SearchQuality:
         """Measures a search on judged queries, or on a folder of them in BEIR's form.
 
-        A reranker reads as many documents as in `search`; the others of the best 100 follow.
+        What is `asked` are the settings of `search`, in the place of a question. A reranker reads
+        as many documents as in `search`; the others of the best 100 follow.
         """
+        question = question or Question(**asked)
         if not isinstance(judged, JudgedQueries):
             judged = JudgedQueries.read(Path(judged), split)
         num_hits = max(question.top, JUDGED_DEPTH)

@@ -217,6 +217,22 @@ def open_to_read(folder: Path) -> Store:
     return store
 
 
+def made_by(folder: Path) -> dict[str, Any] | None:
+    """Returns how the model of an index is loaded, of one that was never finished, too.
+
+    None where there is no index, or one by an embedder of the user's own.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    with faults_named(path):
+        store = Store(path, _connected(path, _uri(path)))
+    try:
+        return None if store.is_new() else store.setting("model")
+    finally:
+        store.connection.close()
+
+
 def _uri(path: Path) -> str:
     """A folder that cannot be written to needs to be read without SQLite's own files beside it."""
     frozen = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()

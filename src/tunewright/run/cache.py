@@ -29,7 +29,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tunewright import __version__
-from tunewright.caches import cache_folder
+from tunewright.caches import cache_folder, temporary_folder, usual_folder
 from tunewright.data.table import TableRows
 from tunewright.errors import ModelError, SettingsError
 from tunewright.models.manifest import MANIFEST, check_manifest, flush, read_manifest, seal
@@ -133,7 +133,12 @@ class RowCache:
                 "Write 10, or 0 to keep nothing.",
             )  # fmt: skip
         named = os.environ.get("TUNEWRIGHT_CACHE")
-        folder = Path(named) / "encoded" if named else cache_folder("encoded")
+        if named:
+            folder = Path(named) / "encoded"
+        elif size or usual_folder():
+            folder = cache_folder("encoded")
+        else:  # there is no home, and nothing is to be kept
+            folder = temporary_folder() / "encoded"
         return cls(folder, int(size * 1e9))
 
     def find(self, key: str, note: Callable[[str], None] = lambda _: None) -> Kept | None:

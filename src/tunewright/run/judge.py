@@ -252,7 +252,7 @@ class Judge:
             mistakes,
             num_mistakes,
             statistics,
-            notices=(*task.measured_as(), *_unseen(task, statistics, split)),
+            notices=(*task.measured_as(statistics), *_unseen(task, statistics, split)),
             best=tally.gallery.best,
             worst=tally.gallery.worst,
         )

@@ -275,8 +275,8 @@ class Task(ABC):
     def compared(self, answer: Any, row: Row) -> tuple[Any, Any]:
         """Returns the true and the predicted value, for metrics of the user's own."""
 
-    def measured_as(self) -> Sequence[str]:
-        """Returns sentences on how the metrics are counted, for those who compare them."""
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
+        """Returns sentences on how the metrics are counted, and what they do not show."""
         return ()
 
     def shown(self, row: Row) -> str:

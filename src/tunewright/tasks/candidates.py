@@ -120,7 +120,7 @@ def ranked_figures(rows: Sequence[Mapping[str, Any]], by_query: bool) -> dict[st
 
     A row has the number of its `query`, and the `labels` and `logits` of its texts. With `by_query`
     the texts of all rows of one query are ranked together, and n such rows weigh 1 / n each. What
-    else `rankings` shows of a query stands there, too.
+    else `rankings` shows of a query stands there, too, and whether its texts are all as relevant.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
@@ -137,6 +137,7 @@ def ranked_figures(rows: Sequence[Mapping[str, Any]], by_query: bool) -> dict[st
         best = int(ranked_J.argmax())
         found = ranking_figures(ranked_J[None, :DEPTH], labels_J[None]) | {
             WEIGHT: np.array([1 / len(together)]),
+            "all_alike": np.array([bool(ranked_J.min() == ranked_J.max() > 0)]),
             "right_place": np.array([best + 1.0 if ranked_J[best] else np.nan]),
             "query_row": np.array(together[:1]),
             "right_text": source_J2[order_J[[best]]],

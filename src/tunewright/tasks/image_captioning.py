@@ -222,7 +222,7 @@ class ImageCaptioning(Writer):
             f"{CONSTANT}chrf": chrf_of(total(f"{CONSTANT}chrf")),
         }
 
-    def measured_as(self) -> Sequence[str]:
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
         known = signatures("13a")
         return (
             f"chrF is {known['chrf']} of sacreBLEU, BLEU is {known['bleu']}.",

@@ -374,8 +374,9 @@ class MultiTask(Task):
         name, own = self._own(row)
         return self.tasks[name].compared(answer, own)
 
-    def measured_as(self) -> Sequence[str]:
-        return self._said(lambda _, task: task.measured_as())
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
+        parts = self.by_part(statistics).items()
+        return [f"{name}: {said}" for name, (task, own) in parts for said in task.measured_as(own)]
 
     def shown(self, row: Row) -> str:
         name, own = self._own(row)

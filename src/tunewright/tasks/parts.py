@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from torch.nn import ModuleDict
 
-from tunewright.errors import SettingsError
+from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import Batch
 from tunewright.tasks import LABELS, find_task
 from tunewright.tasks.base import Statistics, Task, build_task
@@ -140,9 +140,18 @@ def own_row(task: Task, row: Row) -> Row:
 
     In one with the columns of all parts, those of others are blank, in CSV blank texts: of a
     column that the part can do without, such a text is none. A blank cell of labels is no labels.
+
+    Raises DataError where a column that the part needs is not there, or holds nothing.
     """
     values = {}
     for role in task.roles:
+        if role.required and not role.only_training and row.values.get(role.name) is None:
+            raise DataError(
+                row.where,
+                f'it has no "{role.name}" ({role.help})',
+                f"Its part, of {task.name}, needs one.",
+                f'Call the column "{role.name}", or name it with data.columns.{role.name}=COLUMN.',
+            )
         if role.name in row.values:
             value = row.values[role.name]
             is_blank = isinstance(value, str) and not value

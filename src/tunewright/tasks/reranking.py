@@ -25,7 +25,7 @@ from tunewright.answers import Ranking, Relevance
 from tunewright.errors import DataError
 from tunewright.figures import Figure, Mistake
 from tunewright.metrics import MetricSpec
-from tunewright.metrics.ranking import RANKING_METRICS, ranking_metrics
+from tunewright.metrics.ranking import RANKING_METRICS, WEIGHT, ranking_metrics
 from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.bases import is_adapter_folder
 from tunewright.models.batch import Batch, padded
@@ -133,7 +133,7 @@ class Reranking(WindowedTask):
                 "the training data",
                 f"every label is {flat[0]:g}",
                 "Relevant and irrelevant texts are needed.",
-                "Find texts that only look relevant with tunewright.mining.hard_negatives.",
+                "Find texts that only look relevant: tunewright mine FILE --out mined.jsonl",
             )
         highest = max(1.0, *flat)
         return replace(self, objective=chosen, rows_hold_lists=lists, highest_label=highest)
@@ -236,6 +236,16 @@ class Reranking(WindowedTask):
 
     def prepare(self, statistics: Statistics) -> Reducer:
         return lambda counts: ranking_metrics(statistics, counts)
+
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
+        weight_R, alike_R = statistics[WEIGHT], statistics["all_alike"]
+        num_alike = round(float(weight_R[alike_R].sum()))
+        if not num_alike:
+            return ()
+        return (
+            f"{num_alike:,} of {round(float(weight_R.sum())):,} queries have only texts that are "
+            "equally relevant: any order of them is right, and counts so.",
+        )
 
     def shown(self, row: Row) -> str:
         query, texts = query_and_texts(row)

@@ -82,7 +82,7 @@ class Summarization(SequenceToSequence):
         lead = rouge_metrics(leads, counts)
         return rouge_metrics(statistics, counts) | {f"{LEAD}{n}": v for n, v in lead.items()}
 
-    def measured_as(self) -> Sequence[str]:
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
         return (
             "ROUGE is F1, times 100, of words in lower case that are not stemmed; each Chinese "
             "character is a word. The figures that begin with lead are those of the text's first "

@@ -410,6 +410,15 @@ class TokenClassification(Task):
     def prepare(self, statistics: Statistics) -> Reducer:
         return EntityReducer.of(statistics)
 
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
+        marked, allowed = (int(statistics[mode][:, 0].sum()) for mode in ("default", "strict"))
+        if allowed >= marked:
+            return ()
+        return (
+            f"{marked - allowed:,} of {marked:,} true entities are not tagged as {self.scheme} "
+            "tags them: the strict scores leave them out.",
+        )
+
     def shown(self, row: Row) -> str:
         return read_tagged(row).text
 

@@ -127,7 +127,7 @@ class Translation(SequenceToSequence):
     def prepare(self, statistics: Statistics) -> Reducer:
         return TranslationReducer(statistics)
 
-    def measured_as(self) -> Sequence[str]:
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
         names = {"bleu": "BLEU", "bleu_lowercase": "BLEU without case", "chrf": "chrF"}
         known = signatures(self.words or "13a")
         return [f"{name} is {known[key]} of sacreBLEU." for key, name in names.items()]

@@ -62,7 +62,7 @@ def measure_pass(loop: Loop) -> PassMemory | None:
         return None
     always = 0  # autocast keeps a copy of each matrix
     if loop.device.precision == "bf16":
-        always = BYTES_OF_A_CAST * FlopCount.of(loop.model).matrix_parameters
+        always = BYTES_OF_A_CAST * FlopCount.of(loop.model).all_matrices
     was_training = loop.model.training
     try:
         per_token = max(_kept_per_token(loop, unit, always) for unit in _longest(units))
