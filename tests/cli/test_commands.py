@@ -84,6 +84,42 @@ def test_evaluate_prints_tables(command, trained, reviews):
     assert "by text length" in ended.out
 
 
+def test_rows_with_other_columns_in_another_form_are_judged_and_answered(
+    command, trained, reviews, tmp_path
+):
+    whole = command("evaluate", "runs/first", reviews, "--json")
+    with reviews.open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    with (tmp_path / "other.csv").open("w", encoding="latin-1", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerows([("bewertung", "note \u00fc", "shop"), *rows])
+    text, label = "data.columns.text=bewertung", "data.columns.label=note \u00fc"
+    words = ["other.csv", text, label, "delimiter=;", "encoding=latin-1"]
+    ended = command("evaluate", "runs/first", *words, "--json")
+    assert ended.status == 0, ended.err
+    accuracy = whole.json["metrics"]["accuracy"]["value"]
+    assert ended.json["metrics"]["accuracy"]["value"] == accuracy
+    ended = command("predict", "runs/first", "other.csv", text, *words[3:], "-o", "answers.jsonl")
+    assert ended.status == 0, ended.err
+    command("train", "runs/first/run.toml", "--name", "twin")
+    ended = command("compare", "runs/first", "runs/twin", *words, "--json")
+    assert ended.json["num_different"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a.csv", "b.csv"], 'command line: "b.csv" is a second data source. One is read.'),
+        (["a.csv", "learning_rate=1"],
+         "command line: training.learning_rate is given. What can be set here is [data]. Write, "
+         "for example: encoding=latin-1 data.columns.text=COLUMN"),
+    ],
+)  # fmt: skip
+def test_evaluate_takes_one_source_and_how_it_is_read(command, trained, words, message):
+    ended = command("evaluate", "runs/first", *words)
+    assert (ended.status, ended.err.strip()) == (2, f"tunewright: {message}")
+
+
 def test_compare_finds_no_difference_between_twins(command, trained):
     command("train", "runs/first/run.toml", "--name", "twin")
     ended = command("compare", "runs/first", "runs/twin", "--json")

@@ -307,8 +307,14 @@ def launch(
 @app.command(rich_help_panel=JUDGE)
 def evaluate(
     run: Run,
-    data: Annotated[
-        str | None, typer.Argument(help="Labelled rows; else the stored figures.", metavar="[DATA]")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Labelled rows; else the stored figures. Then settings such as encoding=latin-1 "
+            "or data.columns.label=COLUMN.",
+            metavar="[DATA] [KEY=VALUE]...",
+            show_default=False,
+        ),
     ] = None,
     text: Text = None,
     text_pair: TextPair = None,
@@ -323,15 +329,20 @@ def evaluate(
     from tunewright.cli.judging import evaluate_and_show
 
     columns = {"text": text, "text_pair": text_pair, "label": label}
-    evaluate_and_show(run, data, columns, slices or [], as_json)
+    evaluate_and_show(run, words or [], columns, slices or [], as_json)
 
 
 @app.command(rich_help_panel=JUDGE)
 def compare(
     a: Annotated[str, typer.Argument(help="A run folder.", metavar="A")],
     b: Annotated[str, typer.Argument(help="Another run folder.", metavar="B")],
-    data: Annotated[
-        str | None, typer.Argument(help="Rows to compare on; else the stored ones.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Rows to compare on; else the stored ones. Then settings, as for evaluate.",
+            metavar="[DATA] [KEY=VALUE]...",
+            show_default=False,
+        ),
     ] = None,
     text: Text = None,
     text_pair: TextPair = None,
@@ -342,7 +353,7 @@ def compare(
     from tunewright.cli.judging import compare_and_show
 
     columns = {"text": text, "text_pair": text_pair, "label": label}
-    compare_and_show(a, b, data, columns, as_json)
+    compare_and_show(a, b, words or [], columns, as_json)
 
 
 @app.command(rich_help_panel=JUDGE)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rich.table import Table
 
 from tunewright.cli import show
-from tunewright.cli.words import chosen
+from tunewright.cli.words import rows_asked
 from tunewright.errors import SettingsError
 
 ROWS_SHOWN = 10
@@ -15,17 +16,21 @@ ROWS_SHOWN = 10
 
 def evaluate_and_show(
     run: str,
-    data: str | None,
+    words: Sequence[str],
     columns: Mapping[str, str | None],
     slices: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Measures a run on `data`, or shows what was measured at its end."""
+    """Measures a run on labelled rows, or shows what was measured at its end."""
     from tunewright.run.finished import FinishedRun
 
     finished = FinishedRun(run)
-    given = chosen(columns)
-    result = finished.result if data is None else finished.evaluate(data, given, slices=slices)
+    data, given, reading = rows_asked(words, columns)
+    if data is None:
+        result = finished.result
+    else:
+        settings = replace(finished.config.data.reading(), **reading)
+        result = finished.evaluate(data, given, slices=slices, settings=settings)
     if result is None:
         raise SettingsError(
             run, "it was judged on no rows", "Labelled rows are needed.", "Name a file of them."
@@ -51,13 +56,13 @@ def evaluate_and_show(
 
 
 def compare_and_show(
-    a: str, b: str, data: str | None, columns: Mapping[str, str | None], as_json: bool
+    a: str, b: str, words: Sequence[str], columns: Mapping[str, str | None], as_json: bool
 ) -> None:
     """Prints the differences between two runs, and the rows where they differ."""
     from tunewright.run.compare import compare_runs
 
-    given = chosen(columns)
-    comparison = compare_runs(a, b, data, given)
+    data, given, reading = rows_asked(words, columns)
+    comparison = compare_runs(a, b, data, given, reading)
     if as_json:
         show.print_json(comparison.to_json())
         return

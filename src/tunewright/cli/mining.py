@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from tunewright.cli import show
-from tunewright.cli.words import own_settings, reading_of, source_of
+from tunewright.cli.words import columns_of, own_settings, reading_of, source_of
 from tunewright.data import check_output, write_rows
 from tunewright.data.readers import DEFAULTS
-from tunewright.run.config import overrides
 
 
 def mine_and_write(
@@ -20,14 +19,15 @@ def mine_and_write(
     check_output(output)
     words, given = own_settings(words, ("precision",))
     source, pairs = source_of(words, "mine pairs.csv --out mined.jsonl")
-    columns = overrides(pairs).get("data", {}).get("columns", {})
     reading = replace(DEFAULTS, **reading_of(pairs))
     from tunewright.mining import mine_negatives
     from tunewright.run.loaded import load
 
     with show.err.status("Comparing ..."):
         loaded = load(model, **given)
-        rows = mine_negatives(loaded, source, columns, settings=reading, say=show.say, **asked)
+        rows = mine_negatives(
+            loaded, source, columns_of(pairs), settings=reading, say=show.say, **asked
+        )
     write_rows(rows, output)
     if as_json and output != "-":
         show.print_json({"rows": len(rows), "output": output})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunewright.cli import show
-from tunewright.cli.words import chosen, reading_of, writing_of
+from tunewright.cli.words import chosen, columns_of, reading_of, writing_of
 from tunewright.data import write_rows
 from tunewright.errors import SettingsError
 from tunewright.run.record import finite
@@ -44,7 +44,7 @@ def predict_and_write(
     written = writing_of(pairs, ("data",))
     if written:
         model = replace(model, predictor=replace_generation(model.predictor, **written))
-    given = chosen(columns)
+    given = columns_of(pairs) | chosen(columns)
     settings = replace(model.reading, **reading_of(pairs))
 
     def answers() -> Iterator[dict[str, Any]]:

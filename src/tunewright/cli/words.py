@@ -61,15 +61,46 @@ def own_settings(words: Sequence[str], names: Sequence[str]) -> tuple[list[str],
     return [word for word in words if word not in own], found
 
 
-def source_of(words: Sequence[str], example: str) -> tuple[str, list[str]]:
-    """Returns the one source among the words of a command, and its settings, key=value."""
+def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the sources among the words of a command, and the settings, key=value."""
     plain = [word for word in words if "=" not in word or Path(word).exists()]
+    return plain, [word for word in words if word not in plain]
+
+
+def source_of(words: Sequence[str], example: str) -> tuple[str, list[str]]:
+    """Returns the one source among the words of a command, and the settings, key=value."""
+    plain, pairs = divided(words)
     if len(plain) != 1:
         raise SettingsError(
             "command line", f"{len(plain)} sources are named", "One is needed.",
             f"Write, for example: tunewright {example}",
         )  # fmt: skip
-    return plain[0], [word for word in words if word not in plain]
+    return plain[0], pairs
+
+
+def rows_asked(
+    words: Sequence[str], flags: Mapping[str, str | None]
+) -> tuple[str | None, dict[str, str], dict[str, Any]]:
+    """Returns a source of rows or None, its columns by flags or data.columns, and how it is read.
+
+    Raises SettingsError for two sources, and for a setting of anything but `[data]`.
+    """
+    plain, pairs = divided(words)
+    if len(plain) > 1:
+        raise SettingsError("command line", f'"{plain[1]}" is a second data source', "One is read.")
+    for section, given in overrides(pairs).items():
+        if section != "data":
+            key = next(iter(given), section) if isinstance(given, Mapping) else section
+            raise SettingsError(
+                "command line", f"{section}.{key} is given", "What can be set here is [data].",
+                "Write, for example: encoding=latin-1 data.columns.text=COLUMN",
+            )  # fmt: skip
+    return plain[0] if plain else None, columns_of(pairs) | chosen(flags), reading_of(pairs)
+
+
+def columns_of(pairs: Sequence[str]) -> dict[str, str]:
+    """Returns the columns that were named as data.columns.ROLE=COLUMN."""
+    return dict(overrides(pairs).get("data", {}).get("columns", {}))
 
 
 def reading_of(pairs: Sequence[str]) -> dict[str, Any]:

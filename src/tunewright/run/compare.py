@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,17 @@ def compare_runs(
     b: str | PathLike[str] | FinishedRun,
     data: Any,
     columns: Mapping[str, str],
+    reading: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compares two run folders; on `data` when it is given, else on what both were judged on.
+
+    `reading` are settings of how it is read, in the place of each run's own.
 
     Raises SettingsError when the stored rows or the classes are not the same.
     """
     first, second = (x if isinstance(x, FinishedRun) else FinishedRun(x) for x in (a, b))
     a, b = str(first.path), str(second.path)
-    folders = [_judged(run, data, columns) for run in (first, second)]
+    folders = [_judged(run, data, columns, reading or {}) for run in (first, second)]
     task, other = first.task, second.task
     if getattr(task, "labels", ()) != getattr(other, "labels", ()):
         raise SettingsError(
@@ -82,12 +85,15 @@ def compare_runs(
     )
 
 
-def _judged(run: FinishedRun, data: Any, columns: Mapping[str, str]) -> Path:
+def _judged(
+    run: FinishedRun, data: Any, columns: Mapping[str, str], reading: Mapping[str, Any]
+) -> Path:
     """Returns the folder with the run's figures on the data, judging it there if need be."""
     if data is None:
         run.folder.read_json("evaluation/metrics.json")
         return run.folder.evaluation
-    return run.evaluate(data, columns).folder
+    settings = replace(run.config.data.reading(), **reading)
+    return run.evaluate(data, columns, settings=settings).folder
 
 
 def _check_same_rows(a: list[dict[str, Any]], b: list[dict[str, Any]], where: str) -> None:

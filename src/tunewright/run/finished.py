@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from tunewright.data import ReadSettings
 from tunewright.errors import SettingsError
 from tunewright.run.config import RunConfig, compose, read_config
 from tunewright.run.judge import EvaluationResult, Judge, OwnMetric
@@ -78,12 +79,14 @@ class FinishedRun:
         columns: Mapping[str, str] | None = None,
         metrics: Sequence[OwnMetric] = (),
         slices: Sequence[str] = (),
+        settings: ReadSettings | None = None,
     ) -> EvaluationResult:
         """Measures the model on labelled rows, with the run's settings.
 
-        `slices` are columns by whose values the metrics are also given, beside the run's own. The
-        figures and predictions are also written to `evaluation/NAME/`, NAME being the data's; it
-        gets a number when it is taken.
+        `slices` are columns by whose values the metrics are also given, beside the run's own, and
+        `settings` say how the rows are read, in the place of the run's own. The figures and
+        predictions are also written to `evaluation/NAME/`, NAME being the data's; it gets a number
+        when it is taken.
         """
         chosen = self.config.evaluation
         judge = Judge(chosen.num_resamples, (*chosen.slices, *slices), chosen.num_mistakes, metrics)
@@ -93,7 +96,7 @@ class FinishedRun:
             source,
             columns,
             judge,
-            settings=self.config.data.reading(),
+            settings=settings or self.config.data.reading(),
             predictions=folder / "predictions.jsonl",
         )
         return result.save(folder)
