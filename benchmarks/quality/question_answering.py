@@ -2,8 +2,10 @@
 
 Names of cases may follow, such as `CMRC2018`; `--only ours` makes one side's runs, `--rows 300`
 takes the first rows of every split, to try it out. CMRC2018 begins from a Chinese model: `--model`
-names it. Each seed of ours runs beside the same seed of `transformers.Trainer`, alternating.
-Results go to `benchmarks/quality/question_answering.json`, and tables are printed.
+names it. A case "after v1" begins, on both sides, with a model that has learned SQuAD v1: one run
+of ours, made first, or the one that `--after` names. Each seed of ours runs beside the same seed of
+`transformers.Trainer`, alternating. Results go to `benchmarks/quality/question_answering.json`, and
+tables are printed.
 
 Both sides read windows of 384 tokens that share 128, learn where the answer begins and ends or that
 a window has none, and answer with the likeliest stretch of at most 30 tokens (CMRC2018: 50). The
@@ -13,9 +15,11 @@ threshold for "no answer": it is 0.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.quality.harness import (
@@ -51,6 +55,7 @@ class Case:
     task: Mapping[str, Any] = field(default_factory=dict)
     is_chinese: bool = False
     nth: int = 1
+    after_v1: bool = False
 
 
 SQUAD_V1 = ("squad_v1/train", "squadshifts_new_wiki/train", "squadshifts_new_wiki/test")
@@ -61,6 +66,8 @@ CASES = (
          nth=6),
     Case("SQuAD v2 half", ("squad_v2_half/train",), "squad_v2_half/test",
          Settings(3, 2e-4, max_length=384)),
+    Case("SQuAD v2 half, after v1", ("squad_v2_half/train",), "squad_v2_half/test",
+         Settings(2, 1e-4, max_length=384), after_v1=True),
     Case("CMRC2018", ("cmrc2018/train",), "cmrc2018/validation", Settings(2, 3e-4, max_length=384),
          {"max_answer_length": 50}, is_chinese=True),
     Case("CMRC2018, 1 of 6", ("cmrc2018/train",), "cmrc2018/validation",
@@ -71,15 +78,28 @@ CASES = (
 def main() -> None:
     parser = parser_of(__doc__ or "", [case.name for case in CASES], ("ours", "peer"))
     parser.add_argument("--model", help="the folder of a Chinese model")
+    parser.add_argument("--after", help="the folder of a model that has learned SQuAD v1")
     given = parser.parse_args()
     results = Results(None if given.rows else given.results or RESULTS)
-    for case in CASES:
-        if case.name not in given.names or (case.is_chinese and not given.model):
-            continue
-        model = str(find_model(given.model if case.is_chinese else "starter"))
-        splits = splits_of(case, data_root() / "qa", given.rows)
-        results.measure(compared(case, splits, model, given.seeds), given.only)
+    with TemporaryDirectory() as place:
+        for case in CASES:
+            if case.name not in given.names or (case.is_chinese and not given.model):
+                continue
+            if case.after_v1 and not given.after:
+                given.after = learned_v1(Path(place), given.rows)
+            begun = given.model if case.is_chinese else given.after if case.after_v1 else "starter"
+            model = str(find_model(begun))
+            splits = splits_of(case, data_root() / "qa", given.rows)
+            results.measure(compared(case, splits, model, given.seeds), given.only)
     print(table(results.found))
+
+
+def learned_v1(place: Path, num_rows: int | None) -> str:
+    """Returns the folder of a model that has learned SQuAD v1, in a run of ours."""
+    (case,) = (case for case in CASES if case.name == "SQuAD v1")
+    train = splits_of(case, data_root() / "qa", num_rows)["train"]
+    with run_of_ours({"name": TASK}, case.settings, {"train": train}, seed=0) as run:
+        return str(shutil.copytree(run.folder.model, place / "v1"))
 
 
 def splits_of(case: Case, folder: Path, num_rows: int | None) -> dict[str, Rows]:

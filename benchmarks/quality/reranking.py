@@ -17,7 +17,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -123,7 +123,7 @@ def compared(name: str, split: str, search: Search, run: Any, seeds: Sequence[in
         name,
         WAYS[PEERS_WAY].settings,
         RANKINGS,
-        {side: lambda seed, side=side: run(side, seed)[split] for side in ("vectors", *WAYS, PEER)},
+        {side: partial(measured, side) for side in ("vectors", *WAYS, PEER)},
         (*((side, "vectors") for side in sides), (PEERS_WAY, PEER)),
         reducer=reducer_of_ranking,
         num_rows=len(search.relevant),

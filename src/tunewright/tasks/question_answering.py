@@ -69,7 +69,7 @@ class QuestionAnswering(Task):
     )
 
     max_length: PositiveInt | None = length_field(
-        "tokens of a window, of its question too", DEFAULT_MAX_LENGTH
+        "tokens of a window with its question", DEFAULT_MAX_LENGTH
     )
     long: Long = long_field("window", "contexts")
     stride: NonNegativeInt = stride_field(128)
