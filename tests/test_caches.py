@@ -27,7 +27,8 @@ def no_home(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("platform", "variable", "expected"),
     [
-        ("linux", "XDG_CACHE_HOME", "tunewright/native"),
+        ("linux", "HOME", ".cache/tunewright/native"),
+        ("darwin", "HOME", "Library/Caches/tunewright/native"),
         ("win32", "LOCALAPPDATA", "tunewright/cache/native"),
     ],
 )

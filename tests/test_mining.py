@@ -136,7 +136,7 @@ def test_a_setting_out_of_its_range_is_refused(model, asked, found):
 
 def test_scored_pairs_are_not_taken_for_answers(model):
     scored = [{**pair, "label": number % 2} for number, pair in enumerate(PAIRS)]
-    with pytest.raises(DataError, match="its pairs have scores"):
+    with pytest.raises(DataError, match=r'its column "label" holds scores, such as "0", "1"\.'):
         mine_negatives(model, scored)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from tunewright.data import ReadSettings, is_blank, read_table, resolve_columns
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
-from tunewright.errors import SettingsError
+from tunewright.errors import DataError, SettingsError, listed
 from tunewright.retrieval.documents import read_documents
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks import EMBEDDING_ROLES
@@ -30,8 +30,8 @@ from tunewright.tasks.related_texts import (
     NEGATIVE,
     POSITIVE,
     check_texts,
-    check_unscored,
     related_texts,
+    scores_of,
 )
 from tunewright.types import Row
 
@@ -100,7 +100,7 @@ def mine_negatives(
     columns: Mapping[str, str] | None = None,
     *,
     documents: Any = None,
-    text: Sequence[str] = (),
+    text: str | Sequence[str] = (),
     num_negatives: int = 3,
     skip: int = 0,
     depth: int = 100,
@@ -134,7 +134,8 @@ def mine_negatives(
     groups = _grouped(source, columns or {}, settings, say)
     texts = [text for group in groups.values() for text in group[POSITIVE]]
     if documents is not None:
-        others = read_documents(documents, text=text, settings=settings, say=say)
+        columns_of_text = [text] if isinstance(text, str) else text
+        others = read_documents(documents, text=columns_of_text, settings=settings, say=say)
         texts += (document.text for document in others if not is_blank(document.text))
     texts = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(texts)}
@@ -199,7 +200,14 @@ def _grouped(
         for text in others:
             if text.text not in group[text.part]:
                 group[text.part].append(text.text)
-    check_unscored(rows, "ranking")
+    scores = scores_of(rows)
+    if len(scores) > 1:
+        raise DataError(
+            table.name,
+            f'its column "{choice.mapping["score"]}" holds scores, such as {listed(scores[:3])}',
+            "Every pair is taken for a question and its answer.",
+            "Keep only those that are, and leave the column out or give it another name.",
+        )
     for group in groups.values():
         group[NEGATIVE] = [text for text in group[NEGATIVE] if text not in group[POSITIVE]]
     return groups

@@ -111,8 +111,14 @@ def test_rows_with_other_columns_in_another_form_are_judged_and_answered(
     [
         (["a.csv", "b.csv"], 'command line: "b.csv" is a second data source. One is read.'),
         (["a.csv", "learning_rate=1"],
-         "command line: training.learning_rate is given. What can be set here is [data]. Write, "
-         "for example: encoding=latin-1 data.columns.text=COLUMN"),
+         "command line: training.learning_rate is given. What can be set here is how rows are "
+         "read. Write, for example: encoding=latin-1 data.columns.text=COLUMN"),
+        (["a.csv", "drop_unlabelled=true"],
+         "command line: data.drop_unlabelled is given. What can be set here is how rows are read. "
+         "Write, for example: encoding=latin-1 data.columns.text=COLUMN"),
+        (["test=held_out.csv"],
+         'command line: "test=held_out.csv" is given, and no rows are named. It says how rows are '
+         "read. Name a file of them first."),
     ],
 )  # fmt: skip
 def test_evaluate_takes_one_source_and_how_it_is_read(command, trained, words, message):

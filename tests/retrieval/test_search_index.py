@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+import tunewright as tw
 from tests.retrieval.conftest import TEXTS
 from tests.retrieval.embedders import Reversed, WordCounts
 from tunewright.errors import ModelError, SettingsError
@@ -237,8 +238,19 @@ def test_an_index_of_your_own_embedder_needs_it_again(update, tmp_path):
         with pytest.raises(SettingsError) as caught:
             found.search("goal")
     assert str(caught.value).endswith(
-        "it was made by an embedder of your own. Give it: load_index(folder, embedder=...)"
+        "it was made by an embedder of your own. Give it in Python, as embedder=..."
     )
+
+
+def test_an_embedder_that_counts_as_empty_is_used(tmp_path):
+    class Empty(WordCounts):
+        def __len__(self):
+            return 0
+
+    found = tw.index(["the goal"], tmp_path / "index", embedder=Empty())
+    assert [hit.text for hit in found.search("goal", mode="dense")] == ["the goal"]
+    with pytest.raises(SettingsError, match="an embedder of your own"):
+        tw.index(["a plot"], tmp_path / "index", add=True)
 
 
 def test_another_model_is_not_searched_with(update, tmp_path):

@@ -529,8 +529,9 @@ def test_how_many_entities_the_strict_scores_leave_out_is_said():
     answer = Entities(entities((0, 1, "a"), (4, 5, "b")).entities, ("S-a", "O", "S-b"))
     for tags, said in (
         (["S-a", "O", "S-b"], ()),
-        (["B-a", "O", "S-b"], ("1 of 2 true entities are not tagged as BIOES tags them: the strict "
-                              "scores leave them out.",)),
+        (["B-a", "O", "S-b"], ("1 of 2 true entities are not tagged as BIOES tags them: the "
+                              "strict scores leave them out, and accuracy compares their tags as "
+                              "they are.",)),
     ):  # fmt: skip
         (row,) = rows_of([{"tokens": ["a", "b", "c"], "tags": tags}])
         assert task.measured_as(task.stack([task.statistics(answer, row)])) == said

@@ -25,12 +25,12 @@ def evaluate_and_show(
     from tunewright.run.finished import FinishedRun
 
     finished = FinishedRun(run)
-    data, given, reading = rows_asked(words, columns)
+    data, asked = rows_asked(words, columns)
     if data is None:
         result = finished.result
     else:
-        settings = replace(finished.config.data.reading(), **reading)
-        result = finished.evaluate(data, given, slices=slices, settings=settings)
+        settings = replace(finished.config.data.reading(), **asked.reading)
+        result = finished.evaluate(data, asked.columns, slices=slices, settings=settings)
     if result is None:
         raise SettingsError(
             run, "it was judged on no rows", "Labelled rows are needed.", "Name a file of them."
@@ -61,8 +61,8 @@ def compare_and_show(
     """Prints the differences between two runs, and the rows where they differ."""
     from tunewright.run.compare import compare_runs
 
-    data, given, reading = rows_asked(words, columns)
-    comparison = compare_runs(a, b, data, given, reading)
+    data, asked = rows_asked(words, columns)
+    comparison = compare_runs(a, b, data, asked.columns, asked.reading)
     if as_json:
         show.print_json(comparison.to_json())
         return

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from tunewright.cli import show
-from tunewright.cli.words import columns_of, own_settings, reading_of, source_of
+from tunewright.cli.words import own_settings, source_of
 from tunewright.data import check_output, write_rows
 from tunewright.data.readers import DEFAULTS
+from tunewright.errors import SettingsError
 
 
 def mine_and_write(
@@ -18,15 +19,20 @@ def mine_and_write(
     """Finds hard negatives for the pairs of a source."""
     check_output(output)
     words, given = own_settings(words, ("precision",))
-    source, pairs = source_of(words, "mine pairs.csv --out mined.jsonl")
-    reading = replace(DEFAULTS, **reading_of(pairs))
+    source, found = source_of(words, "mine pairs.csv --out mined.jsonl")
+    if asked["text"] and asked["documents"] is None:
+        raise SettingsError(
+            "--text", "it is given, and --documents is not", "It names a column of --documents.",
+            "Columns of the pairs are named by data.columns.anchor and data.columns.positive.",
+        )  # fmt: skip
+    reading = replace(DEFAULTS, **found.reading)
     from tunewright.mining import mine_negatives
     from tunewright.run.loaded import load
 
     with show.err.status("Comparing ..."):
         loaded = load(model, **given)
         rows = mine_negatives(
-            loaded, source, columns_of(pairs), settings=reading, say=show.say, **asked
+            loaded, source, found.columns, settings=reading, say=show.say, **asked
         )
     write_rows(rows, output)
     if as_json and output != "-":

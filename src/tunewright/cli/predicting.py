@@ -6,11 +6,10 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunewright.cli import show
-from tunewright.cli.words import chosen, columns_of, reading_of, writing_of
+from tunewright.cli.words import Asked, chosen, divided, writing_of
 from tunewright.data import write_rows
 from tunewright.errors import SettingsError
 from tunewright.run.record import finite
@@ -38,23 +37,23 @@ def predict_and_write(
     from tunewright.prediction.predictor import replace_generation
     from tunewright.run.loaded import load
 
-    pairs = [word for word in files if "=" in word and not Path(word).exists()]
-    files = [word for word in files if word not in pairs] or ["-"]
+    plain, pairs = divided(files)
+    asked = Asked.of(pairs, ("generation",))
     model = load(folder, precision, exact=exact)  # type: ignore[arg-type]
     written = writing_of(pairs, ("data",))
     if written:
         model = replace(model, predictor=replace_generation(model.predictor, **written))
-    given = columns_of(pairs) | chosen(columns)
-    settings = replace(model.reading, **reading_of(pairs))
+    given = asked.columns | chosen(columns)
+    settings = replace(model.reading, **asked.reading)
 
     def answers() -> Iterator[dict[str, Any]]:
-        for file in files:
+        for file in plain or ["-"]:
             source: str | BinaryIO = sys.stdin.buffer if file == "-" else file
             waiting: deque[tuple[Any, dict[str, Any]]] = deque()
             rows = _kept(model.rows_of(source, given, settings, kind, show.say), waiting)
             for answer in model.stream(rows):
                 row, cells = waiting.popleft()
-                place = {"source": row.source, "line": row.line} if len(files) > 1 else {}
+                place = {"source": row.source, "line": row.line} if len(plain) > 1 else {}
                 yield finite(place | cells | _beside(answer.to_json(), cells))
 
     write_rows(answers(), output)

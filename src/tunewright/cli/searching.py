@@ -14,7 +14,7 @@ from typing import Any, get_args
 from rich.markup import escape
 
 from tunewright.cli import show
-from tunewright.cli.words import own_settings, reading_of, source_of
+from tunewright.cli.words import own_settings, source_of
 from tunewright.data import ReadSettings, is_blank, resolve_columns, stream_tables, write_rows
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
@@ -342,8 +342,13 @@ def _shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
 
 def _source(words: Sequence[str], verb: str) -> tuple[Any, ReadSettings]:
     """Returns the source that a command names, and how it is read."""
-    source, pairs = source_of(words, f"{verb} articles.csv")
-    reading = replace(DEFAULTS, **reading_of(pairs))
+    source, asked = source_of(words, f"{verb} articles.csv")
+    if asked.columns:
+        raise SettingsError(
+            "command line", f"data.columns.{next(iter(asked.columns))} is given", "",
+            "Name the column of the texts with --text COLUMN.",
+        )  # fmt: skip
+    reading = replace(DEFAULTS, **asked.reading)
     return sys.stdin.buffer if source == "-" else source, reading
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tunewright.errors import SettingsError
 from tunewright.run.config import RunConfig, compose, overrides, read_config, task_keys
+
+READING_EXAMPLE = "encoding=latin-1 data.columns.text=COLUMN"
+WRITING_EXAMPLE = "max_new_tokens=200 do_sample=true"
 
 
 def config_of(
@@ -22,8 +25,7 @@ def config_of(
     The first word without `=` is the data or a run's TOML file; the others are `key=value`. Flags
     win over the file, and `key=value` over flags.
     """
-    plain = [word for word in words if "=" not in word or Path(word).exists()]
-    pairs = [word for word in words if word not in plain]
+    plain, pairs = divided(words)
     if len(plain) > 1:
         raise SettingsError(
             "command line", f'"{plain[1]}" is a second data source', "One is needed.",
@@ -67,47 +69,73 @@ def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return plain, [word for word in words if word not in plain]
 
 
-def source_of(words: Sequence[str], example: str) -> tuple[str, list[str]]:
-    """Returns the one source among the words of a command, and the settings, key=value."""
+def source_of(words: Sequence[str], example: str) -> tuple[str, Asked]:
+    """Returns the one source among the words of a command, and what is asked of it."""
     plain, pairs = divided(words)
     if len(plain) != 1:
         raise SettingsError(
             "command line", f"{len(plain)} sources are named", "One is needed.",
             f"Write, for example: tunewright {example}",
         )  # fmt: skip
-    return plain[0], pairs
+    return plain[0], Asked.of(pairs)
 
 
-def rows_asked(
-    words: Sequence[str], flags: Mapping[str, str | None]
-) -> tuple[str | None, dict[str, str], dict[str, Any]]:
-    """Returns a source of rows or None, its columns by flags or data.columns, and how it is read.
+def rows_asked(words: Sequence[str], flags: Mapping[str, str | None]) -> tuple[str | None, Asked]:
+    """Returns the rows that a command names, if any, and what is asked of them; flags win.
 
-    Raises SettingsError for two sources, and for a setting of anything but `[data]`.
+    Raises SettingsError for two sources, and for settings without one.
     """
     plain, pairs = divided(words)
     if len(plain) > 1:
         raise SettingsError("command line", f'"{plain[1]}" is a second data source', "One is read.")
-    for section, given in overrides(pairs).items():
-        if section != "data":
+    if pairs and not plain:
+        raise SettingsError(
+            "command line", f'"{pairs[0]}" is given, and no rows are named',
+            "It says how rows are read.", "Name a file of them first.",
+        )  # fmt: skip
+    asked = Asked.of(pairs)
+    return plain[0] if plain else None, replace(asked, columns=asked.columns | chosen(flags))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a source: its columns by their roles, and how it is read."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    reading: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pairs: Sequence[str], others: Sequence[str] = ()) -> Self:
+        """Returns what key=value words ask.
+
+        Raises SettingsError for what is no setting of reading, but for sections among `others`.
+        """
+        layer = only(overrides(pairs), ("data", *others), "how rows are read", READING_EXAMPLE)
+        given = layer.get("data", {})
+        data = compose({"data": given}, where="command line").data
+        known = asdict(data.reading())
+        for name in given:
+            if name not in (*known, "columns"):
+                raise _not_here(f"data.{name}", "how rows are read", READING_EXAMPLE)
+        return cls(dict(data.columns), {name: known[name] for name in known if name in given})
+
+
+def only(
+    layer: Mapping[str, Any], sections: Sequence[str], what: str, example: str
+) -> Mapping[str, Any]:
+    """Returns the settings of a command; raises SettingsError for one of another section."""
+    for section, given in layer.items():
+        if section not in sections:
             key = next(iter(given), section) if isinstance(given, Mapping) else section
-            raise SettingsError(
-                "command line", f"{section}.{key} is given", "What can be set here is [data].",
-                "Write, for example: encoding=latin-1 data.columns.text=COLUMN",
-            )  # fmt: skip
-    return plain[0] if plain else None, columns_of(pairs) | chosen(flags), reading_of(pairs)
+            raise _not_here(f"{section}.{key}", what, example)
+    return layer
 
 
-def columns_of(pairs: Sequence[str]) -> dict[str, str]:
-    """Returns the columns that were named as data.columns.ROLE=COLUMN."""
-    return dict(overrides(pairs).get("data", {}).get("columns", {}))
-
-
-def reading_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """Returns the settings of `[data]` that were given as key=value and say how to read."""
-    given = overrides(pairs).get("data", {})
-    read = asdict(compose({"data": given}, where="command line").data.reading())
-    return {name: value for name, value in read.items() if name in given}
+def _not_here(key: str, what: str, example: str) -> SettingsError:
+    return SettingsError(
+        "command line", f"{key} is given", f"What can be set here is {what}.",
+        f"Write, for example: {example}",
+    )  # fmt: skip
 
 
 def writing_of(pairs: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
@@ -115,16 +143,7 @@ def writing_of(pairs: Sequence[str], others: Sequence[str] = ()) -> dict[str, An
 
     Raises SettingsError for a setting of another section that is not among `others`.
     """
-    layer = overrides(pairs)
-    for section, given in layer.items():
-        if section not in ("generation", *others):
-            key = next(iter(given), section) if isinstance(given, Mapping) else section
-            raise SettingsError(
-                "command line",
-                f"{section}.{key} is given",
-                "What can be set here is [generation].",
-                "Write, for example: max_new_tokens=200 do_sample=true",
-            )
+    layer = only(overrides(pairs), ("generation", *others), "[generation]", WRITING_EXAMPLE)
     found = compose({"generation": layer.get("generation", {})}, where="command line").generation
     return {name: getattr(found, name) for name in layer.get("generation", {})}
 

@@ -48,8 +48,11 @@ def check_output(target: str | os.PathLike[str]) -> None:
     """Raises DataError, before any work is done, for what `write_rows` would not write to."""
     name = os.fspath(target)
     _format_of(name)
-    if not Path(name).parent.is_dir():
+    path = Path(name)
+    if not path.parent.is_dir():
         raise DataError(name, "its folder does not exist", "", "Make the folder first.")
+    if name != "-" and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise DataError(name, "it cannot be written", "", "Name another file.")
 
 
 def _format_of(name: str) -> Format:

@@ -49,7 +49,9 @@ def index(
     Raises DataError for texts and ids that cannot be read, ModelError when the index was made by
     another model.
     """
-    found = embedder or encoder_for(Path(folder), model, precision, exact)
+    found = embedder
+    if found is None:
+        found = encoder_for(Path(folder), model, precision, exact)
     make_index(
         source, Path(folder), found, text=[text] if isinstance(text, str) else text,
         id_column=id_column, passage_tokens=passage_tokens, stride=stride, add=add,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from tunewright.retrieval.indexing import check_model
 from tunewright.retrieval.judging import JudgedQueries, SearchQuality, judge_search
 from tunewright.retrieval.nearest import Neighbours, open_neighbours
 from tunewright.retrieval.reranker import Reranker
-from tunewright.retrieval.store import Floats, Numbers, Store, open_to_read
+from tunewright.retrieval.store import Floats, Numbers, Store, model_of, open_to_read
 from tunewright.retrieval.words import expression, query_words
 
 Mode = Literal["hybrid", "dense", "bm25"]
@@ -153,16 +153,13 @@ class SearchIndex:
     def evaluate(
         self,
         judged: JudgedQueries | str | PathLike[str],
-        question: Question | None = None,
+        question: Question = Question(),
         split: str = "test",
-        **asked: Any,
     ) -> SearchQuality:
         """Measures a search on judged queries, or on a folder of them in BEIR's form.
 
-        What is `asked` are the settings of `search`, in the place of a question. A reranker reads
-        as many documents as in `search`; the others of the best 100 follow.
+        A reranker reads as many documents as in `search`; the others of the best 100 follow.
         """
-        question = question or Question(**asked)
         if not isinstance(judged, JudgedQueries):
             judged = JudgedQueries.read(Path(judged), split)
         num_hits = max(question.top, JUDGED_DEPTH)
@@ -178,12 +175,7 @@ class SearchIndex:
         """The model that the index was made by; raises ModelError when it is another one now."""
         found = self.own_embedder
         if found is None:
-            about = self.store.setting("model")
-            if about is None:
-                raise SettingsError(
-                    str(self.store.path), "it was made by an embedder of your own", "",
-                    "Give it: load_index(folder, embedder=...)",
-                )  # fmt: skip
+            about = model_of(self.store)
             found = load_encoder(about["name"], **about["settings"], precision=self.precision)
         check_model(self.store, probe(found))
         return found

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from tunewright.errors import DataError, RunError, TunewrightError
+from tunewright.errors import DataError, RunError, SettingsError, TunewrightError
 from tunewright.retrieval.stored import StoredForm, packed
 
 FILE = "index.db"
@@ -220,7 +220,8 @@ def open_to_read(folder: Path) -> Store:
 def made_by(folder: Path) -> dict[str, Any] | None:
     """Returns how the model of an index is loaded, of one that was never finished, too.
 
-    None where there is no index, or one by an embedder of the user's own.
+    None where there is no index. Raises DataError when another version of Tunewright wrote it,
+    SettingsError when it is by an embedder of the user's own.
     """
     path = folder / FILE
     if not path.is_file():
@@ -228,9 +229,26 @@ def made_by(folder: Path) -> dict[str, Any] | None:
     with faults_named(path):
         store = Store(path, _connected(path, _uri(path)))
     try:
-        return None if store.is_new() else store.setting("model")
+        if store.is_new():
+            return None
+        check_format(store)
+        return model_of(store)
     finally:
         store.connection.close()
+
+
+def model_of(store: Store) -> dict[str, Any]:
+    """Returns how the model of an index is loaded.
+
+    Raises SettingsError where it is an embedder of the user's own.
+    """
+    about: dict[str, Any] | None = store.setting("model")
+    if about is None:
+        raise SettingsError(
+            str(store.path), "it was made by an embedder of your own", "",
+            "Give it in Python, as embedder=...",
+        )  # fmt: skip
+    return about
 
 
 def _uri(path: Path) -> str:

@@ -150,7 +150,9 @@ def own_row(task: Task, row: Row) -> Row:
                 row.where,
                 f'it has no "{role.name}" ({role.help})',
                 f"Its part, of {task.name}, needs one.",
-                f'Call the column "{role.name}", or name it with data.columns.{role.name}=COLUMN.',
+                "Fill it in, or leave the row out."
+                if role.name in row.values
+                else f"Name the column with data.columns.{role.name}=COLUMN.",
             )
         if role.name in row.values:
             value = row.values[role.name]

@@ -120,15 +120,20 @@ def check_texts(row: Row, objective: Objective) -> None:
         )
 
 
-def check_unscored(rows: Sequence[Row], objective: Objective) -> None:
-    """Raises DataError for scored pairs: each would be learnt as one that belongs together."""
+def scores_of(rows: Sequence[Row]) -> list[str]:
+    """Returns the unlike scores of pairs of texts, as text, in order."""
     values = (row.values for row in rows if len(related_texts(row)) == 2)
     found = (each["score"] for each in values if not is_blank(each.get("score")))
-    scores = {plain_label(str(score)) for score in found}
+    return sorted({plain_label(str(score)) for score in found})
+
+
+def check_unscored(rows: Sequence[Row], objective: Objective) -> None:
+    """Raises DataError for scored pairs: each would be learnt as one that belongs together."""
+    scores = scores_of(rows)
     if len(scores) > 1:
         raise DataError(
             "the training data",
-            f"its pairs have scores, such as {listed(sorted(scores)[:3])}",
+            f"its pairs have scores, such as {listed(scores[:3])}",
             f"The objective {objective} takes every pair for one that belongs together.",
             "Choose task.objective=cosent, cosine or contrastive, or leave the scores out.",
         )

@@ -416,7 +416,8 @@ class TokenClassification(Task):
             return ()
         return (
             f"{marked - allowed:,} of {marked:,} true entities are not tagged as {self.scheme} "
-            "tags them: the strict scores leave them out.",
+            "tags them: the strict scores leave them out, and accuracy compares their tags as they "
+            "are.",
         )
 
     def shown(self, row: Row) -> str:
