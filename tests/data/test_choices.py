@@ -93,5 +93,16 @@ def test_the_columns_of_choices_are_found(columns, expected):
     assert find_choice_columns(columns) == expected
 
 
+def test_more_than_nine_columns_are_found():
+    names = [f"choice_{number}" for number in range(1, 13)]
+    assert find_choice_columns(reversed(names)) == tuple(names)
+
+
+def test_a_label_that_is_a_choice_to_the_letter_means_that_choice():
+    choices = Choices(("1.0", "2.0", "3.0"))
+    assert choices.place_of("2.0", "text") == 1
+    assert choices.place_of(2.0, "text") == 1
+
+
 def test_blank_columns_at_the_end_are_no_choices():
     assert filled(["cat", "", "dog", None, " "]) == ["cat", "", "dog"]

@@ -51,6 +51,34 @@ def test_a_span_outside_the_text_is_refused(start, end):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "start", "end", "said", "place"),
+    [
+        ("Ada met Bo.", 0, 3, "Ada", (0, 3)),
+        ("\U0001f600 Ada met Bo.", 3, 6, "Ada", (2, 5)),  # as a browser counts
+        ("Ada met Bo.", 8, 11, " Bo.", (8, 11)),
+    ],
+)
+def test_a_span_may_say_what_stands_there(text, start, end, said, place):
+    span = {"start": start, "end": end, "text": said, "labels": ["person"]}
+    assert read_spans([span], text, "here") == [Span(*place, "person")]
+
+
+def test_a_span_that_says_something_else_than_stands_there_is_refused():
+    with pytest.raises(DataError) as caught:
+        read_spans([{"start": 0, "end": 7, "text": "Ada", "label": "a"}], "Ada met Bo.", "here")
+    assert str(caught.value) == (
+        'here: a span says "Ada"; at 0 to 7 of the text stands "Ada met". Offsets count '
+        "characters, not bytes or tokens; an end is the place after the last. Mend the span, or "
+        "leave its text out."
+    )
+
+
+def test_a_vowel_sign_belongs_to_its_consonant():
+    with pytest.raises(DataError, match="cuts the character before place 1 from its marks"):
+        read_spans([[0, 1, "x"]], "\u0915\u093f", "here")
+
+
 def test_a_span_that_cuts_a_character_from_its_marks_is_refused():
     assert refusal([[0, 4, "word"]], "Cafe\u0301 noir") == (
         'ner.jsonl, line 3: the span 0 to 4 ("Cafe") cuts the character before place 4 from its '

@@ -10,6 +10,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2, Entities
 
 from tunewright.data.tags import (
+    check_prefixes,
     continued,
     is_allowed,
     may_follow,
@@ -20,6 +21,7 @@ from tunewright.data.tags import (
     tag_names,
     tags_of,
 )
+from tunewright.errors import DataError
 
 # The schemes that seqeval has a strict mode for, and the letters of their tags.
 STRICT = {
@@ -209,6 +211,23 @@ def test_plain_tags_are_spans_of_one_token():
 )
 def test_what_may_follow_what(scheme, first, second, allowed):
     assert may_follow(first, second, scheme) is allowed
+
+
+@pytest.mark.parametrize("stray", ["PER", "0", "X", "B_ORG"])
+def test_a_tag_without_a_prefix_among_others_is_refused(stray):
+    rows = [["B-PER", "I-PER", "O"], [stray, "O", stray]]
+    with pytest.raises(DataError) as caught:
+        check_prefixes(rows)
+    assert str(caught.value) == (
+        'the training data: it has tags such as "B-PER", "I-PER", and 2 without a prefix, such as '
+        f'"{stray}". All tags but O have a prefix, or none has. Write them in one way.'
+    )
+
+
+def test_bare_labels_with_dashes_are_bare_labels():
+    check_prefixes([["B-52", "phone", "O"], ["I-phone", "O"]])
+    check_prefixes([["PER", "O"], []])
+    check_prefixes([["B-PER", "I-PER", "S-ORG", "O"]])
 
 
 @given(data=st.data(), scheme=st.sampled_from([*STRICT, "BMES"]))

@@ -265,8 +265,17 @@ def test_stock_transformers_gives_the_same_scores(trained):
     assert config["problem_type"] == "multi_label_classification"
 
 
-def test_zeros_and_ones_without_names_are_refused():
-    rows = rows_of([{"text": "a", "labels": [1.0, 0.0, 1]}, {"text": "b", "labels": [0, 0, 1]}])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([1.0, 0.0, 1], [0, 0, 1]),
+        ("[1, 0, 1]", "[0, 0, 1]"),
+        (["1", "0", "1"], ["0", "0", "1"]),
+        ("1,0,1", "0,0,1"),
+    ],
+)
+def test_zeros_and_ones_without_names_are_refused(first, second):
+    rows = rows_of([{"text": "a", "labels": first}, {"text": "b", "labels": second}])
     with pytest.raises(DataError, match="the labels of every row are 3 zeros and ones"):
         MultiLabelClassification().learn(rows)
 

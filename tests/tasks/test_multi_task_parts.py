@@ -138,6 +138,23 @@ def test_a_row_without_what_its_part_needs_is_refused(loaded, values, remedy):
     assert str(caught.value).endswith(remedy)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"task": "topic", "text": "a film", "label": ""},
+        {"task": "topic", "text": "a film", "label": None},
+        {"task": "names", "tokens": ["Ada"], "tags": None},
+        {"task": "answers", "question": "who?", "context": "Ada", "answers": None},
+    ],
+)
+def test_a_row_that_says_nothing_is_neither_learnt_nor_judged(row):
+    task = MultiTask(parts=UNLIKE_PARTS)
+    (unlabelled,) = rows_of([row])
+    for use in (lambda: task.learn([unlabelled]), lambda: task.statistics(None, unlabelled)):
+        with pytest.raises(tw.TunewrightError, match="needs it to be learnt or judged"):
+            use()
+
+
 # The model card --------------------------------------------------------------------------------
 
 

@@ -89,6 +89,19 @@ def test_every_form_of_an_answer_is_read(answers):
             '"film". Starts count characters, not bytes or tokens. It stands nowhere in the '
             "context. Correct the row, or remove it.",
         ),
+        *[
+            (
+                answers,
+                f'rows.csv, line 2: its answers are {answers}. Answers are [{{"text", "start"}}], '
+                'or {"text": [...], "answer_start": [...]}.',
+            )
+            for answers in (
+                {},
+                {"texts": ["a"], "starts": [0]},
+                {"text": None, "answer_start": None},
+                {"answer": "a", "start": 0},
+            )
+        ],
         (
             "film",
             'rows.csv, line 2: its answers are \'film\'. Answers are [{"text", "start"}], or '

@@ -31,7 +31,7 @@ FORMS: dict[Form, str] = {
     "number": "the place of one of the choices, from 1",
 }
 
-_COLUMN = re.compile(r"(?P<stem>(choice|option|ending|answer|solution|op)?[ _]?)(?P<end>[a-z]|\d)")
+_COLUMN = re.compile(r"(?P<stem>(choice|option|ending|answer|solution|op)?[ _]?)(?P<end>[a-z]|\d+)")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Choices:
         """Returns the place, from 0, of the choice that a label of some form means, or None."""
         plain, names = plain_label(label), self.names(form)
         plain = plain.upper() if form == "letter" else plain
+        if form in ("key", "text") and str(label).strip() in names:  # 2.0 may be a choice itself
+            plain = str(label).strip()
         return names.index(plain) if plain and plain in names else None
 
     def label(self, place: int, form: Form) -> LabelValue:
@@ -105,7 +107,7 @@ def _run(ends: Mapping[str, str], first: str) -> tuple[str, ...]:
     columns, end = [], first
     while end in ends:
         columns.append(ends[end])
-        end = chr(ord(end) + 1)
+        end = str(int(end) + 1) if end.isdecimal() else chr(ord(end) + 1)
     return tuple(columns)
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from tunewright.data.spans import in_characters
 from tunewright.data.wording import counted
 
 ENTITIES = "entities"
@@ -88,17 +89,5 @@ def _text_of(data: Mapping[str, Any], value: Mapping[str, Any]) -> str | None:
 def _entities(value: Mapping[str, Any], text: str | None) -> list[dict[str, Any]]:
     start, end = value.get("start"), value.get("end")
     if text is not None and isinstance(start, int) and isinstance(end, int):
-        start, end = _in_characters(text, start, end, value["text"])
+        start, end = in_characters(text, start, end, value["text"])
     return [{"start": start, "end": end, "label": label} for label in value["labels"]]
-
-
-def _in_characters(text: str, start: int, end: int, said: str) -> tuple[int, int]:
-    """Returns offsets in characters; a browser counts one beyond U+FFFF, such as 😀, as two."""
-    if text[start:end] == said:
-        return start, end
-    units = text.encode("utf-16-le", "surrogatepass")
-    before, marked = units[: 2 * start], units[2 * start : 2 * end]
-    if marked.decode("utf-16-le", "replace") != said:
-        return start, end
-    first = len(before.decode("utf-16-le", "replace"))
-    return first, first + len(said)

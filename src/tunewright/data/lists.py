@@ -25,6 +25,8 @@ from tunewright.errors import DataError
 SEPARATORS = ("|", ";", ",")
 # A longer list in one cell is no list of names.
 MAX_CHARACTERS = 1_000_000
+# A tuple or a set of texts, as Python prints it.
+_OF_PYTHON = re.compile(r"""[({]\s*['"].*['"]\s*,?\s*[)}]""", re.DOTALL)
 _NUMBERS = re.compile(r"\[[-+\d.eE,\s]*\]")
 
 Item = str | int | float | bool
@@ -48,7 +50,7 @@ def read_list(value: Any, separator: str | None, where: str) -> list[Item]:
 
     Raises: DataError for a missing value, and for one that holds anything else.
     """
-    if isinstance(value, str) and is_written(value):
+    if isinstance(value, str) and (is_written(value) or _OF_PYTHON.fullmatch(value.strip())):
         value = _written(value, where)
     if isinstance(value, str):
         parts = value.split(separator) if separator else [value]
@@ -92,6 +94,9 @@ def _written(text: str, where: str) -> Any:
     try:
         if len(plain) <= MAX_CHARACTERS and plain.count("[") == 1:
             return _array(plain) or ast.literal_eval(plain)
+        if len(plain) <= MAX_CHARACTERS and "[" not in plain:
+            found = ast.literal_eval(plain)
+            return sorted(found) if isinstance(found, set) else found
     except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
         pass
     raise _no_list(text, where)

@@ -3,7 +3,8 @@
 {"text": "Ada met Bo.", "entities": [{"start": 0, "end": 3, "label": "person"}]}
 {"text": "Ada met Bo.", "entities": [[0, 3, "person"]]}
 
-Also doccano's `start_offset` and `end_offset`, and Label Studio's `labels` with one label in it.
+Also doccano's `start_offset` and `end_offset`, and Label Studio's `labels` with one label in it. A
+span that says its `text` is held to it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def read_spans(value: Any, text: str, where: str) -> list[Span]:
     """
     if not isinstance(value, Sequence | None) or isinstance(value, str):
         raise DataError(where, f"its spans are {value!r:.60}", NEEDED)
-    spans = sorted((_span(item, where) for item in value or ()), key=lambda span: span.start)
+    spans = sorted((_span(item, text, where) for item in value or ()), key=lambda span: span.start)
     for span in spans:
         _check_within(span, text, where)
     for first, second in pairwise(spans):
@@ -44,7 +45,7 @@ def read_spans(value: Any, text: str, where: str) -> list[Span]:
     return spans
 
 
-def _span(item: Any, where: str) -> Span:
+def _span(item: Any, text: str, where: str) -> Span:
     if isinstance(item, Mapping):
         labels = item.get("labels")
         only = labels[0] if isinstance(labels, list) and len(labels) == 1 else None
@@ -59,8 +60,40 @@ def _span(item: Any, where: str) -> Span:
         parts = []
     match parts:
         case [int(start), int(end), str(label)] if not {type(start), type(end)} & {bool}:
+            said = item.get("text") if isinstance(item, Mapping) else None
+            if isinstance(said, str):
+                start, end = _checked(start, end, said, text, where)
             return Span(start, end, label)
     raise DataError(where, f"a span is {item!r:.60}", NEEDED)
+
+
+def _checked(start: int, end: int, said: str, text: str, where: str) -> tuple[int, int]:
+    """Returns the place of a span that says what stands there."""
+    start, end = in_characters(text, start, end, said)
+    stands = text[max(start, 0) : max(end, 0)]
+    if stands.strip() != said.strip():
+        raise DataError(
+            where,
+            f'a span says "{said:.30}"; at {start} to {end} of the text stands "{stands:.30}"',
+            "Offsets count characters, not bytes or tokens; an end is the place after the last.",
+            "Mend the span, or leave its text out.",
+        )
+    return start, end
+
+
+def in_characters(text: str, start: int, end: int, said: str) -> tuple[int, int]:
+    """Returns offsets in characters; a browser counts one beyond U+FFFF, such as 😀, as two.
+
+    Those at which `said` stands either way; offsets at which it does not stay as they are.
+    """
+    if text[start:end] == said or start < 0 or end < 0:
+        return start, end
+    units = text.encode("utf-16-le", "surrogatepass")
+    before, marked = units[: 2 * start], units[2 * start : 2 * end]
+    if marked.decode("utf-16-le", "replace") != said:
+        return start, end
+    first = len(before.decode("utf-16-le", "replace"))
+    return first, first + len(said)
 
 
 def _check_within(span: Span, text: str, where: str) -> None:
@@ -73,7 +106,7 @@ def _check_within(span: Span, text: str, where: str) -> None:
             "Offsets count characters, not bytes or tokens: mend them.",
         )
     for place in (span.start, span.end):
-        if place < len(text) and unicodedata.combining(text[place]):
+        if place < len(text) and unicodedata.category(text[place]) in ("Mn", "Mc", "Me"):
             raise DataError(
                 where,
                 f"{_shown(span, text)} cuts the character before place {place} from its marks",

@@ -13,11 +13,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from tunewright.errors import DataError
+from tunewright.errors import DataError, listed
 
 Scheme = Literal["BIO", "IOB1", "IOE2", "BIOES", "BILOU", "BMES", "IO", "plain"]
 TokenSpan = tuple[int, int, str]
@@ -98,6 +99,26 @@ def check_writing(tags: Iterable[str]) -> None:
                 "Tags are B-person, I-person and O, or those of another scheme with such a dash.",
                 "Write them so.",
             )
+
+
+def check_prefixes(sequences: Iterable[Sequence[str]]) -> None:
+    """Raises DataError where some tags have no prefix beside B-person and I-person.
+
+    All would be bare labels then, and each word of a span a span of its own.
+    """
+    counts = Counter(tag for sequence in sequences for tag in sequence)
+    bare = sorted(tag for tag in counts if tag != OUTSIDE and not _prefix_of(tag))
+    pairs = {tag.partition("-")[::2] for tag in counts if _prefix_of(tag)}
+    is_marked = any(("I", label) in pairs for prefix, label in pairs if prefix == "B")
+    if bare and is_marked:
+        marked = sorted(tag for tag in counts if _prefix_of(tag))
+        raise DataError(
+            "the training data",
+            f"it has tags such as {listed(marked[:2])}, and {sum(counts[tag] for tag in bare):,} "
+            f"without a prefix, such as {listed(bare[:3])}",
+            "All tags but O have a prefix, or none has.",
+            "Write them in one way.",
+        )
 
 
 def _prefix_of(tag: str) -> str:

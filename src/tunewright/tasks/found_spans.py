@@ -84,9 +84,11 @@ def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     if isinstance(value, Mapping):
-        texts, starts = value.get("text", ()), value.get("answer_start", value.get("start", ()))
+        texts, starts = value.get("text"), value.get("answer_start", value.get("start"))
         if isinstance(texts, str):
             return [(texts, starts)]
+        if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple):
+            return [value]
         return list(zip(texts, starts, strict=True)) if len(texts) == len(starts) else [value]
     if not isinstance(value, Sequence) or isinstance(value, str):
         return [value]

@@ -62,7 +62,7 @@ def _spellings(value: LabelValue) -> tuple[str, ...]:
 
 def kind_of(values: Iterable[LabelValue | float]) -> LabelKind:
     """Returns the type that all labels of the data have; text where they have several."""
-    distinct = set(values)
+    distinct = {(type(value), value): value for value in values}.values()  # True is not 1
     if all(isinstance(value, bool) for value in distinct):
         return "boolean"
     whole = (not isinstance(value, bool | str) and float(value).is_integer() for value in distinct)

@@ -155,9 +155,11 @@ class MultiLabelClassification(WindowedTask):
         rows = [self._without_texts(row) for row in rows]
         source = rows[0].source if rows else "the training data"
         cells = [row.values.get("labels") for row in rows]
-        _check_names(cells, source)
         task = replace(self, separator=self.separator or find_separator(cells))
-        values = [value for row in rows for value in task._given(row)]
+        given = [task._given(row) for row in rows]
+        if not self.label_columns:
+            _check_names(given, source)
+        values = [value for each in given for value in each]
         found = Counter(map(name_of, values))
         if not found:
             raise DataError(source, "no row has a label", "At least one is needed.", HOW_TO_NAME)
@@ -366,10 +368,10 @@ class MultiLabelClassification(WindowedTask):
         return row.values.get("labels") is not None
 
 
-def _check_names(cells: Sequence[Any], source: str) -> None:
+def _check_names(given: Sequence[Sequence[LabelValue]], source: str) -> None:
     """Raises DataError for lists of zeros and ones, one for each label: they do not name any."""
-    sizes = {len(cell) if isinstance(cell, list | tuple) else 0 for cell in cells}
-    flags = (item in (0, 1) for cell in cells if isinstance(cell, list | tuple) for item in cell)
+    sizes = set(map(len, given))
+    flags = (name_of(item) in ("0", "1", "false", "true") for each in given for item in each)
     if sizes.isdisjoint({0, 1}) and len(sizes) == 1 and all(flags):
         raise DataError(
             source,

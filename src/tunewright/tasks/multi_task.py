@@ -36,6 +36,7 @@ from tunewright.tasks.parts import (
     PlainRows,
     bare,
     build_part,
+    check_labelled,
     folder_of,
     has_own,
     joined,
@@ -168,6 +169,7 @@ class MultiTask(Task):
         kept: dict[str, list[Row]] = {name: [] for name in self.tasks}
         for row in rows:
             name, own = self._own(row)
+            check_labelled(self.tasks[name], own)
             kept[name].append(own)
         for name, own_rows in kept.items():
             if not own_rows:
@@ -331,6 +333,7 @@ class MultiTask(Task):
 
     def statistics(self, answer: Any, row: Row) -> Mapping[str, Any]:
         name, own = self._own(row)
+        check_labelled(self.tasks[name], own)
         return prefixed(name, self.tasks[name].statistics(answer, own))
 
     def stack(self, statistics: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:

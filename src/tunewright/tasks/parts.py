@@ -13,7 +13,8 @@ from typing import Any, overload
 import numpy as np
 from torch.nn import ModuleDict
 
-from tunewright.errors import DataError, SettingsError
+from tunewright.data import is_blank
+from tunewright.errors import DataError, SettingsError, listed
 from tunewright.models.batch import Batch
 from tunewright.tasks import LABELS, find_task
 from tunewright.tasks.base import Statistics, Task, build_task
@@ -160,6 +161,22 @@ def own_row(task: Task, row: Row) -> Row:
             is_left_out = is_blank and not role.required and role.name != LABELS.name
             values[role.name] = None if is_left_out else value
     return replace(row, values=values)
+
+
+def check_labelled(task: Task, row: Row) -> None:
+    """Raises DataError for a row, as its part reads it, that does not say what is right."""
+    needed = [role.name for role in task.roles if role.required and role.only_training]
+    either = [role.name for role in task.roles if role.labels]
+    lacks = [name for name in needed if is_blank(row.values.get(name))]
+    if either and all(row.values.get(name) is None for name in either):
+        lacks += either
+    if lacks:
+        raise DataError(
+            row.where,
+            f"it has no {listed(lacks)}",
+            f"Its part, of {task.name}, needs it to be learnt or judged.",
+            "Fill it in, or leave the row out.",
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from tunewright.answers import Entities, Entity, LabelValue
 from tunewright.data.tags import (
     OUTSIDE,
     Scheme,
+    check_prefixes,
     check_writing,
     continued,
     is_allowed,
@@ -177,6 +178,7 @@ class TokenClassification(Task):
         tagged = [text.known_tags for text in texts if text.tags is not None]
         scheme = scheme_of(tagged)
         check_writing({tag for tags in tagged for tag in tags})
+        check_prefixes(tagged)
         found = sorted({label for text in texts for _, _, label in text.places(scheme)})
         if not found:
             raise DataError("the training data", "no word has a tag", "At least one is needed.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, pairwise
@@ -200,7 +200,9 @@ def _from_tokens(row: Row) -> TaggedText:
     tags = row.values.get("tags")
     if tags is None:
         return TaggedText(text, words, has_tokens=True)
-    if isinstance(tags, str) or len(tags) != len(tokens):
+    if isinstance(tags, str | Mapping) or not isinstance(tags, Collection):
+        raise DataError(row.where, f"its tags are {tags!r:.60}", "A list of tags is needed.")
+    if len(tags) != len(tokens):
         raise DataError(
             row.where,
             f"it has {len(tokens)} tokens and {len(tags)} tags",
@@ -212,7 +214,7 @@ def _from_tokens(row: Row) -> TaggedText:
 
 def _tag(value: Any, row: Row) -> str:
     if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-        return UNKNOWN if value == IGNORED else str(value)
+        return UNKNOWN if str(value) == str(IGNORED) else str(value)
     raise DataError(row.where, f"a tag is {value!r:.60}", "A tag is a text or a whole number.")
 
 
