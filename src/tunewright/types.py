@@ -18,7 +18,8 @@ class Role:
 
     `accepted` are other names under which the column is found by itself; the choice is always
     shown. A role that is `only_training` may be absent when a model predicts. Of the roles that are
-    `labels`, none of which is required by itself, a row needs one to be learnt or judged.
+    `labels`, none of which is required by itself, a row needs one to be learnt or judged. One that
+    is read `beside` another may be absent, but not where training had it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Role:
     required: bool = True
     only_training: bool = False
     labels: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,26 @@ def test_rows_with_other_columns_in_another_form_are_judged_and_answered(
     assert ended.json["num_different"] == 0
 
 
+def test_a_model_of_pairs_does_not_judge_or_answer_half_of_them(command, tiny, tmp_path):
+    rows = [{"a": f"a film {n}", "b": f"a plot {n}", "label": "xy"[n % 2]} for n in range(24)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    half = [{name: row[name] for name in ("a", "label")} for row in rows]
+    (tmp_path / "half.jsonl").write_text("\n".join(map(json.dumps, half)), encoding="utf-8")
+    words = ["train", "pairs.jsonl", "--text", "a", "--text-pair", "b", "--model", tiny]
+    message = (
+        'tunewright: half.jsonl: there is no text_pair, and training read it (from "b"). A model '
+        "reads what it has learned from. Name the column with data.columns.text_pair=COLUMN."
+    )
+    assert command(*words, "--name", "pairs", *QUICK).status == 0
+    for verb in ("evaluate", "predict"):
+        ended = command(verb, "runs/pairs", "half.jsonl")
+        assert (ended.status, ended.err.strip().splitlines()[-1]) == (2, message)
+    (tmp_path / "half.jsonl").write_text(
+        "\n".join(json.dumps({**row, "b": None}) for row in half), encoding="utf-8"
+    )
+    assert command("evaluate", "runs/pairs", "half.jsonl").status == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -41,6 +41,16 @@ def choice(*scores, label=0):
     return Choice(label, place, "", max(scores), scores, tuple(np.log(scores)))
 
 
+def test_labels_that_count_from_0_or_from_1_are_asked_about():
+    rows = rows_of(
+        [{"question": "?", "choices": ["a", "b", "c", "d"], "label": 1 + n % 2} for n in range(20)]
+    )
+    assert MultipleChoice().learn(rows[:19]).label_form == "place"
+    with pytest.raises(DataError, match="may count the choices from 0 or from 1"):
+        MultipleChoice().learn(rows)
+    assert MultipleChoice(label_form="number").learn(rows).label_form == "number"
+
+
 def test_the_loss_is_the_cross_entropy_of_each_row_s_own_choices():
     logits_N = torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0], requires_grad=True)
     batch = Batch({}, {"right": torch.tensor([0, 1, 0, 0, 1])}, (4, 4, 9, 9, 9))

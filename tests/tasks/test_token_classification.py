@@ -524,6 +524,16 @@ def test_a_file_in_another_scheme_than_the_model_s_is_judged_as_the_same_entitie
     assert (found["f1"], found["f1_strict"], found["accuracy"]) == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("tags", [["PER", "O"], ["B-per", "O"]])
+def test_tags_of_another_form_are_unseen(tags):
+    task = TokenClassification(labels=("PER",), scheme="BIO")
+    row, right = rows_of(
+        [{"tokens": ["Ada", "met"], "tags": each} for each in (tags, ["B-PER", "O"])]
+    )
+    assert task.unseen_label(row) == tags[0]
+    assert task.unseen_label(right) is None
+
+
 def test_how_many_entities_the_strict_scores_leave_out_is_said():
     task = TokenClassification(labels=("a", "b"), scheme="BIOES")
     answer = Entities(entities((0, 1, "a"), (4, 5, "b")).entities, ("S-a", "O", "S-b"))

@@ -11,7 +11,7 @@ from tunewright.data.checks import (
     plain_label,
     read_number,
 )
-from tunewright.data.columns import ColumnChoice, resolve_columns
+from tunewright.data.columns import ColumnChoice, missing_beside, resolve_columns
 from tunewright.data.config import DataConfig
 from tunewright.data.readers import ReadSettings, read_splits, read_table, stream_tables
 from tunewright.data.spans import read_spans
@@ -39,6 +39,7 @@ __all__ = [
     "escape_formula",
     "is_blank",
     "is_dropped",
+    "missing_beside",
     "plain_label",
     "read_number",
     "read_spans",

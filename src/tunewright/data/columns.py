@@ -71,6 +71,25 @@ def resolve_columns(
     return ColumnChoice(mapping, tuple(guessed), passed_over, unused)
 
 
+def missing_beside(
+    roles: Sequence[Role], before: Mapping[str, str], mapping: Mapping[str, str], source: str
+) -> DataError | None:
+    """Returns what is wrong with data that lack a column which training read beside another.
+
+    `before` and `mapping` are the columns of training and of the data: without it a model would
+    read half of what it has learned from, and answer all the same.
+    """
+    for role in roles:
+        if role.beside and role.name in before and role.name not in mapping:
+            return DataError(
+                source,
+                f'there is no {role.name}, and training read it (from "{before[role.name]}")',
+                "A model reads what it has learned from.",
+                f"Name the column with data.columns.{role.name}=COLUMN.",
+            )
+    return None
+
+
 def _check_given(
     roles: Sequence[Role], column_names: Sequence[str], given: Mapping[str, str], source: str
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tunewright.data.checks import is_blank
+from tunewright.data.checks import is_blank, plain_label
 from tunewright.types import Row, Rows
 
 MAX_MARKS = 30
@@ -111,8 +111,8 @@ class Scan:
 
 
 def label_name(value: Any) -> str:
-    """Returns a label as text."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Returns a label as text, in one way however it is written."""
+    return plain_label(value)
 
 
 def _has(row: Row, role: str) -> bool:

@@ -249,6 +249,13 @@ def rewritten(tags: Sequence[str], scheme: Scheme) -> Sequence[str]:
     return tags_of(spans_of(tags, scheme), len(tags), scheme)
 
 
+def without_prefix(tags: Iterable[str], scheme: Scheme) -> list[str]:
+    """Returns the tags that are bare labels where the scheme has prefixes: `O` is none of them."""
+    if scheme not in _LETTERS:
+        return []
+    return [tag for tag in tags if tag != OUTSIDE and not _prefix_of(tag)]
+
+
 def continued(tag: str, scheme: Scheme) -> str:
     """Returns the tag of what goes on inside a token, such as the later pieces of a word."""
     prefix, label = parts_of(tag, scheme)

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -252,7 +253,7 @@ class Judge:
             mistakes,
             num_mistakes,
             statistics,
-            notices=(*task.measured_as(statistics), *_unseen(task, statistics, split)),
+            notices=(*task.measured_as(statistics), *_unseen(tally, split)),
             best=tally.gallery.best,
             worst=tally.gallery.worst,
         )
@@ -274,15 +275,14 @@ class Judge:
         return parts
 
 
-def _unseen(task: Task, statistics: Mapping[str, np.ndarray], split: str) -> Iterator[str]:
+def _unseen(tally: Tally, split: str) -> Iterator[str]:
     """Says how many rows have a label that the model does not know."""
-    for name, (_, own) in task.by_part(statistics).items():
-        known_R = own["true"] >= 0 if "probabilities" in own else np.ones(0, bool)
-        unseen = len(known_R) - int(known_R.sum())
-        if unseen:
+    for name, number in tally.num_unseen.items():
+        if number:
             yield (
-                f"{split}: {unseen:,} of {len(known_R):,} rows {f'of {name} ' if name else ''}have "
-                "a label that the model does not know; each counts as a wrong answer."
+                f"{split}: {number:,} of {tally.num_rows[name]:,} rows "
+                f"{f'of {name} ' if name else ''}have a label that the model does not know; each "
+                "counts as a wrong answer."
             )
 
 
@@ -296,6 +296,8 @@ class Tally:
         self.compared: list[tuple[Any, Any]] = []
         self.lengths: list[int] = []
         self.num_mistakes = 0
+        self.num_rows: Counter[str] = Counter()
+        self.num_unseen: Counter[str] = Counter()
         self.gallery = Gallery(task)
 
     def add(self, row: Row, answer: Any) -> None:
@@ -303,6 +305,9 @@ class Tally:
         true, predicted = self.task.compared(answer, row)
         self.compared.append((true, predicted))
         self.lengths.append(len(self.task.shown(row)))
+        part = self.task.part_of(row)
+        self.num_rows[part] += 1
+        self.num_unseen[part] += self.task.unseen_label(row) is not None
         severity = self.task.severity(answer, row)
         if self.task.picture_roles:
             self.gallery.add(row, true, predicted, severity)

@@ -14,6 +14,7 @@ from tunewright.data import (
     ReadSettings,
     Table,
     check_rows,
+    missing_beside,
     read_table,
     resolve_columns,
     stream_tables,
@@ -131,13 +132,18 @@ class TrainedModel:
         pictures = self.predictor.task.picture_roles
         if pictures and table.column_names == ["text"]:  # lines, each of which is a path
             remembered = {pictures[0]: "text"}
-        return resolve_columns(
-            self.predictor.task.roles,
+        roles = self.predictor.task.roles
+        choice = resolve_columns(
+            roles,
             table.column_names,
             {**remembered, **columns},
             training=training,
             source=table.name,
         )
+        fault = missing_beside(roles, self.columns, choice.mapping, table.name)
+        if fault and table.column_names != ["text"]:  # lines of text have no other columns
+            raise fault
+        return choice
 
 
 def _printable(value: Any) -> Any:

@@ -13,6 +13,7 @@ from tunewright.data import (
     Table,
     TableRows,
     check_rows,
+    missing_beside,
     read_splits,
     read_table,
     resolve_columns,
@@ -62,6 +63,8 @@ def prepare(
             continue
         choice = resolve_columns(roles, table.column_names, config.columns, training=True,
                                  source=table.name)  # fmt: skip
+        if fault := missing_beside(roles, prepared.columns, choice.mapping, table.name):
+            raise fault
         if isinstance(table, BlockTable):
             check_settings(table, config, tables)
             prepared.notices += choice.notices(table.name)

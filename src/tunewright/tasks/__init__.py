@@ -29,6 +29,7 @@ TEXT_PAIR = Role(
     "a second text, read together with the first",
     ("text_b", "sentence2", "hypothesis"),
     required=False,
+    beside=True,
 )
 LABEL = Role(
     "label",
@@ -94,6 +95,7 @@ CHOICE_ROLES = (
         "a text to answer from",
         ("passage", "paragraph", "document", "article", "sent1"),
         required=False,
+        beside=True,
     ),
     Role(
         "question",
@@ -332,6 +334,7 @@ MULTI_TASK_ROLES = (
             role,
             required=False,
             labels=False,
+            beside=False,
             accepted=tuple(name for name in role.accepted if name not in _OF_PARTS),
         )
         for role in _OF_PARTS.values()

@@ -275,6 +275,10 @@ class Task(ABC):
     def compared(self, answer: Any, row: Row) -> tuple[Any, Any]:
         """Returns the true and the predicted value, for metrics of the user's own."""
 
+    def part_of(self, row: Row) -> str:
+        """Returns the part of a multi-task that a row belongs to; others have none."""
+        return ""
+
     def measured_as(self, statistics: Statistics) -> Sequence[str]:
         """Returns sentences on how the metrics are counted, and what they do not show."""
         return ()

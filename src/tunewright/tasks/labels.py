@@ -51,7 +51,8 @@ def place_of(value: LabelValue, labels: Sequence[str]) -> int:
     for name in (name_of(value), plain_label(value), *_spellings(value)):
         if name in labels:
             return labels.index(name)
-    return -1
+    plain = [plain_label(name) for name in labels]  # the training data may be the odd one
+    return plain.index(plain_label(value)) if plain_label(value) in plain else -1
 
 
 def _spellings(value: LabelValue) -> tuple[str, ...]:

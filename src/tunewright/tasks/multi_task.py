@@ -196,6 +196,9 @@ class MultiTask(Task):
         own_rows = [self._own(row) for row in rows]
         return self._with(fitted)
 
+    def part_of(self, row: Row) -> str:
+        return self._own(row)[0]
+
     def unseen_label(self, row: Row) -> LabelValue | None:
         name, own = self._own(row)
         return self.tasks[name].unseen_label(own)

@@ -51,6 +51,8 @@ from tunewright.types import Features, Role, Row
 
 # The logit of a choice that a row has not, where rows of more choices stand beside it.
 ABSENT = -1e4
+# Labels of so many rows would hold a first or a last choice, if either is ever right.
+ROWS_THAT_TELL = 20
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -118,7 +120,8 @@ class MultipleChoice(WindowedTask):
 
     def learn(self, rows: Iterable[Row]) -> Self:
         task, forms = self, (self.label_form,) if self.label_form else tuple(FORMS)
-        for row in rows:
+        num_rows = 0
+        for num_rows, row in enumerate(rows, 1):  # noqa: B007
             if not task.choice_columns and "choices" not in row.values:
                 task = replace(task, choice_columns=find_choice_columns(row.extras))
             choices, label = task._choices(row), row.values["label"]
@@ -126,6 +129,13 @@ class MultipleChoice(WindowedTask):
             if not fitting:
                 raise _no_choice(row, label, forms, choices)
             forms = fitting
+        if num_rows >= ROWS_THAT_TELL and forms[0] == "place" and "number" in forms:
+            raise DataError(
+                "the training data",
+                "its labels may count the choices from 0 or from 1: none is the first or the last",
+                "One of the two is needed.",
+                'Write task.label_form="place" (from 0) or task.label_form="number" (from 1).',
+            )
         return replace(task, label_form=forms[0])
 
     def encode(self, row: Row, processor: Any) -> list[Features]:

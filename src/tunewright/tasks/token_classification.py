@@ -39,6 +39,7 @@ from tunewright.data.tags import (
     strict_spans_of,
     tag_names,
     tags_of,
+    without_prefix,
 )
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure
@@ -202,7 +203,10 @@ class TokenClassification(Task):
 
     def unseen_label(self, row: Row) -> LabelValue | None:
         text = read_tagged(row)
-        tags = self._true_tags(text) if text.is_known else []
+        if not text.is_known:
+            return None
+        written = [] if text.tags is None else without_prefix(text.known_tags, self.scheme)
+        tags = (*written, *self._true_tags(text))
         return next((tag for tag in tags if tag != UNKNOWN and tag not in self.tags), None)
 
     def _weights(self, texts: Iterable[TaggedText]) -> tuple[float, ...]:
