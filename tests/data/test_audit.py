@@ -236,6 +236,15 @@ def test_classes_with_few_training_rows_are_a_warning():
     ]
 
 
+def test_classes_that_look_like_one_are_a_warning():
+    names = ("pos", "Pos", "caf\u00e9", "cafe\u0301", "neg")
+    train = [row for number, name in enumerate(names) for row in distinct(f"{number}.csv", 6, name)]
+    assert sentences(audited({"train": train}), "warning") == [
+        'train: these classes look like one: "Pos" in 6 rows, "pos" in 6 rows',
+        'train: these classes look like one: "cafe\u0301" in 6 rows, "caf\u00e9" in 6 rows',
+    ]
+
+
 def test_rows_without_a_label_are_counted():
     train = [*distinct("train.csv", 5), *rows("more.csv", ("x", None), ("y", None))]
     assert "train: 2 rows without a label (first: more.csv, line 2)" in sentences(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -104,6 +105,8 @@ def split_findings(split: SplitAudit) -> Iterator[Finding]:
     few = [name for name, rows in split.classes.items() if rows < FEW_ROWS]
     if few and split.name == "train":
         yield Finding("warning", few_sentence(split.name, few))
+    for alike in alike_classes(split.classes) if split.name == "train" else ():
+        yield Finding("warning", alike_sentence(split, alike))
     if split.lengths is not None and split.lengths.cut_texts:
         yield Finding("warning", cut_sentence(split))
     elif split.lengths is not None and split.lengths.max_length is not None:
@@ -161,6 +164,20 @@ def duplicate_sentence(split: SplitAudit) -> str:
         f"{split.name}: {_percent(split.num_duplicates, split.num_scanned)} of the rows repeat an "
         f"earlier text ({split.num_duplicates:,} of {split.num_scanned:,}; first: {here} = {there})"
     )
+
+
+def alike_classes(classes: Iterable[str]) -> list[list[str]]:
+    """Returns the labels that differ only in letter case, blanks, or how accents are written."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups.setdefault(folded, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def alike_sentence(split: SplitAudit, names: Sequence[str]) -> str:
+    shown = ", ".join(f'"{name}" in {_rows(split.classes[name])}' for name in names)
+    return f"{split.name}: these classes look like one: {shown}"
 
 
 def few_sentence(name: str, few: Sequence[str]) -> str:
