@@ -8,12 +8,16 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BartConfig,
     BartForConditionalGeneration,
     MistralConfig,
     T5Config,
     T5ForConditionalGeneration,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+    ViTConfig,
 )
 
 from tunewright.models.adapter_config import AdapterConfig
@@ -143,6 +147,31 @@ def test_both_stacks_cost_what_torch_counts_itself(name):
         linear = {m.weight: m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)}
         tied = {model.get_input_embeddings().weight: head} if head else {}
         assert count.all_matrices == sum((linear | tied).values())
+
+
+@pytest.mark.parametrize("decoder", ["gpt2", "bert"])
+def test_a_library_s_captioner_costs_nearly_what_torch_counts(decoder):
+    """A picture's first vector, of no patch, is counted as one."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    seen = ViTConfig(**sizes, intermediate_size=48, image_size=32, patch_size=4)
+    own = {"n_embd": 32, "n_layer": 2, "n_head": 2} if decoder == "gpt2" else sizes
+    asked = AutoConfig.for_model(decoder, **own, vocab_size=50, is_decoder=True,
+                                 add_cross_attention=True)  # fmt: skip
+    model = VisionEncoderDecoderModel(
+        VisionEncoderDecoderConfig.from_encoder_decoder_configs(seen, asked)
+    ).eval()
+    length, written = 65, 5
+    item = Features(0, {"target": TokenStream([7] * written)}, {}, 0, {"image": [0] * length})
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(
+            pixel_values=torch.zeros(1, 3, 32, 32),
+            decoder_input_ids=torch.full((1, written), 7),
+            use_cache=False,
+        )
+    count = FlopCount.of(model)
+    hidden_half = 4 * count.decoder.attention_width * written**2
+    found = count.update([item], written) / 3 + hidden_half
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.005)
 
 
 def test_a_part_s_target_is_a_target():

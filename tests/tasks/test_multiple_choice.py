@@ -41,14 +41,15 @@ def choice(*scores, label=0):
     return Choice(label, place, "", max(scores), scores, tuple(np.log(scores)))
 
 
-def test_labels_that_count_from_0_or_from_1_are_asked_about():
+def test_labels_that_may_count_from_0_or_from_1_are_told_of():
     rows = rows_of(
-        [{"question": "?", "choices": ["a", "b", "c", "d"], "label": 1 + n % 2} for n in range(20)]
+        [{"question": "?", "choices": ["a", "b", "c", "d"], "label": n} for n in (1, 2, 3, 0)]
     )
-    assert MultipleChoice().learn(rows[:19]).label_form == "place"
-    with pytest.raises(DataError, match="may count the choices from 0 or from 1"):
-        MultipleChoice().learn(rows)
-    assert MultipleChoice(label_form="number").learn(rows).label_form == "number"
+    for learnt, is_doubtful in ((rows[:3], True), (rows, False)):
+        task = MultipleChoice().learn(learnt)
+        assert (task.label_form, task.is_doubtful) == ("place", is_doubtful)
+        assert ('write task.label_form="number"' in task._notices()[-1]) == is_doubtful
+    assert not MultipleChoice(label_form="number").learn(rows[:3]).is_doubtful
 
 
 def test_the_loss_is_the_cross_entropy_of_each_row_s_own_choices():

@@ -30,7 +30,8 @@ from tunewright.types import Features
 # A part's name in an encoder-decoder, with an adapter's layers under that of the layer they adapt.
 _CROSS = re.compile(r"\.(?:cross_?att(?:entio)?n|encoder_attn|EncDecAttention)\.")
 _KEY = re.compile(r"\.(?:key|k_proj|k)(?:\.base_layer)?$")
-_KEY_OR_VALUE = re.compile(r"\.(?:key|value|[kv]_proj|[kv])(?:\.|$)")
+_FUSED = re.compile(r"\.c_attn(?:\.base_layer)?$")
+_KEY_OR_VALUE = re.compile(r"\.(?:key|value|[kv]_proj|[kv]|c_attn)(?:\.|$)")
 _READS = re.compile(r"^(?!.*decoder\.)(?:.*\.)?(?:encoder|patches|shared|embed\w*)\.")
 _STACK = re.compile(r"(?:^|\.)(?:encoder|decoder|patches)\.")
 _TARGET = re.compile(r"(?:^|/)target$")
@@ -93,17 +94,17 @@ class FlopCount:
     def _of_two_stacks(cls, model: Any) -> Self:
         layers: dict[str, list[tuple[int, nn.Module]]] = defaultdict(list)
         widths: Counter[str] = Counter()
-        for name, size, layer in _of_stacks(model):
+        table = _table(model)
+        for name, size, layer in _of_stacks(model, table):
             stack = "decoder" if "decoder" in name.split(".") else "encoder"
             of_source = bool(_CROSS.search(name) and _KEY_OR_VALUE.search(name))
             place = "memory" if of_source else stack
             layers[place].append((size, layer))
-            widths[place] += layer.out_features if _KEY.search(name) else 0
+            widths[place] += _width(name, layer)
         read, memory, written = (layers[name] for name in ("encoder", "memory", "decoder"))
         reads = (p for name, p in model.named_parameters() if _READS.search(name))
         learns = any(p.requires_grad for p in reads)
         encoder = cls(sum(size for size, _ in read), widths["encoder"])
-        table = _table(model)
         return cls(
             encoder.matrix_parameters + sum(size for size, _ in memory),
             encoder.attention_width,
@@ -153,15 +154,25 @@ class FlopCount:
         return 3.0 * self.inference(lengths, num_scored) - 2.0 * frozen - 2.0 * spared
 
 
-def _of_stacks(model: Any) -> Iterator[tuple[str, int, Any]]:
+def _of_stacks(model: Any, table: Tensor | None) -> Iterator[tuple[str, int, Any]]:
     """Yields what multiplies in both stacks: name, numbers used for a token or patch, layer."""
-    patches = getattr(model, "patches", None)
-    halvings = len(patches.convolutions) if patches is not None else 0
+    own = getattr(model, "patches", None)
+    halvings = {id(layer): place for place, layer in enumerate(reversed(own.convolutions))
+                } if own is not None else {}  # fmt: skip
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d):  # each has four outputs for one of the next
-            yield name, 4 ** (halvings - 1 - int(name[-1])) * layer.weight.numel(), layer
-        elif isinstance(layer, nn.Linear) and _STACK.search(name):
+        if not _STACK.search(name) or ".pooler." in name or getattr(layer, "weight", None) is table:
+            continue
+        if isinstance(layer, nn.Conv2d):  # each of our own has four outputs for one of the next
+            yield name, 4 ** halvings.get(id(layer), 0) * layer.weight.numel(), layer
+        elif isinstance(layer, nn.Linear | Conv1D):
             yield name, _size(layer), layer
+
+
+def _width(name: str, layer: Any) -> int:
+    """Returns how wide the keys are that a layer makes, 0 for one that makes none."""
+    if _FUSED.search(name):  # beside values, and beside queries where it reads its own stack
+        return int(layer.nf) // (2 if _CROSS.search(name) else 3)
+    return int(layer.out_features) if _KEY.search(name) else 0
 
 
 def _table(model: Any) -> Tensor | None:

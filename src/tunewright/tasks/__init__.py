@@ -95,7 +95,6 @@ CHOICE_ROLES = (
         "a text to answer from",
         ("passage", "paragraph", "document", "article", "sent1"),
         required=False,
-        beside=True,
     ),
     Role(
         "question",

@@ -51,8 +51,6 @@ from tunewright.types import Features, Role, Row
 
 # The logit of a choice that a row has not, where rows of more choices stand beside it.
 ABSENT = -1e4
-# Labels of so many rows would hold a first or a last choice, if either is ever right.
-ROWS_THAT_TELL = 20
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -104,6 +102,10 @@ class MultipleChoice(WindowedTask):
         metadata={"help": 'what a label is: "place" (from 0), "number" (from 1), "letter", "text", '
                           'or "key". Off: found in the training rows'},
     )  # fmt: skip
+    is_doubtful: bool = field(
+        default=False,
+        metadata={"help": "whether labels may count from 0 or from 1", "fitted": True},
+    )
     calibrated: bool = field(
         default=True, metadata={"help": "fit a temperature on validation, used by every answer"}
     )
@@ -120,8 +122,7 @@ class MultipleChoice(WindowedTask):
 
     def learn(self, rows: Iterable[Row]) -> Self:
         task, forms = self, (self.label_form,) if self.label_form else tuple(FORMS)
-        num_rows = 0
-        for num_rows, row in enumerate(rows, 1):  # noqa: B007
+        for row in rows:
             if not task.choice_columns and "choices" not in row.values:
                 task = replace(task, choice_columns=find_choice_columns(row.extras))
             choices, label = task._choices(row), row.values["label"]
@@ -129,14 +130,7 @@ class MultipleChoice(WindowedTask):
             if not fitting:
                 raise _no_choice(row, label, forms, choices)
             forms = fitting
-        if num_rows >= ROWS_THAT_TELL and forms[0] == "place" and "number" in forms:
-            raise DataError(
-                "the training data",
-                "its labels may count the choices from 0 or from 1: none is the first or the last",
-                "One of the two is needed.",
-                'Write task.label_form="place" (from 0) or task.label_form="number" (from 1).',
-            )
-        return replace(task, label_form=forms[0])
+        return replace(task, label_form=forms[0], is_doubtful={"place", "number"} <= {*forms})
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         choices = self._choices(row)
@@ -161,6 +155,11 @@ class MultipleChoice(WindowedTask):
     def _notices(self) -> tuple[str, ...]:
         columns = f"The choices are read from {listed(self.choice_columns)}."
         form = f"A label is {FORMS[self.label_form or 'place']} (task.label_form names another)."
+        if self.is_doubtful:
+            form += (
+                " No label is that of the first choice from 0, or of the last from 1: should they "
+                'count from 1, write task.label_form="number".'
+            )
         return (columns, form) if self.choice_columns else (form,)
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
