@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tunewright as tw
-from tests.tiny import tiny_model
+from tests.tiny import tiny_sentence_model
 from tunewright.errors import DataError, SettingsError
 from tunewright.mining import hard_negatives, mine_negatives
 from tunewright.models.sentence_folder import SentenceSettings
@@ -71,11 +71,8 @@ def test_many_queries_get_what_each_gets_alone(num_queries, num_documents, seed)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tiny_model("bert", tmp_path_factory.mktemp("mining") / "model")
-    for name, text in SentenceSettings("mean", True, 32, "find: ", "").files(32).items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    return tw.load(folder)
+    settings = SentenceSettings("mean", True, 32, "find: ", "")
+    return tw.load(tiny_sentence_model(tmp_path_factory.mktemp("mining") / "model", settings))
 
 
 PAIRS = [

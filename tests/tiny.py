@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from tunewright.models import transformer
+from tunewright.models.sentence_folder import SentenceSettings
 
 transformer.register()
 
@@ -329,3 +330,12 @@ def _byte_level(specials: Sequence[str]) -> Tokenizer:
     )
     tokenizer.train_from_iterator([" ".join(WORDS)], trainer)
     return tokenizer
+
+
+def tiny_sentence_model(folder: Path, settings: SentenceSettings) -> Path:
+    """Makes a tiny encoder with the files by which sentence-transformers knows it."""
+    tiny_model("bert", folder)
+    for name, text in settings.files(32).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.tiny import tiny_model
+from tests.tiny import tiny_sentence_model
 from tunewright.mining import mine_negatives
 from tunewright.models.sentence_folder import SentenceSettings
 from tunewright.run.loaded import load
@@ -30,11 +30,8 @@ def pairs(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny_sentences(tmp_path_factory):
-    folder = tiny_model("bert", tmp_path_factory.mktemp("mining") / "model")
-    for name, text in SentenceSettings("mean", True, 32, "find: ", "").files(32).items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    return str(folder)
+    settings = SentenceSettings("mean", True, 32, "find: ", "")
+    return str(tiny_sentence_model(tmp_path_factory.mktemp("mining") / "model", settings))
 
 
 def rows_in(path):

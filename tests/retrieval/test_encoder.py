@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from tests.tiny import tiny_model
+from tests.tiny import tiny_sentence_model
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.pooling import quantised, value_ranges
 from tunewright.models.sentence_folder import SentenceSettings
@@ -30,12 +30,8 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny model of sentences with prompts, as sentence-transformers keeps one."""
-    made = tiny_model("bert", tmp_path_factory.mktemp("sentences") / "model")
     settings = SentenceSettings("mean", True, 64, query_prompt="find: ", document_prompt="a ")
-    for name, text in settings.files(32).items():
-        (made / name).parent.mkdir(exist_ok=True)
-        (made / name).write_text(text, encoding="utf-8")
-    return made
+    return tiny_sentence_model(tmp_path_factory.mktemp("sentences") / "model", settings)
 
 
 def stock_layers(folder, text):
@@ -169,6 +165,7 @@ def test_several_threads_make_the_tokens_of_a_window(watched, monkeypatch):
 
 def test_the_next_window_is_made_while_a_device_computes(watched, monkeypatch):
     encoder, made_by = watched
+    monkeypatch.setattr("tunewright.prediction.ahead.torch.get_num_threads", lambda: 1)
     expected = [vectors_of(answer) for answer in encoder.stream(MANY)]
     made_by.clear()
     monkeypatch.setattr(Predictor, "ahead", property(lambda _: True))
