@@ -18,8 +18,9 @@ class Role:
 
     `accepted` are other names under which the column is found by itself; the choice is always
     shown. A role that is `only_training` may be absent when a model predicts. Of the roles that are
-    `labels`, none of which is required by itself, a row needs one to be learnt or judged. One that
-    is read `beside` another may be absent, but not where training had it.
+    `labels`, none of which is required by itself, a row needs one to be learnt or judged; an empty
+    list is one where the role `may_hold_none`: nothing is to be found there. One that is read
+    `beside` another may be absent, but not where training had it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Role:
     required: bool = True
     only_training: bool = False
     labels: bool = False
+    may_hold_none: bool = False
     beside: bool = False
 
 

@@ -302,6 +302,15 @@ def test_missing_values_of_pandas_are_null():
     ]
 
 
+def test_rows_that_were_a_frame_have_no_nan():
+    frame = pd.DataFrame({"text": ["a", float("nan"), pd.NA], "score": [float("nan"), 1.5, 2.5]})
+    assert rows_of(read_table(frame.to_dict("records"))) == [
+        {"text": "a", "score": None},
+        {"text": None, "score": 1.5},
+        {"text": None, "score": 2.5},
+    ]
+
+
 def test_times_in_memory_stay_times():
     when = datetime(2024, 1, 2, 3, 4)
     assert read_table([{"text": "a", "when": when}]).column("when") == [when]
@@ -316,7 +325,9 @@ def test_a_value_that_cannot_be_stored_is_refused():
     with pytest.raises(DataError) as caught:
         read_table([{"text": {1, 2}}])
     assert str(caught.value) == (
-        "list: a value cannot be stored (Object of type set is not JSON serializable)."
+        'list: the column "text", of set, cannot be stored (Object of type set is not JSON '
+        "serializable). A column holds texts, numbers, booleans, and lists and dicts of them, "
+        "or values of one kind, such as bytes or dates."
     )
 
 

@@ -8,9 +8,11 @@ from rouge_score.rouge_scorer import RougeScorer
 from tests.tasks.examples import rows_of
 from tunewright.answers import Generated
 from tunewright.data import resolve_columns
+from tunewright.errors import DataError
 from tunewright.run.config import compose
 from tunewright.run.train import train
 from tunewright.tasks.summarization import Summarization, first_sentence
+from tunewright.types import Row
 
 ROW = {"document": "The cat sat down. It slept.", "summary": "the cat slept"}
 
@@ -40,6 +42,27 @@ def test_figures_stand_beside_those_of_the_first_sentence():
         for name, score in scores.items():
             assert found[f"{prefix}{name}"] == pytest.approx(100 * score.fmeasure)
     assert set(found) == {spec.name for spec in task.metrics}
+
+
+@pytest.mark.parametrize(
+    ("summary", "source", "found"),
+    [
+        ("the cat slept", "rows.csv", ("the cat slept",)),
+        (["the cat slept", None, "it slept"], "rows.jsonl", ("the cat slept", "it slept")),
+        ('["the cat slept", "it slept"]', "rows.csv", ("the cat slept", "it slept")),
+        ('["the cat slept", "it slept"]', "rows.jsonl", ('["the cat slept", "it slept"]',)),
+        ([], "rows.jsonl", ()),
+    ],
+)
+def test_the_references_are_the_texts_of_a_cell(summary, source, found):
+    assert Summarization().targets_of(Row(0, {**ROW, "summary": summary}, source, 2)) == found
+
+
+@pytest.mark.parametrize("odd", [1, {"text": "it slept"}, ["it slept"]])
+def test_a_reference_that_is_no_text_is_not_made_one(odd):
+    (row,) = rows_of([{**ROW, "summary": ["the cat slept", odd]}])
+    with pytest.raises(DataError, match="which is no text"):
+        Summarization().learn([row])
 
 
 def test_a_summary_like_the_reference_is_no_mistake():

@@ -35,6 +35,7 @@ def decoded(task, logits=LOGITS):
 
 
 ABC = ("a", "b", "c", "a", "a", "b")
+ANSWER = Label("a", 0.5, {"a": 0.5, "b": 0.3, "c": 0.2})
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
@@ -128,6 +129,14 @@ def test_one_class_alone_is_refused():
         'a.csv: column "label" has the one label "a" in all 2 rows. A classifier needs at least '
         "two classes. Add rows of another class, or name another column with data.columns.label."
     )
+
+
+@pytest.mark.parametrize("odd", [["a"], {"label": "a"}, [], " "])
+def test_what_is_no_label_is_no_unseen_one_either(odd):
+    (row,) = rows(odd)
+    for read in (learned(*ABC).unseen_label, lambda row: learned(*ABC).statistics(ANSWER, row)):
+        with pytest.raises(DataError, match="its label is"):
+            read(row)
 
 
 def test_a_label_unseen_in_training_has_no_loss():

@@ -321,6 +321,21 @@ def test_an_answer_that_is_written_word_for_word_has_full_marks():
     assert found["rougeL"] == found["rouge2"] == found["chrf"] == pytest.approx(100)
 
 
+def test_a_row_without_an_answer_is_not_measured_and_that_is_said():
+    task = TextGeneration(write_answers=True)
+    known, plain, asked = rows_of(
+        [{"prompt": "a", "completion": "a headline"}, {"text": "a headline"}, {"prompt": "a"}]
+    )
+    replies = [Reply("a headline", 1.0, num_known=n) for n in (2, 2, 0)]
+    pairs = zip(replies, (known, plain, asked), strict=True)
+    stacked = task.stack(task.statistics(*pair) for pair in pairs)
+    assert task.reduce(stacked)["rougeL"] == task.reduce(stacked)["chrf"] == pytest.approx(100)
+    assert task.measured_as(stacked) == (
+        "1 of 3 rows have no answer, or none among the tokens that are read; nothing of them is "
+        "measured.",
+    )
+
+
 def test_the_chat_template_of_a_model_is_used_and_kept(folder, tmp_path):
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = CHATML

@@ -8,6 +8,7 @@ from tunewright.data.checks import (
     check_rows,
     is_blank,
     is_dropped,
+    is_missing,
     plain_label,
     read_number,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "escape_formula",
     "is_blank",
     "is_dropped",
+    "is_missing",
     "missing_beside",
     "plain_label",
     "read_number",

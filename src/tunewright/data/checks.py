@@ -94,7 +94,7 @@ def check_rows(
     """Checks rows for training: every needed label is there; blank texts are counted.
 
     Where one of several roles is to say what is right, a row lacks it when all of those are
-    missing: an empty list says that there is nothing to be found. Where no text is needed because
+    missing; of a role that `may_hold_none` an empty list is not. Where no text is needed because
     one of several will do, such as tokens or a text, a row is blank when all of those that are
     there are.
 
@@ -143,10 +143,11 @@ def is_dropped(
     known = [role for role in roles if role.name in row.values]
     blank = {role.name for role in known if is_blank(row.values[role.name])}
     labels = [role.name for role in known if role.required and role.only_training]
-    either = [role.name for role in known if role.labels]
-    labels += either
-    lacks = bool(either) and all(_is_missing(row.values[name]) for name in either)
-    if lacks or blank.intersection(labels).difference(either):
+    either = [role for role in known if role.labels]
+    lacks = bool(either) and all(is_missing(row.values[role.name], role) for role in either)
+    is_unlabelled = lacks or not blank.isdisjoint(labels)
+    labels += [role.name for role in either]
+    if is_unlabelled:
         if drop_unlabelled:
             return True
         column = listed(columns[name] for name in labels)
@@ -167,23 +168,28 @@ def _empty_label(where: str, column: str, may_drop: bool) -> DataError:
     )
 
 
-def _is_missing(value: object) -> bool:
-    """Says whether a cell has no value; an empty list is one."""
-    return not isinstance(value, list | tuple | Mapping) and is_blank(value)
+def is_missing(value: object, role: Role) -> bool:
+    """Says whether a cell of labels has no value; an empty list may be one."""
+    if role.may_hold_none and isinstance(value, list | tuple | Mapping):
+        return False
+    return is_blank(value)
 
 
 def _without_labels(rows: TableRows, roles: Sequence[Role]) -> set[int]:
     """Returns the places of the rows in which all of the roles that are labels are missing."""
-    either = [role.name for role in roles if role.labels]
-    known = [name for name in either if name in rows.columns]
+    either = [role for role in roles if role.labels]
+    known = [role for role in either if role.name in rows.columns]
     if not known:
         raise DataError(
             rows.table.name,
-            f"it has no column {' or '.join(either)}",
+            f"it has no column {' or '.join(role.name for role in either)}",
             "Rows need one to be learnt or judged.",
-            f"Name it with data.columns.{either[0]}.",
+            f"Name it with data.columns.{either[0].name}.",
         )
-    missing = ({i for i, v in enumerate(rows.values(name)) if _is_missing(v)} for name in known)
+    missing = (
+        {place for place, value in enumerate(rows.values(role.name)) if is_missing(value, role)}
+        for role in known
+    )
     return set.intersection(*missing)
 
 

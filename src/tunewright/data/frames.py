@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
 import pyarrow as pa
 
-from tunewright.data.arrays import check_names, plain_table, record_batch
+from tunewright.data.arrays import arrow_column, check_names, plain_table, record_batch
 from tunewright.data.hub import dataset_splits
 from tunewright.data.table import Table
 from tunewright.errors import DataError
@@ -16,6 +17,11 @@ from tunewright.errors import DataError
 KINDS = (
     "A path, a pandas or polars frame, a pyarrow.Table, a datasets.Dataset, a list of texts or "
     "of dicts, a dict of lists, or a pair (texts, labels) is needed."
+)
+
+STORED = (
+    "A column holds texts, numbers, booleans, and lists and dicts of them, or values of one kind, "
+    "such as bytes or dates."
 )
 
 
@@ -88,8 +94,15 @@ def _columns_table(name: str, columns: dict[str, list[Any]]) -> Table:
             name, f"the columns differ in length: {found}", "Each row needs a value in each."
         )
     notes: list[str] = []
-    batch = _stored(columns, name, notes)
+    known = {column: [_known(value) for value in values] for column, values in columns.items()}
+    batch = _stored(known, name, notes)
     return Table(name, pa.Table.from_batches([batch]), notes=tuple(notes))
+
+
+def _known(value: Any) -> Any:
+    """Returns a value, None where pandas says that there is none: rows may come from a frame."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return None if is_nan or type(value).__name__ in ("NAType", "NaTType") else value
 
 
 def _stored(columns: dict[str, list[Any]], name: str, notes: list[str]) -> pa.RecordBatch:
@@ -100,10 +113,16 @@ def _stored(columns: dict[str, list[Any]], name: str, notes: list[str]) -> pa.Re
         return record_batch(columns, name, notes)
     except (TypeError, ValueError):
         plain = {column: list(map(_plain, values)) for column, values in columns.items()}
-    try:
-        return record_batch(plain, name, notes)
-    except (TypeError, ValueError) as error:
-        raise DataError(name, f"a value cannot be stored ({error})") from None
+    for column, values in plain.items():
+        try:
+            arrow_column(column, values)
+        except UnicodeEncodeError:  # is mended there
+            continue
+        except (TypeError, ValueError) as error:
+            kinds = sorted({type(value).__name__ for value in values if value is not None})
+            found = f'the column "{column}", of {" and ".join(kinds)}, cannot be stored ({error})'
+            raise DataError(name, found, STORED) from None
+    return record_batch(plain, name, notes)
 
 
 def _plain(value: Any) -> Any:

@@ -61,6 +61,7 @@ TAGS = Role(
     required=False,
     only_training=True,
     labels=True,
+    may_hold_none=True,
 )
 PLAIN_TEXT = Role(
     "text", "the text, where it does not come as words", ("sentence", "content"), required=False
@@ -72,6 +73,7 @@ ENTITIES = Role(
     required=False,
     only_training=True,
     labels=True,
+    may_hold_none=True,
 )
 
 PASSAGE = Role(
@@ -87,6 +89,7 @@ ANSWERS = Role(
     required=False,
     only_training=True,
     labels=True,
+    may_hold_none=True,
 )
 
 CHOICE_ROLES = (

@@ -14,8 +14,8 @@ from tunewright.data.lists import numbers_in, texts_in
 from tunewright.errors import DataError
 from tunewright.metrics.ranking import DEPTH, WEIGHT, ranking_figures
 from tunewright.tasks import NEGATIVES
-from tunewright.tasks.related_texts import number_of, texts_of
-from tunewright.tasks.texts import text_of
+from tunewright.tasks.related_texts import number_of
+from tunewright.tasks.texts import text_of, texts_of
 from tunewright.types import Row
 
 

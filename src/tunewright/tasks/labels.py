@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from tunewright.answers import LabelValue
-from tunewright.data import plain_label
+from tunewright.data import is_blank, plain_label
 from tunewright.errors import DataError, SettingsError, listed
+from tunewright.types import Row
 
 LabelKind = Literal["string", "integer", "boolean"]
 
@@ -23,6 +24,16 @@ def as_names(given: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_names)]
 Weights = Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(as_names)]
+
+
+def label_of(row: Row, role: str = "label") -> LabelValue | float:
+    """Returns the one label of a row. Raises DataError for what is none, such as a list."""
+    label = row.values[role]
+    if isinstance(label, str | int | float) and not is_blank(label):
+        return label
+    raise DataError(
+        row.where, f"its {role} is {label!r:.60}", "One text, integer or boolean is needed."
+    )
 
 
 def name_of(value: LabelValue | float) -> str:
@@ -42,7 +53,7 @@ def value_of(name: str, kind: LabelKind) -> LabelValue:
     return name == "true" if kind == "boolean" else name
 
 
-def place_of(value: LabelValue, labels: Sequence[str]) -> int:
+def place_of(value: LabelValue | float, labels: Sequence[str]) -> int:
     """Returns the position of a label, or -1 when training never saw it.
 
     A file may write a label in another way than the training data: true, True and "True" are
@@ -55,7 +66,7 @@ def place_of(value: LabelValue, labels: Sequence[str]) -> int:
     return plain.index(plain_label(value)) if plain_label(value) in plain else -1
 
 
-def _spellings(value: LabelValue) -> tuple[str, ...]:
+def _spellings(value: LabelValue | float) -> tuple[str, ...]:
     """Returns how else a boolean may be written."""
     lower = str(value).lower()
     return (lower, lower.capitalize(), lower.upper()) if lower in ("true", "false") else ()
@@ -66,8 +77,13 @@ def kind_of(values: Iterable[LabelValue | float]) -> LabelKind:
     distinct = {(type(value), value): value for value in values}.values()  # True is not 1
     if all(isinstance(value, bool) for value in distinct):
         return "boolean"
-    whole = (not isinstance(value, bool | str) and float(value).is_integer() for value in distinct)
-    return "integer" if all(whole) else "string"
+    return "integer" if all(map(_is_whole, distinct)) else "string"
+
+
+def _is_whole(value: LabelValue | float) -> bool:
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def common_kind(kind: LabelKind, labels: Iterable[str]) -> LabelKind:

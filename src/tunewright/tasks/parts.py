@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from torch.nn import ModuleDict
 
-from tunewright.data import is_blank
+from tunewright.data import is_blank, is_missing
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.models.batch import Batch
 from tunewright.tasks import LABELS, find_task
@@ -166,10 +166,10 @@ def own_row(task: Task, row: Row) -> Row:
 def check_labelled(task: Task, row: Row) -> None:
     """Raises DataError for a row, as its part reads it, that does not say what is right."""
     needed = [role.name for role in task.roles if role.required and role.only_training]
-    either = [role.name for role in task.roles if role.labels]
+    either = [role for role in task.roles if role.labels]
     lacks = [name for name in needed if is_blank(row.values.get(name))]
-    if either and all(row.values.get(name) is None for name in either):
-        lacks += either
+    if either and all(is_missing(row.values.get(role.name), role) for role in either):
+        lacks += [role.name for role in either]
     if lacks:
         raise DataError(
             row.where,

@@ -9,7 +9,7 @@ a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, Self
@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from tunewright.data.checks import is_blank, plain_label
-from tunewright.data.lists import texts_in
 from tunewright.errors import DataError, listed
 from tunewright.models.batch import Batch
 from tunewright.tasks import NEGATIVES
 from tunewright.tasks.contrastive import ranking_loss, triplet_loss
-from tunewright.tasks.texts import text_of
+from tunewright.tasks.texts import text_of, texts_of
 from tunewright.types import Row
 
 Objective = Literal["auto", "ranking", "triplet", "cosent", "cosine", "contrastive"]
@@ -73,18 +72,11 @@ def anchor_and_positives(row: Row) -> tuple[str, list[str]]:
     return anchor.text, [each.text for each in others if each.part == POSITIVE]
 
 
-def texts_of(row: Row, role: str) -> Iterator[str]:
-    """Yields the text or texts of a role; blank ones are none. Raises DataError for no text."""
-    for each in texts_in(row.values.get(role), row.source):
-        if not is_blank(each):
-            yield text_of(Row(row.id, {role: each}, row.source, row.line), role)
-
-
 def _part(row: Row, alone: bool) -> int:
     name: Any = row.values.get("prompt_name")
     if is_blank(name):
         return ANCHOR
-    if name in PROMPT_NAMES and alone:
+    if isinstance(name, str) and name in PROMPT_NAMES and alone:
         return PROMPT_NAMES[name]
     found = (
         f"its prompt_name is {name!r:.60}" if alone else "it has several texts and a prompt_name"

@@ -46,6 +46,7 @@ from tunewright.tasks.labels import (
     check_named,
     common_kind,
     kind_of,
+    label_of,
     name_of,
     ordered,
     place_of,
@@ -145,14 +146,7 @@ class TextClassification(WindowedTask):
         values: list[str | int | float] = []
         source = "the training data"
         for row in rows:
-            label = row.values["label"]
-            if not isinstance(label, str | int | float):
-                raise DataError(
-                    row.where,
-                    f"its label is {label!r:.60}",
-                    "One text, integer or boolean is needed.",
-                )
-            values.append(label)
+            values.append(label_of(row))
             source = row.source
         check_labels(values, source)
         kind = kind_of(values)
@@ -163,13 +157,12 @@ class TextClassification(WindowedTask):
         return replace(self, labels=labels, label_kind=common_kind(kind, labels), weights=weights)
 
     def unseen_label(self, row: Row) -> LabelValue | None:
-        label: LabelValue = row.values["label"]
-        return label if self._index(label) < 0 else None
+        return row.values["label"] if self._index(row) < 0 else None
 
     def encode(self, row: Row, processor: Any) -> list[Features]:
         targets = {}
         if row.values.get("label") is not None:
-            targets["label"] = self._index(row.values["label"])
+            targets["label"] = self._index(row)
         text, pair = text_of(row, "text"), optional_text_of(row, "text_pair")
         streams = self._reading.streams(processor, text, pair, where=row.where)
         return as_features(row.id, [(streams, targets)], placed=False)
@@ -232,7 +225,7 @@ class TextClassification(WindowedTask):
 
     def calibrate(self, answers: Sequence[Label], rows: Sequence[Row]) -> Self:
         """Returns the task with temperature (Guo et al. 2017) and threshold fitted on `rows`."""
-        true_R = np.array([self._index(row.values["label"]) for row in rows])
+        true_R = np.array([self._index(row) for row in rows])
         known = true_R >= 0
         if not known.any():
             return self
@@ -247,7 +240,7 @@ class TextClassification(WindowedTask):
 
     def statistics(self, answer: Label, row: Row) -> Mapping[str, Any]:
         probabilities = np.fromiter(answer.scores.values(), np.float32, len(self.labels))
-        true = self._index(row.values["label"])
+        true = self._index(row)
         figures = {
             "true": true,
             "predicted": int(probabilities.argmax()),
@@ -262,7 +255,7 @@ class TextClassification(WindowedTask):
         return prepare_classification(statistics)
 
     def compared(self, answer: Label, row: Row) -> tuple[LabelValue, LabelValue]:
-        index = self._index(row.values["label"])
+        index = self._index(row)
         return row.values["label"] if index < 0 else self._value(self.labels[index]), answer.label
 
     def within(self, limit: int) -> Self:
@@ -282,8 +275,8 @@ class TextClassification(WindowedTask):
             max_length=self.max_length or previous.max_length,
         )
 
-    def _index(self, value: LabelValue) -> int:
-        return place_of(value, self.labels)
+    def _index(self, row: Row) -> int:
+        return place_of(label_of(row), self.labels)
 
     def _label(self, logits_C: np.ndarray, probabilities_C: np.ndarray) -> Label:
         best = int(probabilities_C.argmax())

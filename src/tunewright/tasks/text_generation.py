@@ -363,17 +363,27 @@ class TextGeneration(Task):
         if not self.write_answers:
             return figures
         true = self._known_answer(row)
-        return (
-            figures | rouge_scores(answer.text, [true]) | {"chrf": chrf_counts(answer.text, [true])}
-        )
+        written = {"has_answer": bool(true), "chrf": chrf_counts(answer.text, [true])}
+        return figures | written | rouge_scores(answer.text, [true])
 
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         found = language_metrics(statistics, counts)
         if self.write_answers:
-            counts_R = np.ones(len(statistics["loss"])) if counts is None else np.asarray(counts)
+            counts_R = np.asarray(statistics["has_answer"], np.float64)
+            counts_R = counts_R if counts is None else counts_R * counts
             found |= rouge_metrics(statistics, counts_R)
             found["chrf"] = chrf_of(counts_R @ np.asarray(statistics["chrf"], np.float64))
         return found
+
+    def measured_as(self, statistics: Statistics) -> Sequence[str]:
+        hidden_R = np.asarray(statistics["hidden"])
+        num_without = int((hidden_R == 0).sum())
+        if not num_without:
+            return ()
+        return (
+            f"{num_without:,} of {len(hidden_R):,} rows have no answer, or none among the tokens "
+            "that are read; nothing of them is measured.",
+        )
 
     def _known_answer(self, row: Row) -> str:
         if is_plain_text(row):

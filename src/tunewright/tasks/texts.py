@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from tunewright.data.checks import is_blank
+from tunewright.data.lists import texts_in
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError
 from tunewright.types import Row
@@ -33,6 +35,13 @@ def text_of(row: Row, role: str) -> str:
 def optional_text_of(row: Row, role: str) -> str | None:
     """Returns a text of a row, None where there is none."""
     return None if row.values.get(role) is None else text_of(row, role)
+
+
+def texts_of(row: Row, role: str) -> Iterator[str]:
+    """Yields the text or texts of a role; blank ones are none. Raises DataError for no text."""
+    for each in texts_in(row.values.get(role), row.source):
+        if not is_blank(each):
+            yield text_of(Row(row.id, {role: each}, row.source, row.line), role)
 
 
 def each_read(rows: Iterable[Row], read: Callable[[Row], T]) -> list[T]:

@@ -45,7 +45,7 @@ from tunewright.models.tokens import encode_text
 from tunewright.models.transformer import Captioner, EncoderDecoder, Transformer
 from tunewright.models.writing import cut_at_stop
 from tunewright.tasks.base import Loss, Outputs, Task
-from tunewright.tasks.texts import text_of
+from tunewright.tasks.texts import texts_of
 from tunewright.types import Features, Integers, Row, TokenStream
 
 DEFAULT_TARGET_LENGTH = 128
@@ -91,12 +91,9 @@ class Writer(Task):
 
     def targets_of(self, row: Row) -> tuple[str, ...]:
         """Returns the true texts: one, several where the column holds a list, or none."""
-        value = row.values.get(self.target_role)
-        if value is None:
+        if row.values.get(self.target_role) is None:
             return ()
-        if isinstance(value, list | tuple | np.ndarray):
-            return tuple(str(each) for each in value)
-        return (text_of(row, self.target_role),)
+        return tuple(texts_of(row, self.target_role))
 
     def languages(self) -> tuple[str | None, str | None]:
         """Returns the languages of source and target, for models that want to be told."""
