@@ -86,6 +86,7 @@ def test_public_names_are_these():
         "Label",
         "TextClassifier",
         "TunewrightError",
+        "TunewrightWarning",
         "audit",
         "cache",
         "compare",

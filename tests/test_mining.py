@@ -114,7 +114,7 @@ def test_what_a_row_has_already_is_not_mined_again(model):
     assert row == {
         "anchor": "win", "positive": ["win the match"], "negative": ["stock", "the goal"]
     }  # fmt: skip
-    assert said[-1] == "Found 1 negative for 1 row; 1 got fewer than 3, 0 none."
+    assert said[-1] == "1 of 1 row got fewer than 3 negatives, 0 none."
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tunewright.answers import Label
-    from tunewright.api import audit, compare, resume, train
-    from tunewright.errors import TunewrightError
+    from tunewright.api import audit, compare, pretrain, resume, train
+    from tunewright.errors import TunewrightError, TunewrightWarning
     from tunewright.estimator import TextClassifier
     from tunewright.retrieval.embedding import embed
     from tunewright.retrieval.making import index
@@ -43,6 +43,7 @@ _HOMES = {
     "Label": "tunewright.answers",
     "TextClassifier": "tunewright.estimator",
     "TunewrightError": "tunewright.errors",
+    "TunewrightWarning": "tunewright.errors",
     "audit": "tunewright.api",
     "cache": "tunewright.run.cache",
     "compare": "tunewright.api",
@@ -64,6 +65,7 @@ __all__ = [
     "Label",
     "TextClassifier",
     "TunewrightError",
+    "TunewrightWarning",
     "audit",
     "cache",
     "compare",

@@ -22,6 +22,7 @@ Every message says, in one line: where - what was found - what is needed - what 
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -120,3 +121,12 @@ def listed(names: Iterable[object], limit: int = 8) -> str:
     quoted = [f'"{name}"' for name in names]
     shown = ", ".join(quoted[:limit])
     return shown if len(quoted) <= limit else f"{shown} and {len(quoted) - limit} more"
+
+
+class TunewrightWarning(UserWarning):
+    """What was done to data and should be known: texts that were cut, a column that was guessed."""
+
+
+def warned(sentence: str) -> None:
+    """Warns whoever called the function that calls this one."""
+    warnings.warn(sentence, TunewrightWarning, stacklevel=3)

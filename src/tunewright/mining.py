@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunewright.data import ReadSettings, is_blank, read_table, resolve_columns
+from tunewright.data.ledger import Cuts
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
@@ -116,8 +117,8 @@ def mine_negatives(
     columns `text` are joined. Rows with one anchor become one, with lists of texts; none of its
     positives, nor the anchor itself, is its negative. Negatives that rows have already come first,
     and so many new ones follow as are found. How they are chosen is told as to `hard_negatives`;
-    `settings` say how files are read, and `say` hears what was guessed, and how many negatives
-    there are.
+    `settings` say how files are read, and `say` hears what was guessed, how many texts were cut,
+    and how many rows got fewer negatives, or none.
 
     Raises SettingsError for a model of another task and for a setting out of its range, DataError
     for a row without a positive, for scored pairs, and as readers do.
@@ -138,10 +139,10 @@ def mine_negatives(
         others = read_documents(documents, text=columns_of_text, settings=settings, say=say)
         texts += (document.text for document in others if not is_blank(document.text))
     texts = list(dict.fromkeys(texts))
-    place = {text: number for number, text in enumerate(texts)}
+    place, cuts = {text: number for number, text in enumerate(texts)}, Cuts()
     mined = hard_negatives(
-        _vectors(model, groups, "query"),
-        _vectors(model, texts, "document"),
+        _vectors(model, groups, "query", cuts),
+        _vectors(model, texts, "document", cuts),
         [{place[text] for text in group[POSITIVE]} for group in groups.values()],
         [
             {place[text] for text in (anchor, *group[NEGATIVE]) if text in place}
@@ -153,12 +154,15 @@ def mine_negatives(
         max_share=max_share,
         seed=seed,
     )
+    for sentence in cuts.notices("text"):
+        say(sentence)
     num_mined = [len(places) for places in mined]
-    say(
-        f"Found {counted(sum(num_mined), 'negative')} for {counted(len(groups), 'row')}; "
-        f"{sum(number < num_negatives for number in num_mined):,} got fewer than {num_negatives}, "
-        f"{num_mined.count(0):,} none."
-    )
+    if num_few := sum(number < num_negatives for number in num_mined):
+        rows = counted(len(num_mined), "row")
+        say(
+            f"{num_few:,} of {rows} got fewer than {counted(num_negatives, 'negative')}, "
+            f"{num_mined.count(0):,} none."
+        )
     return [
         {
             "anchor": anchor,
@@ -213,11 +217,11 @@ def _grouped(
     return groups
 
 
-def _vectors(model: TrainedModel, texts: Iterable[str], prompt_name: str) -> Floats:
+def _vectors(model: TrainedModel, texts: Iterable[str], prompt_name: str, cuts: Cuts) -> Floats:
     rows = (
         Row(number, {"anchor": text, "prompt_name": prompt_name})
         for number, text in enumerate(texts)
     )
-    vectors = np.stack([answer.values for answer in model.stream(rows)])
+    vectors = np.stack([answer.values for answer in model.stream(rows, cuts.add)])
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(length, np.finfo(np.float32).tiny)

@@ -16,7 +16,9 @@ import pytest
 
 from tests.cli.conftest import QUICK
 from tunewright.devices.cores import Cores
+from tunewright.errors import TunewrightWarning
 from tunewright.run.cache import RowCache
+from tunewright.run.loaded import load
 
 RUN_FOLDER = {
     ".lock", "audit.json", "begun.json", "checkpoints", "data.json", "evaluation",
@@ -271,6 +273,18 @@ def test_evaluate_says_that_labels_are_unknown(command, trained, tmp_path):
         "new.csv: 1 of 2 rows have a label that the model does not know; each counts as a wrong "
         "answer." in ended.err
     )
+
+
+def test_what_is_cut_of_new_rows_is_said(command, trained, tmp_path):
+    long = "a " * 200
+    (tmp_path / "new.csv").write_text(f"review,stars\na good film,good\n{long},good\n")
+    told = "1 row longer than the model reads: 74 tokens cut."
+
+    assert f"new.csv: {told}" in command("evaluate", "runs/first", "new.csv").err
+    assert command("predict", "runs/first", "new.csv").err.splitlines()[-1] == told
+    with pytest.warns(TunewrightWarning, match=told) as caught:
+        load("runs/first").predict(["a good film", long])
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(

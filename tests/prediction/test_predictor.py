@@ -120,8 +120,10 @@ def test_blank_texts_are_answered_like_any_other(tiny_folder, architecture):
 
 
 def test_a_text_past_the_model_s_length_is_cut(predictor):
-    long, cut = predictor.answers(texts("a " * 5000, "a " * 126))
+    said = []
+    long, cut = predictor.answers(texts("a " * 5000, "a " * 126), said.append)
     assert long.logits == pytest.approx(cut.logits, abs=1e-5)
+    assert said == [5000 - 126]
 
 
 class Halves(TextClassification):

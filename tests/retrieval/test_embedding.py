@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import tunewright as tw
-from tunewright.errors import DataError, SettingsError
+from tunewright.errors import DataError, SettingsError, TunewrightWarning
 from tunewright.models.pooling import quantised, value_ranges
 from tunewright.retrieval.encoder import load_encoder
 
@@ -28,6 +28,11 @@ def test_a_list_and_a_frame_are_embedded_in_one_call(encoder, tiny_folder):
     np.testing.assert_array_equal(tw.embed(frame, text="review", **given), expected)
     with pytest.raises(DataError, match=r"there is no row\. At least one"):
         tw.embed([], **given)
+
+
+def test_a_text_that_is_cut_is_told_of(tiny_folder):
+    with pytest.warns(TunewrightWarning, match="1 text longer than .* reads: 74 tokens cut"):
+        tw.embed([*TEXTS, "a " * 200], model=tiny_folder("bert"))
 
 
 def test_pooling_layer_and_length_are_chosen(tiny_folder):

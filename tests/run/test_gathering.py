@@ -33,8 +33,31 @@ for part, expected in zip(found, (rows, rows[1:], [])):
 """
 
 
-def test_figures_of_several_processes_come_through_to_the_bit():
-    processes = started(3, "-c", GATHERED)
+TALLIED = """
+import numpy as np
+from tunewright.answers import Label
+from tunewright.devices.processes import join_processes
+from tunewright.run.judge import Tally
+from tunewright.tasks.text_classification import TextClassification
+from tunewright.types import Row
+processes = join_processes()
+labels = [["a", "b"], ["c", "a", "c"], []][processes.rank]
+tally = Tally(TextClassification(labels=("a", "b")), num_mistakes=9)
+for place, label in enumerate(labels):
+    row = Row(10 * processes.rank + place, {"text": "x" * place, "label": label})
+    tally.add(row, Label("a", 0.6, {"a": 0.6, "b": 0.4}))
+    tally.cuts.add(place)
+tally.gather(processes)
+assert len(tally.statistics) == 5 and tally.lengths == [0, 1, 0, 1, 2]
+assert (tally.cuts.num_texts, tally.cuts.num_tokens) == (5, 4)
+assert dict(tally.num_rows) == {"": 5} and dict(tally.num_unseen) == {"": 2}
+assert tally.num_mistakes == len(tally.mistakes) == 3
+"""
+
+
+@pytest.mark.parametrize("code", [GATHERED, TALLIED], ids=["statistics", "tally"])
+def test_figures_of_several_processes_come_through_to_the_bit(code):
+    processes = started(3, "-c", code)
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
 

@@ -204,6 +204,14 @@ def test_a_pair_is_one_sequence_with_two_segments(tiny_folder):
     assert (found.row_id, dict(found.targets)) == (3, {})
 
 
+@pytest.mark.parametrize("blank", [None, "", " \u200b"])
+def test_a_blank_second_text_is_none_whatever_the_format_can_say(tiny_folder, blank):
+    tokenizer = load_tokenizer(tiny_folder("bert"))
+    (found,) = TextClassification().encode(Row(3, {"text": "a", "text_pair": blank}), tokenizer)
+    (alone,) = TextClassification().encode(Row(3, {"text": "a"}), tokenizer)
+    assert found.streams["text"].token_ids.tolist() == alone.streams["text"].token_ids.tolist()
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(128, 128), (8192, 256)])
 def test_without_a_length_the_model_s_limit_or_256_is_taken(limit, expected):
     assert TextClassification().within(limit).max_length == expected

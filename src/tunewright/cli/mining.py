@@ -10,6 +10,7 @@ from tunewright.cli import show
 from tunewright.cli.words import own_settings, source_of
 from tunewright.data import check_output, write_rows
 from tunewright.data.readers import DEFAULTS
+from tunewright.data.wording import counted
 from tunewright.errors import SettingsError
 
 
@@ -35,5 +36,7 @@ def mine_and_write(
             loaded, source, found.columns, settings=reading, say=show.say, **asked
         )
     write_rows(rows, output)
+    num_negatives = sum(len(row["negative"]) for row in rows)
+    show.say(f"{counted(len(rows), 'row')} with {counted(num_negatives, 'negative')}.")
     if as_json and output != "-":
         show.print_json({"rows": len(rows), "output": output})

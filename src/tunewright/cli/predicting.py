@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from tunewright.cli import show
 from tunewright.cli.words import Asked, chosen, divided, writing_of
 from tunewright.data import write_rows
+from tunewright.data.ledger import Cuts
 from tunewright.errors import SettingsError
 from tunewright.run.record import finite
 
@@ -43,7 +44,7 @@ def predict_and_write(
     written = writing_of(pairs, ("data",))
     if written:
         model = replace(model, predictor=replace_generation(model.predictor, **written))
-    given = asked.columns | chosen(columns)
+    given, cuts = asked.columns | chosen(columns), Cuts()
     settings = replace(model.reading, **asked.reading)
 
     def answers() -> Iterator[dict[str, Any]]:
@@ -51,12 +52,14 @@ def predict_and_write(
             source: str | BinaryIO = sys.stdin.buffer if file == "-" else file
             waiting: deque[tuple[Any, dict[str, Any]]] = deque()
             rows = _kept(model.rows_of(source, given, settings, kind, show.say), waiting)
-            for answer in model.stream(rows):
+            for answer in model.stream(rows, cuts.add):
                 row, cells = waiting.popleft()
                 place = {"source": row.source, "line": row.line} if len(plain) > 1 else {}
                 yield finite(place | cells | _beside(answer.to_json(), cells))
 
     write_rows(answers(), output)
+    for sentence in cuts.notices():
+        show.say(sentence)
 
 
 def _kept(

@@ -16,6 +16,7 @@ from rich.markup import escape
 from tunewright.cli import show
 from tunewright.cli.words import own_settings, source_of
 from tunewright.data import ReadSettings, is_blank, resolve_columns, stream_tables, write_rows
+from tunewright.data.ledger import Cuts
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
 from tunewright.errors import SettingsError
@@ -59,7 +60,7 @@ class Oddities:
     """What is odd about the texts that went by."""
 
     num_blank: int = 0
-    cut: list[int] = field(default_factory=list)
+    cuts: Cuts = field(default_factory=Cuts)
 
     def watch(self, documents: Iterable[Any]) -> Iterator[Any]:
         for document in documents:
@@ -69,17 +70,14 @@ class Oddities:
     def say(self) -> None:
         if self.num_blank:
             show.say(f"  {counted(self.num_blank, 'text')} of no words got a vector, too.")
-        if self.cut:
-            show.say(
-                f"  {counted(len(self.cut), 'text')} longer than the model reads: "
-                f"{counted(sum(self.cut), 'token')} cut."
-            )
+        for sentence in self.cuts.notices("text"):
+            show.say(f"  {sentence}")
 
     def to_json(self) -> dict[str, int]:
         return {
             "blank_texts": self.num_blank,
-            "cut_texts": len(self.cut),
-            "cut_tokens": sum(self.cut),
+            "cut_texts": self.cuts.num_texts,
+            "cut_tokens": self.cuts.num_tokens,
         }
 
 
@@ -102,7 +100,7 @@ def embed_and_write(
     odd = Oddities()
     with _counting("texts") as count:
         documents = odd.watch(read_documents(source, text=text, settings=reading, say=show.say))
-        rows = count(embedded(documents, encoder, odd.cut.append))
+        rows = count(embedded(documents, encoder, odd.cuts.add))
         sample = mapping.Sample()
         rows = sample.watch(rows) if drawing.picture else rows
         if output == "-":

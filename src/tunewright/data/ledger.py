@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from tunewright.data.wording import counted
+
 NUM_WORST = 10
 NUM_BINS = 40  # as many bars as a picture of 400 pixels shows
 
@@ -27,6 +29,26 @@ class CutRow:
     row_id: int
     num_tokens: int
     num_cut: int
+
+
+@dataclass
+class Cuts:
+    """How many texts are longer than a model reads, and how many of their tokens it misses."""
+
+    num_texts: int = 0
+    num_tokens: int = 0
+
+    def add(self, num_tokens: int) -> None:
+        """Counts a text of which so many tokens are cut."""
+        self.num_texts += 1
+        self.num_tokens += num_tokens
+
+    def notices(self, noun: str = "row") -> tuple[str, ...]:
+        """Returns whole sentences, to be shown to the user."""
+        if not self.num_texts:
+            return ()
+        texts, tokens = counted(self.num_texts, noun), counted(self.num_tokens, "token")
+        return (f"{texts} longer than the model reads: {tokens} cut.",)
 
 
 class TruncationLedger:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -71,10 +71,22 @@ class Predictor:
     def ahead(self) -> bool:
         return self.device.kind != "cpu"
 
-    def answers(self, rows: Iterable[Row]) -> Iterator[Any]:
-        """Yields one answer for each row, in order, reading rows as they are needed."""
+    def answers(
+        self, rows: Iterable[Row], cut: Callable[[int], None] = lambda _: None
+    ) -> Iterator[Any]:
+        """Yields one answer for each row, in order, reading rows as they are needed.
+
+        `cut` hears of every row that is longer than the model reads how many tokens it misses.
+        """
         for window, encoded in self.encoded(_windows(rows)):
+            self.tell_cuts(encoded, cut)
             yield from self.answer_encoded(window, encoded)
+
+    def tell_cuts(self, encoded: Iterable[Sequence[Features]], cut: Callable[[int], None]) -> None:
+        """Tells `cut` how many tokens an answer misses of each row, where it does."""
+        for features in encoded:
+            if num_cut := sum(self._asked(item).num_cut for item in features):
+                cut(num_cut)
 
     def encoded(
         self, windows: Iterator[list[Row]]

@@ -15,7 +15,9 @@ from typing import Any, get_args
 
 import numpy as np
 
+from tunewright.data.ledger import Cuts
 from tunewright.devices import Precision
+from tunewright.errors import warned
 from tunewright.models.pooling import Codes, Floats, Pooling, VectorForm, quantised
 from tunewright.models.tokens import Long
 from tunewright.retrieval.documents import Document, read_documents
@@ -37,15 +39,16 @@ def embed(
     exact: bool = False,
     vectors: VectorForm = "float32",
     ranges: Floats | str | PathLike[str] | None = None,
+    say: Callable[[str], None] = warned,
 ) -> Codes:
     """Returns the vectors of the texts of `source`, float32 (R, D), in their order.
 
     `source` is a list of texts or dicts, a frame, or a path; `text` names the column, or columns
     that are joined. The model is `starter`, a folder, a run or a Hub id. What it says of `pooling`
     (mean, cls, last) and `normalize` can be chosen otherwise, and any `layer` taken: -1 is the
-    last, 0 the word embeddings. Texts longer than the model reads are cut, unless `long` is
-    "window" (the mean of windows that share `stride` tokens) or "error". When `exact`, a vector has
-    the same bits whatever texts are beside it, which takes longer.
+    last, 0 the word embeddings. Texts longer than the model reads are cut, which `say` hears,
+    unless `long` is "window" (the mean of windows that share `stride` tokens) or "error". When
+    `exact`, a vector has the same bits whatever texts are beside it, which takes longer.
 
     `vectors` are "float32", codes of each number's range ("int8", "uint8"), or the signs as packed
     bits, (R, W) ("binary", "ubinary"), under the names of sentence-transformers. The `ranges`,
@@ -57,9 +60,13 @@ def embed(
         model, pooling=pooling, layer=layer, normalize=normalize, long=long, stride=stride,
         precision=precision, exact=exact,
     )  # fmt: skip
-    columns = [text] if isinstance(text, str) else text
-    rows = at_least_one(embedded(read_documents(source, text=columns), encoder))
-    return quantised(np.stack([answer.values for _, answer in rows]), vectors, ranges_2D)
+    columns, cuts = [text] if isinstance(text, str) else text, Cuts()
+    documents = read_documents(source, text=columns, say=say)
+    rows = at_least_one(embedded(documents, encoder, cuts.add))
+    vectors_RD = np.stack([answer.values for _, answer in rows])
+    for sentence in cuts.notices("text"):
+        say(sentence)
+    return quantised(vectors_RD, vectors, ranges_2D)
 
 
 def embedded(

@@ -182,9 +182,7 @@ class Encoder:
         Raises ModelError for numbers that are not finite.
         """
         for rows, encoded in self.predictor.encoded(self._windows(texts, purpose)):
-            for features in encoded:
-                if num_cut := sum(item.num_cut for item in features):
-                    cut(num_cut)
+            self.predictor.tell_cuts(encoded, cut)
             for answer in self.predictor.answer_encoded(rows, encoded):
                 self._check_finite(answer)
                 yield answer

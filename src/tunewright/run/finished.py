@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from tunewright.data import ReadSettings
-from tunewright.errors import SettingsError
+from tunewright.errors import SettingsError, warned
 from tunewright.run.config import RunConfig, compose, read_config
 from tunewright.run.judge import EvaluationResult, Judge, OwnMetric
 from tunewright.run.loaded import TrainedModel, load
@@ -69,9 +69,14 @@ class FinishedRun:
         """The metrics of the evaluation at the end of training, by name."""
         return dict(self.result.metrics) if self.result else {}
 
-    def predict(self, source: Any, columns: Mapping[str, str] | None = None) -> list[Any]:
+    def predict(
+        self,
+        source: Any,
+        columns: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = warned,
+    ) -> list[Any]:
         """Returns the model's answers; see `TrainedModel.predict`."""
-        return self.model.predict(source, columns)
+        return self.model.predict(source, columns, say)
 
     def evaluate(
         self,

@@ -8,7 +8,7 @@ import math
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Self, TextIO
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from tunewright.data.ledger import Cuts
 from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import DataError, SettingsError
 from tunewright.figures import Mistake
@@ -226,7 +227,7 @@ class Judge:
         with ExitStack() as closing:
             part = predictions and predictions.with_name(f".{predictions.name}.{rank}")
             file = closing.enter_context(_created(part)) if part else None
-            for row, answer in zip(own, predictor.answers(own), strict=True):
+            for row, answer in zip(own, predictor.answers(own, tally.cuts.add), strict=True):
                 tally.add(row, answer)
                 if file is not None:
                     file.write(_prediction(row, answer, predictor))
@@ -253,7 +254,7 @@ class Judge:
             mistakes,
             num_mistakes,
             statistics,
-            notices=(*task.measured_as(statistics), *_unseen(tally, split)),
+            notices=(*task.measured_as(statistics), *_unseen(tally, split), *_cut(tally, split)),
             best=tally.gallery.best,
             worst=tally.gallery.worst,
         )
@@ -286,6 +287,11 @@ def _unseen(tally: Tally, split: str) -> Iterator[str]:
             )
 
 
+def _cut(tally: Tally, split: str) -> Iterator[str]:
+    """Says how many rows were answered without all of their tokens."""
+    return (f"{split}: {sentence}" for sentence in tally.cuts.notices())
+
+
 class Tally:
     """Collects the per-row figures and the most confident mistakes of a stream of answers."""
 
@@ -298,6 +304,7 @@ class Tally:
         self.num_mistakes = 0
         self.num_rows: Counter[str] = Counter()
         self.num_unseen: Counter[str] = Counter()
+        self.cuts = Cuts()
         self.gallery = Gallery(task)
 
     def add(self, row: Row, answer: Any) -> None:
@@ -335,16 +342,27 @@ class Tally:
         self.statistics = [row for part in found for row in part]
         self.gallery.gather(processes)
         heap = [(severity, place, asdict(mistake)) for severity, place, mistake in self._heap]
-        told = processes.gather_json([self.lengths, self.num_mistakes, heap])
+        counts = [self.num_mistakes, asdict(self.cuts), self.num_rows, self.num_unseen]
+        told = processes.gather_json([self.lengths, heap, counts])
         self.lengths = [length for lengths, _, _ in told for length in lengths]
-        self.num_mistakes, self._heap = sum(number for _, number, _ in told), []
-        for _, _, others in told:
+        mistakes, cuts, num_rows, num_unseen = zip(*(counts for _, _, counts in told), strict=True)
+        self.num_mistakes = sum(mistakes)
+        self.num_rows, self.num_unseen = (_summed(each) for each in (num_rows, num_unseen))
+        self.cuts, self._heap = Cuts(**_summed(cuts)), []
+        for _, others, _ in told:
             for severity, place, mistake in others:
                 self._keep(severity, place, Mistake(**mistake))
 
     @property
     def mistakes(self) -> list[Mistake]:
         return [entry[2] for entry in sorted(self._heap, key=lambda e: e[:2], reverse=True)]
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
 
 
 def _shown(value: Any) -> Any:

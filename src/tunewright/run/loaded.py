@@ -19,10 +19,11 @@ from tunewright.data import (
     resolve_columns,
     stream_tables,
 )
+from tunewright.data.ledger import Cuts
 from tunewright.data.pictures import is_picture
 from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision, find_device, settle_allocator
-from tunewright.errors import DataError, ModelError, SettingsError, listed
+from tunewright.errors import DataError, ModelError, SettingsError, listed, warned
 from tunewright.models.architecture import is_decoder, load_config
 from tunewright.models.bases import is_adapter_folder, read_base
 from tunewright.models.folder import check_model_folder, find_model
@@ -52,18 +53,33 @@ class TrainedModel:
     columns: Mapping[str, str]
     reading: ReadSettings = DEFAULTS
 
-    def predict(self, source: Any, columns: Mapping[str, str] | None = None) -> list[Any]:
+    def predict(
+        self,
+        source: Any,
+        columns: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = warned,
+    ) -> list[Any]:
         """Returns one answer for each text or row of `source`, in order.
 
         `source` is a list of texts (or of pairs of texts), a path, a frame, a `datasets.Dataset`
         or a list of dicts; `columns` maps roles to its columns where names do not tell. Where the
         model reads pictures, a list may hold their paths, their bytes, or pictures of Pillow.
+        `say` hears which columns were guessed, and how many texts were cut.
         """
-        return list(self.predictor.answers(self._rows(source, columns or {})))
+        cuts = Cuts()
+        answers = list(self.stream(self._rows(source, columns or {}, say), cuts.add))
+        for sentence in cuts.notices():
+            say(sentence)
+        return answers
 
-    def stream(self, rows: Iterable[Row]) -> Iterator[Any]:
-        """Yields answers as rows come in; memory does not grow with their number."""
-        return self.predictor.answers(rows)
+    def stream(
+        self, rows: Iterable[Row], cut: Callable[[int], None] = lambda _: None
+    ) -> Iterator[Any]:
+        """Yields answers as rows come in; memory does not grow with their number.
+
+        `cut` hears of every row that is longer than the model reads how many tokens it misses.
+        """
+        return self.predictor.answers(rows, cut)
 
     def rows_of(
         self,
@@ -110,7 +126,7 @@ class TrainedModel:
         notices = (*table.notes, *choice.notices(table.name), *checked.notices(table.name))
         return replace(result, notices=(*notices, *result.notices))
 
-    def _rows(self, source: Any, columns: Mapping[str, str]) -> Any:
+    def _rows(self, source: Any, columns: Mapping[str, str], say: Callable[[str], None]) -> Any:
         task = self.predictor.task
         bare = is_picture if task.picture_roles else _is_text
         if isinstance(source, list | tuple) and all(
@@ -120,7 +136,10 @@ class TrainedModel:
             known = [role for role in roles if role in self.columns] or list(roles)
             return _rows_of_texts(source, known)
         table = read_table(source, self.reading)
-        return table.rows(self._choice(table, columns).mapping)
+        choice = self._choice(table, columns)
+        for sentence in (*table.notes, *choice.notices(table.name)):
+            say(sentence)
+        return table.rows(choice.mapping)
 
     def _choice(
         self, table: Table, columns: Mapping[str, str], training: bool = False

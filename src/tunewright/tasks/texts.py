@@ -33,8 +33,9 @@ def text_of(row: Row, role: str) -> str:
 
 
 def optional_text_of(row: Row, role: str) -> str | None:
-    """Returns a text of a row, None where there is none."""
-    return None if row.values.get(role) is None else text_of(row, role)
+    """Returns a text of a row, None where there is none: a blank one is all that CSV can say."""
+    text = text_of(row, role)
+    return None if is_blank(text) else text
 
 
 def texts_of(row: Row, role: str) -> Iterator[str]:
