@@ -103,6 +103,7 @@ def test_it_learns_what_the_words_say(make: Make) -> None:
         (np.array(NAMES), np.dtype("<U4")),
         (pd.Series(NAMES), np.object_),
         (np.array([2, 7] * 9, dtype=object), np.int64),
+        ([np.int64(2), 7] * 9, np.int64),
     ],
 )
 def test_labels_come_back_in_their_own_type(make: Make, labels: Any, dtype: Any) -> None:

@@ -168,7 +168,11 @@ def _config(
     task_name = compose(base, settings or {}, chosen, where=where).task.name
     roles = {role.name for role in find_task(task_name).roles}
     paths = {k: fspath(v) for k, v in given.items() if isinstance(v, str | PathLike)}
-    columns = {name: value for name, value in named.items() if name in roles}
+    columns = {
+        name: str(value) if isinstance(value, int) else value  # frames may number their columns
+        for name, value in named.items()
+        if name in roles
+    }
     data: dict[str, Any] = {"data": {**paths, "columns": columns}}
     keys = task_keys(task_name)
     for name, value in named.items():

@@ -303,15 +303,18 @@ def _texts(X: Any) -> list[str]:
 
 def _labels(y: Any) -> Array:
     """Returns y as an array (R,). Raises DataError when it holds anything but plain labels."""
+    is_list = not hasattr(y, "dtype")
+    if is_list:  # an array made of a list would turn one type into another
+        y = np.array([v.item() if isinstance(v, np.generic) else v for v in y], dtype=object)
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise DataError("y", f"it has the shape {labels.shape}", "One label a text is needed.")
     values = labels.tolist()
-    if labels.dtype == object and not all(isinstance(value, str) for value in values):
-        mixed = sorted({type(value).__name__ for value in values})
-        if len(mixed) > 1 or mixed[0] not in ("bool", "int", "float"):
-            raise _no_labels(f"it holds values of the types {', '.join(mixed)}")
-        labels = np.array(values)
+    if labels.dtype == object:
+        kinds = sorted({type(value).__name__ for value in values})
+        if len(kinds) > 1 or not {"str", "bool", "int", "float"}.issuperset(kinds):
+            raise _no_labels(f"it holds values of the types {', '.join(kinds)}")
+        labels = np.array(values) if is_list or kinds != ["str"] else labels
     if labels.dtype.kind not in "OUTbiuf":
         raise _no_labels(f"it is of the type {labels.dtype}")
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():

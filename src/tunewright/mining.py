@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tunewright.data import ReadSettings, is_blank, read_table, resolve_columns
-from tunewright.data.ledger import Cuts
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
+from tunewright.prediction.oddities import Oddities
 from tunewright.retrieval.documents import read_documents
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks import EMBEDDING_ROLES
@@ -139,10 +139,11 @@ def mine_negatives(
         others = read_documents(documents, text=columns_of_text, settings=settings, say=say)
         texts += (document.text for document in others if not is_blank(document.text))
     texts = list(dict.fromkeys(texts))
-    place, cuts = {text: number for number, text in enumerate(texts)}, Cuts()
+    place = {text: number for number, text in enumerate(texts)}
+    odd = Oddities(task.roles)
     mined = hard_negatives(
-        _vectors(model, groups, "query", cuts),
-        _vectors(model, texts, "document", cuts),
+        _vectors(model, groups, "query", odd),
+        _vectors(model, texts, "document", odd),
         [{place[text] for text in group[POSITIVE]} for group in groups.values()],
         [
             {place[text] for text in (anchor, *group[NEGATIVE]) if text in place}
@@ -154,7 +155,7 @@ def mine_negatives(
         max_share=max_share,
         seed=seed,
     )
-    for sentence in cuts.notices("text"):
+    for sentence in odd.notices():
         say(sentence)
     num_mined = [len(places) for places in mined]
     if num_few := sum(number < num_negatives for number in num_mined):
@@ -217,11 +218,11 @@ def _grouped(
     return groups
 
 
-def _vectors(model: TrainedModel, texts: Iterable[str], prompt_name: str, cuts: Cuts) -> Floats:
+def _vectors(model: TrainedModel, texts: Iterable[str], prompt_name: str, odd: Oddities) -> Floats:
     rows = (
         Row(number, {"anchor": text, "prompt_name": prompt_name})
         for number, text in enumerate(texts)
     )
-    vectors = np.stack([answer.values for answer in model.stream(rows, cuts.add)])
+    vectors = np.stack([answer.values for answer in model.stream(rows, odd)])
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(length, np.finfo(np.float32).tiny)

@@ -38,8 +38,9 @@ class Row:
     """One example: the values of its roles, and where it was read.
 
     `id` counts from 0 within its data set. `line` is the line (text formats) or row (others) of
-    `source`, counted from 1; 0 where there is none, such as for a Python list. `extras` holds the
-    columns that no role claimed; slices, groups and time read them.
+    `source`, counted from 1; 0 where there is none, such as for a Python list: `index` is its place
+    there then, from 0, if it is not the id. `extras` holds the columns that no role claimed;
+    slices, groups and time read them.
     """
 
     id: int
@@ -47,11 +48,19 @@ class Row:
     source: str = ""
     line: int = 0
     extras: Mapping[str, Any] = field(default_factory=dict)
+    index: int | None = None
+
+    @property
+    def number(self) -> int:
+        """Its line, or else its place in what was read."""
+        return self.line or (self.id if self.index is None else self.index)
 
     @property
     def where(self) -> str:
         """Names the row for a message, such as `train.csv, line 41`."""
-        return f"{self.source}, line {self.line}" if self.line else f"{self.source} row {self.id}"
+        return (
+            f"{self.source}, line {self.line}" if self.line else f"{self.source} row {self.number}"
+        )
 
 
 Rows = Sequence[Row]  # a data set: counted, indexed, and walked more than once

@@ -275,6 +275,81 @@ def test_evaluate_says_that_labels_are_unknown(command, trained, tmp_path):
     )
 
 
+def test_answers_to_answers_keep_the_first_ones(command, trained, tmp_path):
+    (tmp_path / "new.csv").write_text("review,label,source\na good film,x,shop\nno,y,web\n")
+    command("predict", "runs/first", "new.csv", "-o", "once.jsonl")
+    again = command("predict", "runs/first", "once.jsonl", "new.csv")
+
+    row = json.loads(again.out.splitlines()[0])
+    assert (row["review"], row["label"], row["source"]) == ("a good film", "x", "shop")
+    assert (row["file_source"], row["line"]) == ("once.jsonl", 1)
+    assert row["predicted_label"] == row["predicted_2_label"] != "x"
+    assert row["predicted_scores"] == row["predicted_2_scores"]
+
+
+def test_what_csv_escapes_is_said(command, trained, tmp_path):
+    (tmp_path / "new.csv").write_text("review,id\n-good,=1\nfine,-3.5\n")
+    ended = command("predict", "runs/first", "new.csv", "-o", "out.csv")
+    assert '2 cells of "review", "id" would be run by a spreadsheet' in ended.err
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [(row["review"], row["id"]) for row in csv.DictReader(file)] == [
+            ("'-good", "'=1"), ("fine", "-3.5"),
+        ]  # fmt: skip
+
+
+def test_rows_without_a_text_are_counted(command, trained, tmp_path):
+    (tmp_path / "new.jsonl").write_text('{"review": "good"}\n{"text": "bad"}\n{"review": ""}\n')
+    ended = command("predict", "runs/first", "new.jsonl")
+    assert ended.status == 0
+    told = "2 rows without a text answered, too: new.jsonl, line 2 is the first."
+    assert ended.err.splitlines()[-1] == told
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"), [("stars;Review", "csv"), ('{"review": "a good film"}', "jsonl")]
+)
+def test_lines_that_are_no_texts_are_refused(command, trained, monkeypatch, first, kind):
+    lines = f"{first}\n{first}\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    ended = command("predict", "runs/first")
+    assert ended.status == 2
+    assert ended.err.endswith(f"Name it with --format {kind}.\n")
+
+
+def test_a_second_text_that_training_had_not_is_not_read(command, trained, tmp_path):
+    (tmp_path / "new.csv").write_text("review,sentence2,stars\na good film,awful,good\n")
+    answers = command("predict", "runs/first", "new.csv")
+    (tmp_path / "alone.csv").write_text("review\na good film\n")
+    alone = command("predict", "runs/first", "alone.csv")
+    both = [json.loads(each.out)["scores"] for each in (answers, alone)]
+    assert both[0] == both[1]
+
+
+def test_columns_of_other_files_may_differ_in_case_or_go_by_usual_names(command, trained, tmp_path):
+    (tmp_path / "new.csv").write_text("REVIEW,Stars\na good film,good\n")
+    (tmp_path / "usual.csv").write_text("text,label\na good film,good\n")
+    for file in ("new.csv", "usual.csv"):
+        assert command("evaluate", "runs/first", file).status == 0
+    trained_again = command("train", "reviews.csv", "--text", "review", "--label", "stars",
+                            "--test", "usual.csv", "--model", trained["model"], *QUICK)  # fmt: skip
+    assert trained_again.status == 0, trained_again.err
+    assert 'usual.csv: the column "text" is taken as text' not in trained_again.err
+
+
+def test_a_failed_evaluation_leaves_nothing(command, trained, tmp_path):
+    (tmp_path / "new.csv").write_text("review,stars\na good film,\n")
+    assert command("evaluate", "runs/first", "new.csv").status == 2
+    (tmp_path / "new.csv").write_text("review,stars\na good film,good\n")
+    assert command("evaluate", "runs/first", "new.csv", "--slice", "shop").status == 2
+    assert not Path("runs/first/evaluation/new").exists()
+
+
+def test_stored_figures_have_no_slices_of_their_own(command, trained):
+    ended = command("evaluate", "runs/first", "--slice", "stars")
+    assert ended.status == 2
+    assert "Name a file of rows." in ended.err
+
+
 def test_what_is_cut_of_new_rows_is_said(command, trained, tmp_path):
     long = "a " * 200
     (tmp_path / "new.csv").write_text(f"review,stars\na good film,good\n{long},good\n")

@@ -67,7 +67,8 @@ def test_a_named_column_that_is_missing_gets_the_nearest():
 def test_a_role_without_a_column_gets_the_columns_there_are():
     assert refusal(["text", "grade"]) == (
         'reviews.csv: there is no column "label" (the class of the text). '
-        'It has "text", "grade". Name the column with data.columns.label=COLUMN.'
+        'It has "text", "grade". Name the column with data.columns.label=COLUMN. '
+        "If the first line is a row, pass data.header=false."
     )
 
 

@@ -53,6 +53,24 @@ def test_latin_1_is_read_on_request_only(folder):
     assert read_table(path, ReadSettings(encoding="latin-1")).column("text") == ["café noir"]
 
 
+def test_latin_1_that_is_windows_is_told(folder):
+    text = "\u201cfine\u201d \u2013 3 \u20ac"
+    path = written("cp1252", f"text,label\n{text},bon\n")
+    (note,) = read_table(path, ReadSettings(encoding="latin-1")).notes
+    assert note.endswith("read as ISO8859-1; some of it looks like encoding=cp1252 instead.")
+    assert read_table(path, ReadSettings(encoding="cp1252")).column("text") == [text]
+
+
+def test_another_file_is_read_as_it_is_and_else_as_those_before(folder):
+    settings = ReadSettings(encoding="latin-1").of_others()
+    for encoding in ("utf-8", "latin-1"):
+        table = read_table(written(encoding, "text,label\ncafé noir,bon\n"), settings)
+        assert table.column("text") == ["café noir"]
+    stream = io.BytesIO("text,label\ncafé noir,bon\n".encode())
+    (table,) = stream_tables(stream, settings, "csv")
+    assert table.column("text") == ["café noir"]
+
+
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [

@@ -55,8 +55,8 @@ def test_a_byte_of_no_encoding_is_named_with_its_offset_and_line(folder):
     Path("a.csv").write_bytes("text,label\nfine,pos\ncaf\xe9,neg\n".encode("latin-1"))
     assert refusal("a.csv") == (
         "a.csv, line 3: the byte 0xe9 at offset 23 is not UTF-8. "
-        'The file looks like "cp1250", but that is a guess. '
-        "Save it as UTF-8, or name its encoding, such as data.encoding=latin-1."
+        'The file looks like "cp1252", but that is a guess. '
+        "Save it as UTF-8, or name its encoding, such as data.encoding=cp1252."
     )
 
 

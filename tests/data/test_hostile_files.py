@@ -197,12 +197,27 @@ def test_a_missing_file_with_no_near_name_gets_what_is_there(folder):
     )
 
 
-def test_an_unknown_suffix_gets_those_that_are_read(folder):
-    Path("a.xlsx").touch()
-    assert refusal("a.xlsx") == (
-        'a.xlsx: the suffix ".xlsx" is not one that is read. CSV, TSV, JSONL, JSON, TXT, '
+@pytest.mark.parametrize(
+    ("suffix", "remedy"),
+    [
+        (".xlsx", "Save the sheet as CSV (UTF-8), or in Python pass what pandas.read_excel gives."),
+        (".dat", "Rename the file to say what it holds."),
+    ],
+)
+def test_an_unknown_suffix_gets_those_that_are_read(folder, suffix, remedy):
+    Path(f"a{suffix}").touch()
+    assert refusal(f"a{suffix}") == (
+        f'a{suffix}: the suffix "{suffix}" is not one that is read. CSV, TSV, JSONL, JSON, TXT, '
         "CONLL, BIO, IOB, CONLLU (each also as .gz or .zip), Parquet and Arrow files are read. "
-        "Rename the file to say what it holds."
+        f"{remedy}"
+    )
+
+
+def test_a_repeated_header_is_no_row(folder):
+    Path("a.csv").write_text("text,label\nfine,pos\ntext,label\nbad,neg\n")
+    assert refusal("a.csv") == (
+        "a.csv, line 3: it repeats the header. A file has one header; several may have been "
+        "joined into this one. Remove the line."
     )
 
 

@@ -111,6 +111,12 @@ def test_lines_of_a_json_list_are_where_its_objects_begin(folder):
     assert [read.place(n)[1] for n in range(3)] == [2, 2, 5]
 
 
+def test_the_first_line_of_a_spreadsheet_may_name_the_delimiter(folder):
+    Path("a.csv").write_text("sep=;\n" + CSV.replace(",", ";"))
+    assert rows_of(read_table("a.csv")) == ROWS
+    assert read_table("a.csv").place(1) == ("a.csv", 4)
+
+
 @pytest.mark.parametrize(("delimiter", "shown"), [(";", '";"'), ("\t", "tabs"), ("|", '"|"')])
 def test_a_delimiter_is_found_from_the_header_and_said(folder, delimiter, shown):
     Path("a.csv").write_text(CSV.replace(",", delimiter))

@@ -28,8 +28,8 @@ def config(method: str, share: tuple[float, float], seed: int = 0) -> SplitConfi
             "validation": share[0],
             "test": share[1],
             "seed": seed,
-            "group_column": "author",
-            "time_column": "when",
+            "group_column": "author" if method == "group" else None,
+            "time_column": "when" if method == "time" else None,
         }
     )
 
@@ -184,6 +184,13 @@ def test_too_few_groups_are_refused():
         "Choose another data.split.group_column, or set data.split.validation=0 or "
         "data.split.test=0."
     )
+
+
+@pytest.mark.parametrize("name", ["group", "time"])
+def test_a_column_asks_for_its_method_and_goes_with_no_other(name):
+    assert SplitConfig(**{f"{name}_column": "author"}).method == name
+    with pytest.raises(ValidationError, match=f"{name}_column is read by method '{name}', not"):
+        SplitConfig(method="random", **{f"{name}_column": "author"})
 
 
 def test_one_huge_group_is_kept_for_training_where_it_can_be():

@@ -61,6 +61,13 @@ def test_rows_come_in_any_order_from_a_table_in_many_pieces(folder):
     assert [row.line for row in rows] == [n + 2 for n in order]
 
 
+def test_rows_of_memory_know_their_place_wherever_they_go():
+    table = read_table([{"text": str(place)} for place in range(9)]).select([8, 3, 5])
+    found = table.rows({"text": "text"}).select([2, 0])
+    assert [row.where for row in found] == ["list row 5", "list row 8"]
+    assert [(row.id, row.number) for row in found[1:]] == [(1, 8)]
+
+
 def test_no_rows_can_be_selected():
     assert list(numbered(3).rows({"text": "text"}).select([])) == []
 

@@ -143,6 +143,14 @@ def test_numbers_of_numpy_are_numbers():
     assert (found.training.batch_size, found.training.learning_rate) == (8, 1e-3)
 
 
+def test_keys_of_python_are_those_of_a_file():
+    given = {5: 2.0, np.int64(1): 1.0, False: 3.0, "a": 4.0, 2.0: 1.5}
+    found = compose({"task": {"name": TASK, "class_weights": given}})
+    weights = {"5": 2.0, "1": 1.0, "false": 3.0, "a": 4.0, "2": 1.5}
+    assert found.task.options["class_weights"] == weights
+    assert compose(tomllib.loads(to_toml(found))) == found
+
+
 FULL = {
     "training": {"learning_rate": 3e-5, "track": [], "max_steps": 7, "ema_decay": 0.99},
     "task": {"name": TASK, "class_weights": {"a": 1.0, "b b": 2.5}, "max_length": 12},

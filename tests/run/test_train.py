@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from sklearn.metrics import balanced_accuracy_score
 
 import tunewright as tw
-from tunewright.errors import AuditRefused, SettingsError
+from tunewright.errors import AuditRefused, SettingsError, TunewrightWarning
 from tunewright.run.groundwork import Notice
 from tunewright.run.training import Started
 from tunewright.training.events import Evaluation, Finished, Phase, Saved, Step
@@ -293,7 +293,8 @@ def test_a_pair_given_to_a_model_of_single_texts_is_refused(train):
 
 
 def test_a_missing_text_is_answered_as_a_blank_one(train):
-    none, blank = train().predict([None, ""])
+    with pytest.warns(TunewrightWarning, match="2 rows without a text answered, too"):
+        none, blank = train().predict([None, ""])
 
     assert none.logits == pytest.approx(blank.logits, abs=1e-5)  # two rows of one product
 
@@ -347,6 +348,18 @@ def test_an_evaluation_of_another_file_of_the_same_name_overwrites_nothing(train
         folders.append(run.evaluate(file).folder.name)
 
     assert folders == ["test", "test-2"]
+
+
+def test_what_is_no_metric_is_refused_wherever_it_is_given(train):
+    def words(true, predicted):
+        return "many"
+
+    with pytest.raises(SettingsError, match=r'"words" gave .many.\. A metric gives one number'):
+        train(metrics=[words])
+    run = train()
+    with pytest.raises(SettingsError, match="it holds 'accuracy'"):
+        run.evaluate((["a good film"], ["good"]), metrics=["accuracy"])
+    assert run.evaluate((["a good film"], ["good"]), slices="label").slices.keys() >= {"label"}
 
 
 def test_metrics_without_a_name_of_their_own_are_refused(train):

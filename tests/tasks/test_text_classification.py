@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tunewright.answers import Label
+from tunewright.data import read_table
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.models.batch import Batch
 from tunewright.models.tokenizers import load_tokenizer
@@ -129,6 +130,21 @@ def test_one_class_alone_is_refused():
         'a.csv: column "label" has the one label "a" in all 2 rows. A classifier needs at least '
         "two classes. Add rows of another class, or name another column with data.columns.label."
     )
+
+
+def test_labels_that_do_not_do_are_named_by_their_column():
+    table = read_table({"review": ["a"] * 4, "stars": ["a", "a", "a", "a"]})
+    data = table.rows({"text": "review", "label": "stars"})
+    with pytest.raises(DataError, match='column "stars" has the one label "a"'):
+        TextClassification().learn(data)
+
+
+def test_a_target_that_no_score_reaches_is_told():
+    task = learned(*ABC, target_accuracy=0.9)
+    assert task.fitted_as() == ()
+    data = rows(*("a", "b") * 10)
+    (sentence,) = task.calibrate(decoded(task, LOGITS[:1].repeat(20, 1)), data).fitted_as()
+    assert sentence.endswith("the model abstains from every text.")
 
 
 @pytest.mark.parametrize("odd", [["a"], {"label": "a"}, [], " "])

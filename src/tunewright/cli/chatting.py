@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunewright.cli import show
-from tunewright.cli.words import writing_of
+from tunewright.cli.words import as_asked
 from tunewright.errors import UserError, listed
 
 COMMANDS = {"/reset": "forget the conversation", "/quit": "end", "/help": "show this"}
@@ -16,11 +16,10 @@ COMMANDS = {"/reset": "forget the conversation", "/quit": "end", "/help": "show 
 def chat_and_show(folder: str, pairs: Sequence[str], system: str | None, as_json: bool) -> None:
     """Reads a line at a time from standard input and writes the answers as they come."""
     from tunewright.prediction.chat import Chat
-    from tunewright.prediction.predictor import replace_generation
     from tunewright.run.loaded import load
 
     model = load(folder)
-    chat = Chat(replace_generation(model.predictor, **writing_of(pairs)), system)
+    chat = Chat(as_asked(model.predictor, pairs), system)
     is_terminal = sys.stdin.isatty() and not as_json
     if is_terminal:
         show.say(f"{folder}. A line is a turn; {_help()}.")

@@ -28,8 +28,13 @@ def evaluate_and_show(
     data, asked = rows_asked(words, columns)
     if data is None:
         result = finished.result
+        if slices or asked.columns or asked.reading:
+            raise SettingsError(
+                run, "slices, columns or settings of reading are given, and no rows",
+                "Without rows the stored figures are shown as they are.", "Name a file of rows.",
+            )  # fmt: skip
     else:
-        settings = replace(finished.config.data.reading(), **asked.reading)
+        settings = replace(finished.config.data.reading().of_others(), **asked.reading)
         result = finished.evaluate(data, asked.columns, slices=slices, settings=settings)
     if result is None:
         raise SettingsError(
@@ -50,8 +55,7 @@ def evaluate_and_show(
         for part in parts:
             value = part.metrics[headline]
             few = " (few)" if part.is_small else ""
-            table.add_row(part.name, f"{part.num_rows:,}{few}", f"{value.value:.4f}",
-                          f"{value.low:.4f} to {value.high:.4f}")  # fmt: skip
+            table.add_row(part.name, f"{part.num_rows:,}{few}", *show.estimate(value))
         show.out.print(table)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from tunewright.cli import show
-from tunewright.cli.words import writing_of
+from tunewright.cli.words import as_asked, writing_of
 from tunewright.errors import SettingsError
 
 EXTRA = ("fastapi", "uvicorn", "prometheus_client")
@@ -32,7 +32,6 @@ def serve_and_show(
         raise SettingsError(
             "serve", f"{missing[0]} is not installed", "", 'pip install "tunewright[serve]"'
         )
-    from tunewright.prediction.predictor import replace_generation
     from tunewright.run.loaded import load
     from tunewright.server.run import listening, serve_at
 
@@ -44,8 +43,7 @@ def serve_and_show(
             show.say(f"{folder} answers at {address} (routes: /openapi.json). Ctrl-C ends it.")
 
     with listening(host, port, api_key) as place:
-        written = writing_of(pairs)
+        writing_of(pairs)  # what is wrong there is said before the model is loaded
         model = load(folder, precision, exact=exact)  # type: ignore[arg-type]
-        if written:
-            model = replace(model, predictor=replace_generation(model.predictor, **written))
+        model = replace(model, predictor=as_asked(model.predictor, pairs))
         serve_at(place, model, name, api_key=api_key, say=say)

@@ -52,8 +52,14 @@ def metrics_table(title: str, metrics: Mapping[str, Estimate], names: Iterable[s
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name in chosen or metrics:
         value = metrics[name]
-        table.add_row(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}")
+        table.add_row(name, *estimate(value))
     return table
+
+
+def estimate(found: Estimate) -> tuple[str, str]:
+    """Returns a value and its interval, a dash for what there is not."""
+    value = "-" if math.isnan(found.value) else f"{found.value:.4f}"
+    return value, "-" if math.isnan(found.low) else f"{found.low:.4f} to {found.high:.4f}"
 
 
 def say(sentence: str) -> None:

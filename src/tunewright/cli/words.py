@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from tunewright.errors import SettingsError
+from tunewright.cli import show
+from tunewright.errors import SettingsError, listed
 from tunewright.run.config import RunConfig, compose, overrides, read_config, task_keys
+
+if TYPE_CHECKING:
+    from tunewright.prediction.predictor import Predictor
 
 READING_EXAMPLE = "encoding=latin-1 data.columns.text=COLUMN"
 WRITING_EXAMPLE = "max_new_tokens=200 do_sample=true"
+SAMPLING = ("temperature", "top_k", "top_p")
 
 
 def config_of(
@@ -146,6 +151,18 @@ def writing_of(pairs: Sequence[str], others: Sequence[str] = ()) -> dict[str, An
     layer = only(overrides(pairs), ("generation", *others), "[generation]", WRITING_EXAMPLE)
     found = compose({"generation": layer.get("generation", {})}, where="command line").generation
     return {name: getattr(found, name) for name in layer.get("generation", {})}
+
+
+def as_asked(predictor: Predictor, pairs: Sequence[str], others: Sequence[str] = ()) -> Predictor:
+    """Returns the predictor with the settings of writing that were given, saying which are idle."""
+    from tunewright.prediction.predictor import replace_generation
+
+    written = writing_of(pairs, others)
+    found = replace_generation(predictor, **written)
+    idle = [name for name in SAMPLING if name in written]
+    if idle and not found.generation.do_sample:
+        show.say(f"Without do_sample=true nothing is drawn, and {listed(idle)} does nothing.")
+    return found
 
 
 def _flags(

@@ -6,15 +6,22 @@ from tunewright.data.checks import (
     Dropped,
     check_labels,
     check_rows,
+    has_no_text,
     is_blank,
     is_dropped,
     is_missing,
     plain_label,
     read_number,
 )
-from tunewright.data.columns import ColumnChoice, missing_beside, resolve_columns
+from tunewright.data.columns import (
+    ColumnChoice,
+    missing_beside,
+    named_as,
+    resolve_columns,
+    roles_read,
+)
 from tunewright.data.config import DataConfig
-from tunewright.data.readers import ReadSettings, read_splits, read_table, stream_tables
+from tunewright.data.readers import ReadSettings, is_source, read_splits, read_table, stream_tables
 from tunewright.data.spans import read_spans
 from tunewright.data.splits import Split, SplitConfig, split
 from tunewright.data.starter import bbc_news
@@ -38,16 +45,20 @@ __all__ = [
     "check_output",
     "check_rows",
     "escape_formula",
+    "has_no_text",
     "is_blank",
     "is_dropped",
     "is_missing",
+    "is_source",
     "missing_beside",
+    "named_as",
     "plain_label",
     "read_number",
     "read_spans",
     "read_splits",
     "read_table",
     "resolve_columns",
+    "roles_read",
     "split",
     "stream_tables",
     "write_rows",

@@ -152,11 +152,16 @@ def is_dropped(
             return True
         column = listed(columns[name] for name in labels)
         raise _empty_label(row.where, column, True)
-    texts = [role for role in known if not role.only_training]
-    needed = {role.name for role in texts if role.required}
-    if needed or not texts:
-        return drop_blank and bool(needed & blank)
-    return drop_blank and blank.issuperset(role.name for role in texts)
+    return drop_blank and has_no_text(row, roles)
+
+
+def has_no_text(row: Row, roles: Sequence[Role]) -> bool:
+    """Says whether a row lacks a needed text, or every one that would do."""
+    texts = [role for role in roles if not role.only_training and role.name in row.values]
+    needed = [role for role in texts if role.required]
+    if needed:
+        return any(is_blank(row.values[role.name]) for role in needed)
+    return bool(texts) and all(is_blank(row.values[role.name]) for role in texts)
 
 
 def _empty_label(where: str, column: str, may_drop: bool) -> DataError:
@@ -183,7 +188,7 @@ def _without_labels(rows: TableRows, roles: Sequence[Role]) -> set[int]:
         raise DataError(
             rows.table.name,
             f"it has no column {' or '.join(role.name for role in either)}",
-            "Rows need one to be learnt or judged.",
+            f"Rows need one to be learnt or judged. It has {listed(rows.table.column_names)}.",
             f"Name it with data.columns.{either[0].name}.",
         )
     missing = (
@@ -312,6 +317,8 @@ def read_number(value: object, where: str) -> float:
         raise _not_a_number(value, where, "")
     if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
         hint = 'Write decimals with a point, such as "1.5".' if "," in value else ""
+        if "," in value and "." in value:
+            hint = 'Write thousands without a sign between them, such as "1000.5".'
         raise _not_a_number(value, where, hint)
     try:
         number = float(value)

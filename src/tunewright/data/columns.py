@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from tunewright.errors import DataError, SettingsError, listed, nearest
 from tunewright.types import Role
@@ -43,13 +44,14 @@ def resolve_columns(
 ) -> ColumnChoice:
     """Chooses a column for each role.
 
-    A column in `given` (role to column) wins. Otherwise the role's own name is looked for, then
-    its accepted names in their order, whatever their case. Roles that are `only_training` may be
+    A column in `given` (role to column) wins. Otherwise the role's own name is looked for, then its
+    accepted names in their order; case does not matter. Roles that are `only_training` may be
     missing unless `training`. `source` names the data in messages.
 
     Raises: DataError when a named or needed column is missing, SettingsError when `given` names
     a role that the task has not.
     """
+    given = {role: named_as(column, column_names) for role, column in given.items()}
     _check_given(roles, column_names, given, source)
     mapping: dict[str, str] = {}
     guessed: list[str] = []
@@ -69,6 +71,29 @@ def resolve_columns(
             raise _missing_role(role, column_names, taken, source)
     unused = tuple(name for name in column_names if name not in mapping.values())
     return ColumnChoice(mapping, tuple(guessed), passed_over, unused)
+
+
+def named_as(column: str, column_names: Sequence[str]) -> str:
+    """Returns the name that a column has in the data, where only its case is another."""
+    if column in column_names:
+        return column
+    alike = [name for name in column_names if name.casefold() == column.casefold()]
+    return alike[0] if len(alike) == 1 else column
+
+
+def roles_read(
+    roles: Sequence[Role], before: Mapping[str, str], given: Mapping[str, str]
+) -> list[Role]:
+    """Returns the roles that data may play: none beside another that training had not.
+
+    `before` are the columns of training, by role; `given` those that the user names for the data.
+    A model that has learned from single texts would read a second one, and answer all the same.
+    """
+    return [
+        role
+        for role in roles
+        if not role.beside or not before or role.name in before or role.name in given
+    ]
 
 
 def missing_beside(
@@ -129,9 +154,12 @@ def _missing_role(
     matches = (nearest(name, free) for name in (role.name, *role.accepted))
     near = next(filter(None, matches), None)
     hint = f'Did you mean "{near}"? ' if near else ""
+    remedy = f"{hint}Name the column with data.columns.{role.name}=COLUMN."
+    if not near and PurePath(source.lower()).suffix in (".csv", ".tsv"):
+        remedy += " If the first line is a row, pass data.header=false."
     return DataError(
         source,
         f'there is no column "{role.name}" ({role.help})',
         f"It has {listed(column_names)}.",
-        f"{hint}Name the column with data.columns.{role.name}=COLUMN.",
+        remedy,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ DELIMITERS = (",", ";", "\t", "|")
 FLUSH_ROWS = 8192
 # A batch also ends after this many characters, so that long texts do not pile up.
 FLUSH_CHARACTERS = 16 << 20
+
+_EXCEL = re.compile(r"sep=(.)")
 
 Record = tuple[int, list[str]]
 
@@ -49,6 +52,8 @@ def read_delimited(
     first = next(walk, None)
     if first is None:
         raise empty_file(lines.name)
+    if told := _EXCEL.fullmatch(first.strip()):  # Excel's own line: the next one is the header
+        delimiter, first = delimiter or told[1], next(walk, "\n")
     dialect = Dialect(delimiter or sniffed(first, quote), quote)
     if delimiter is None and dialect.delimiter != ",":
         notes.append(f"{lines.name}: the columns are separated by {dialect.shown}.")
@@ -152,6 +157,13 @@ def _checked(
                 f"there are {len(record)} fields where the header has {len(names)}",
                 "Every row needs as many fields as the header.",
                 f"Put texts that contain {dialect.shown} in quotes.",
+            )
+        if record == names and len(names) > 1:
+            raise DataError(
+                f"{name}, line {start}",
+                "it repeats the header",
+                "A file has one header; several may have been joined into this one.",
+                "Remove the line.",
             )
         yield start, record
 

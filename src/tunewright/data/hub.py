@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tunewright.data.arrays import plain_table
 from tunewright.data.folders import SPLIT_NAMES
+from tunewright.data.sources import is_data_file
 from tunewright.data.table import Table
 from tunewright.errors import DataError, listed
 
@@ -21,7 +22,8 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 def is_hub_id(source: str) -> bool:
     """Says whether a source that is no file reads as `user/name` on the Hub."""
-    return bool(_HUB_ID.match(source)) and not Path(source).parent.exists()
+    is_one = bool(_HUB_ID.match(source)) and not is_data_file(Path(source))
+    return is_one and not Path(source).parent.exists()
 
 
 def fetch_hub_splits(hub_id: str, subset: str | None) -> dict[str, Table]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +16,13 @@ import pyarrow.compute as pc
 from tunewright.data.columnar import read_arrow, read_parquet
 from tunewright.data.conll import read_conll, read_conllu
 from tunewright.data.delimited import FLUSH_ROWS, read_delimited
-from tunewright.data.encoding import Lines, check_encoding, find_encoding, too_long_error
+from tunewright.data.encoding import (
+    Lines,
+    check_encoding,
+    find_encoding,
+    holds_windows,
+    too_long_error,
+)
 from tunewright.data.folders import (
     NEEDED,
     class_folders,
@@ -36,6 +42,7 @@ from tunewright.data.sources import (
     FileStamp,
     check_is_file,
     format_of,
+    is_data_file,
     os_errors_named,
     text_file,
 )
@@ -45,12 +52,16 @@ from tunewright.data.wording import counted
 from tunewright.errors import DataError, listed
 
 COLUMNAR = {"parquet": read_parquet, "arrow": read_arrow}
+STANDARD_INPUT = "standard input"
 TAGGED = {"conll": read_conll, "conllu": read_conllu}
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """How files are read; `DataConfig` explains each setting."""
+    """How files are read; `DataConfig` explains each setting.
+
+    `usual_encoding` is that of files which are not UTF-8, where `encoding` names none.
+    """
 
     encoding: str | None = None
     delimiter: str | None = None
@@ -60,6 +71,11 @@ class ReadSettings:
     max_rows: int | None = None
     max_text_bytes: int = 64 * MIB
     max_file_expansion: float = 100.0
+    usual_encoding: str | None = None
+
+    def of_others(self) -> ReadSettings:
+        """Returns how other files are read than those which the settings were made for."""
+        return replace(self, encoding=None, usual_encoding=self.encoding or self.usual_encoding)
 
 
 DEFAULTS = ReadSettings()
@@ -97,6 +113,14 @@ def split_paths(source: object) -> dict[str, list[Path]]:
                 return saved_files(path)
             return metadata_entries(path) or split_entries(path)
         return {"train": [path]} if path.is_file() else {}
+
+
+def is_source(name: str) -> bool:
+    """Says whether a text names something to read: a path, what looks like one, or a Hub id."""
+    with suppress(OSError, ValueError):
+        looks_like_one = is_data_file(Path(name)) or is_hub_id(name)
+        return name == STARTER_DATA or looks_like_one or os.path.lexists(name)
+    return False
 
 
 def read_splits(
@@ -185,9 +209,11 @@ def _opened(
         yield COLUMNAR[kind](path), ""
         return
     file = text_file(path, settings.max_file_expansion)
-    codec = find_encoding(file.open, file.name, settings.encoding)
+    codec = find_encoding(file.open, file.name, settings.encoding, settings.usual_encoding)
     if codec not in ("utf-8", "utf-8-sig"):
-        notes.append(f"{file.name}: the text is read as {codec.upper()}.")
+        is_windows = codec == "iso8859-1" and holds_windows(file.open)
+        more = "; some of it looks like encoding=cp1252 instead" if is_windows else ""
+        notes.append(f"{file.name}: the text is read as {codec.upper()}{more}.")
     with file.open() as stream:
         lines = Lines(stream, codec, file.name, settings.max_text_bytes)
         try:
@@ -289,10 +315,11 @@ def stream_tables(
     """
     if not isinstance(source, str | os.PathLike):
         codec = check_encoding(settings.encoding or "utf-8")
-        lines = Lines(source, codec, "standard input", settings.max_text_bytes)
+        lines = Lines(source, codec, STANDARD_INPUT, settings.max_text_bytes)
         try:
-            batches = text_batches(lines, kind, settings, [])
-            yield from _small_tables("standard input", batches, codec, settings)
+            notes: list[str] = []
+            batches = text_batches(lines, kind, settings, notes)
+            yield from _small_tables(STANDARD_INPUT, batches, codec, settings, notes)
         finally:
             lines.close()
         return
@@ -303,16 +330,17 @@ def _file_tables(path: Path, settings: ReadSettings) -> Iterator[Table]:
     if path.is_dir():
         raise DataError(str(path), "this is a folder", "A file is needed here.")
     stamp = FileStamp.of(path)
-    with os_errors_named(str(path)), _opened(path, settings, []) as (batches, codec):
-        yield from _small_tables(str(path), batches, codec, settings)
+    notes: list[str] = []
+    with os_errors_named(str(path)), _opened(path, settings, notes) as (batches, codec):
+        yield from _small_tables(str(path), batches, codec, settings, notes)
     stamp.check()
 
 
 def _small_tables(
-    name: str, batches: Iterable[Batch], codec: str, settings: ReadSettings
+    name: str, batches: Iterable[Batch], codec: str, settings: ReadSettings, notes: list[str]
 ) -> Iterator[Table]:
     for batch in _first_rows(batches, settings.max_rows):
         if batch.columns.num_rows:
-            table = table_of(name, [batch], encoding=codec)
+            table = table_of(name, [batch], encoding=codec, notes=tuple(notes))
             check_text_sizes(table, settings.max_text_bytes)
             yield table

@@ -56,6 +56,9 @@ READABLE = (
     "CSV, TSV, JSONL, JSON, TXT, CONLL, BIO, IOB, CONLLU (each also as .gz or .zip), Parquet and "
     "Arrow files are read."
 )
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+SHEET = "Save the sheet as CSV (UTF-8), or in Python pass what pandas.read_excel gives."
+RENAME = "Rename the file to say what it holds."
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -158,7 +161,7 @@ def format_of(path: Path | PurePosixPath) -> tuple[str, str]:
     if last in FORMATS:
         return FORMATS[last], ""
     found = f'the suffix "{last}" is not one that is read' if last else "the name has no suffix"
-    raise DataError(str(path), found, READABLE, "Rename the file to say what it holds.")
+    raise DataError(str(path), found, READABLE, SHEET if last in SHEETS else RENAME)
 
 
 def is_data_file(path: Path) -> bool:

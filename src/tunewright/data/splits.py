@@ -7,7 +7,7 @@ same parts on every machine: the only randomness is numpy's PCG64, whose stream 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal, Self
@@ -53,13 +53,23 @@ class SplitConfig(BaseModel):
     group_column: str | None = Field(
         default=None,
         description="Column that names a row's group (author, document, patient) for "
-        "method = 'group'; off when absent.",
+        "method = 'group', which it asks for; off when absent.",
     )
     time_column: str | None = Field(
         default=None,
-        description="Column with a number or an ISO 8601 date for method = 'time'; off when "
-        "absent.",
+        description="Column with a number or an ISO 8601 date for method = 'time', which it asks "
+        "for; off when absent.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_column(cls, given: Any) -> Any:
+        """A column that is named asks for its method."""
+        if isinstance(given, Mapping) and given.get("method") is None:
+            asked = [name for name in ("group", "time") if given.get(f"{name}_column") is not None]
+            if len(asked) == 1:
+                return {**given, "method": asked[0]}
+        return given
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -69,6 +79,9 @@ class SplitConfig(BaseModel):
             raise ValueError("method 'group' needs group_column")
         if self.method == "time" and self.time_column is None:
             raise ValueError("method 'time' needs time_column")
+        for name in ("group", "time"):
+            if self.method != name and getattr(self, f"{name}_column") is not None:
+                raise ValueError(f"{name}_column is read by method '{name}', not '{self.method}'")
         return self
 
 

@@ -38,7 +38,8 @@ class Batch:
 class Table:
     """A data set's columns, and where each row was read.
 
-    `name` is how the user named the source. `lines` has one number per row (0 = none); `sources`
+    `name` is how the user named the source. `lines` has one number per row (0 = none), or
+    `places` has, where a table without lines is a part of another, the place there; `sources`
     and `source_ids` name the file of each row where a table was read from several. `encoding` is
     the codec of text files, "" for others. `notes` are whole sentences on whatever was chosen or
     changed while reading, to be shown to the user. `files` are the files that were read.
@@ -52,6 +53,7 @@ class Table:
     encoding: str = ""
     notes: tuple[str, ...] = ()
     files: tuple[FileStamp, ...] = field(default=(), repr=False)
+    places: Numbers | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the pieces, which are made again from the columns."""
@@ -78,6 +80,10 @@ class Table:
         if self.sources:
             source = self.sources[0 if self.source_ids is None else int(self.source_ids[index])]
         return source, 0 if self.lines is None else int(self.lines[index])
+
+    def origin(self, index: int) -> int:
+        """Returns the place of a row in the table that this one is a part of, from 0."""
+        return index if self.places is None else int(self.places[index])
 
     def rows(self, columns: Mapping[str, str]) -> TableRows:
         """Returns the rows with `columns` (role to column name) as their values.
@@ -126,6 +132,7 @@ class Table:
         return replace(
             self,
             columns=self.taken(picked),
+            places=picked if self.places is None else self.places[picked],
             lines=None if self.lines is None else self.lines[picked],
             source_ids=None if self.source_ids is None else self.source_ids[picked],
         )
@@ -273,4 +280,5 @@ class TableRows(Sequence[Row]):
                 source,
                 line,
                 {name: values[name][offset] for name in extra},
+                None if line else self.table.origin(int(index)),
             )

@@ -1,7 +1,12 @@
 """Measures answers: metrics, their intervals, comparisons, calibration, slices. Numpy only."""
 
 from tunewright.metrics.bootstrap import bootstrap
-from tunewright.metrics.calibration import fit_abstention, fit_temperature, softmax
+from tunewright.metrics.calibration import (
+    ANSWERS_NOTHING,
+    fit_abstention,
+    fit_temperature,
+    softmax,
+)
 from tunewright.metrics.classification import (
     CLASSIFICATION_METRICS,
     ClassificationReducer,
@@ -14,6 +19,7 @@ from tunewright.metrics.slices import Slice, Slicer
 from tunewright.metrics.spec import MetricSpec
 
 __all__ = [
+    "ANSWERS_NOTHING",
     "CLASSIFICATION_METRICS",
     "ClassificationReducer",
     "ClassificationStatistics",

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -115,7 +115,7 @@ def _check_columns(table: Table, names: Sequence[str]) -> None:
 
 def _document(row: Row, more: Sequence[str], between: str) -> Document:
     columns = dict(row.extras)
-    others = [Row(row.id, {"text": columns.pop(name)}, row.source, row.line) for name in more]
+    others = [replace(row, values={"text": columns.pop(name)}) for name in more]
     texts = [text_of(each, "text") for each in (row, *others)]
     body = between.join(text for text in texts if not is_blank(text))
     return Document(_key(row), body, columns, row.where)

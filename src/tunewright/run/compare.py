@@ -92,7 +92,7 @@ def _judged(
     if data is None:
         run.folder.read_json("evaluation/metrics.json")
         return run.folder.evaluation
-    settings = replace(run.config.data.reading(), **reading)
+    settings = replace(run.config.data.reading().of_others(), **reading)
     return run.evaluate(data, columns, settings=settings).folder
 
 

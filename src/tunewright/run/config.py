@@ -229,8 +229,16 @@ def _table(section: BaseModel, options_help: Mapping[str, str]) -> tomlkit.items
     return table
 
 
+def _written(key: Any) -> str:
+    """Returns a key as a file would have it: a label may be a number or a boolean in Python."""
+    if isinstance(key, float) and key.is_integer():
+        key = int(key)
+    return str(key).lower() if isinstance(key, bool | np.bool_) else str(key)
+
+
 def _merge(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for key, value in layer.items():
+    for given, value in layer.items():
+        key = _written(given)
         if isinstance(value, Mapping):
             inner = target.get(key)
             target[key] = inner if isinstance(inner, dict) else {}

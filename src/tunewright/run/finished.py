@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike, fspath
@@ -83,7 +84,7 @@ class FinishedRun:
         source: Any,
         columns: Mapping[str, str] | None = None,
         metrics: Sequence[OwnMetric] = (),
-        slices: Sequence[str] = (),
+        slices: str | Sequence[str] = (),
         settings: ReadSettings | None = None,
     ) -> EvaluationResult:
         """Measures the model on labelled rows, with the run's settings.
@@ -94,17 +95,22 @@ class FinishedRun:
         when it is taken.
         """
         chosen = self.config.evaluation
-        judge = Judge(chosen.num_resamples, (*chosen.slices, *slices), chosen.num_mistakes, metrics)
+        slices = (*chosen.slices, *([slices] if isinstance(slices, str) else slices))
+        judge = Judge(chosen.num_resamples, slices, chosen.num_mistakes, metrics)
         name = name_of(fspath(source)) if isinstance(source, str | PathLike) else "memory"
         folder = new_folder(self.folder.evaluation, name or "data")
-        result = self.model.evaluate(
-            source,
-            columns,
-            judge,
-            settings=settings or self.config.data.reading(),
-            predictions=folder / "predictions.jsonl",
-        )
-        return result.save(folder)
+        try:
+            result = self.model.evaluate(
+                source,
+                columns,
+                judge,
+                settings=settings or self.config.data.reading().of_others(),
+                predictions=folder / "predictions.jsonl",
+            )
+            return result.save(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def __repr__(self) -> str:
         return f"FinishedRun({str(self.path)!r})"

@@ -169,6 +169,11 @@ class Judge:
         """Raises SettingsError for a metric of the user's own without a name, or with one taken."""
         taken = {spec.name for spec in task.metrics}
         for metric in self.own_metrics:
+            if not callable(metric):
+                raise SettingsError(
+                    "metrics", f"it holds {metric!r:.60}", "A metric of your own is a function.",
+                    "The task's metrics are always measured.",
+                )  # fmt: skip
             name = getattr(metric, "__name__", "<lambda>")
             if not name.isidentifier() or name in taken:
                 raise SettingsError(
@@ -379,9 +384,20 @@ def _own(metric: OwnMetric, compared: Sequence[tuple[Any, Any]], num_resamples: 
         for _ in range(min(num_resamples, OWN_METRIC_RESAMPLES)):
             drawn = generator.integers(0, len(true), len(true))
             values.append(_drawn(metric, [true[i] for i in drawn], [predicted[i] for i in drawn]))
-    value = float(metric(true, predicted))
+    value = _value(metric, true, predicted)
     better = bool(getattr(metric, "higher_is_better", True))
     return Estimate(value, *interval(np.array(values, np.float64)), better)
+
+
+def _value(metric: OwnMetric, true: Sequence[Any], predicted: Sequence[Any]) -> float:
+    found = metric(true, predicted)
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        name = metric.__name__
+        raise SettingsError(
+            "metrics", f'"{name}" gave {found!r:.60}', "A metric gives one number."
+        ) from None
 
 
 def _drawn(metric: OwnMetric, true: Sequence[Any], predicted: Sequence[Any]) -> float:
@@ -399,14 +415,14 @@ def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
     told = (PART.name, *task.text_roles)
     texts = {role: row.values[role] for role in told if role in row.values}
     texts |= {role: task.shown(row) for role in task.picture_roles}
-    place = {"row": row.id, "source": row.source, "line": row.line}
+    place = {"row": row.id if row.line else row.number, "source": row.source, "line": row.line}
     line = {**place, **texts, "true": true, "answered": answered}
     return json.dumps(line | answer.to_json() | logits, ensure_ascii=False, default=str) + "\n"
 
 
 def _points(metrics: Sequence[OwnMetric], compared: Sequence[tuple[Any, Any]]) -> dict[str, float]:
     true, answered = (list(side) for side in zip(*compared, strict=True))
-    return {metric.__name__: float(metric(true, answered)) for metric in metrics}
+    return {metric.__name__: _value(metric, true, answered) for metric in metrics}
 
 
 def _join_parts(predictions: Path, num_parts: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -14,14 +15,16 @@ from tunewright.data import (
     ReadSettings,
     Table,
     check_rows,
+    is_source,
     missing_beside,
+    named_as,
     read_table,
     resolve_columns,
+    roles_read,
     stream_tables,
 )
-from tunewright.data.ledger import Cuts
 from tunewright.data.pictures import is_picture
-from tunewright.data.readers import DEFAULTS
+from tunewright.data.readers import DEFAULTS, STANDARD_INPUT
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed, warned
 from tunewright.models.architecture import is_decoder, load_config
@@ -32,8 +35,10 @@ from tunewright.models.own_layers import use_own_layers
 from tunewright.models.sentence_folder import MODULES
 from tunewright.models.sharing import share_frozen
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.prediction.oddities import Oddities
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.judge import EvaluationResult, Judge
+from tunewright.run.prepare import check_column
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, load_task
 from tunewright.types import Row
@@ -64,22 +69,22 @@ class TrainedModel:
         `source` is a list of texts (or of pairs of texts), a path, a frame, a `datasets.Dataset`
         or a list of dicts; `columns` maps roles to its columns where names do not tell. Where the
         model reads pictures, a list may hold their paths, their bytes, or pictures of Pillow.
-        `say` hears which columns were guessed, and how many texts were cut.
+        `say` hears which columns were guessed, and how many rows have no text or were cut.
         """
-        cuts = Cuts()
-        answers = list(self.stream(self._rows(source, columns or {}, say), cuts.add))
-        for sentence in cuts.notices():
+        odd = Oddities(self.predictor.task.roles)
+        answers = list(self.stream(self._rows(source, columns or {}, say), odd))
+        for sentence in odd.notices():
             say(sentence)
         return answers
 
-    def stream(
-        self, rows: Iterable[Row], cut: Callable[[int], None] = lambda _: None
-    ) -> Iterator[Any]:
+    def stream(self, rows: Iterable[Row], odd: Oddities | None = None) -> Iterator[Any]:
         """Yields answers as rows come in; memory does not grow with their number.
 
-        `cut` hears of every row that is longer than the model reads how many tokens it misses.
+        `odd` counts the rows that have no text or are cut.
         """
-        return self.predictor.answers(rows, cut)
+        if odd is None:
+            return self.predictor.answers(rows)
+        return self.predictor.answers(odd.watch(rows), odd.cuts.add)
 
     def rows_of(
         self,
@@ -91,13 +96,15 @@ class TrainedModel:
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
         """Yields the rows of a file or binary stream as they are read, each with its own columns.
 
-        `kind` is the format of a stream (lines, jsonl, csv, tsv). `say` hears, once, which columns
-        were found by their names.
+        `kind` is the format of a stream (lines, jsonl, csv, tsv). `say` hears, once, how the file
+        is read and which columns were found by their names.
         """
         said: set[str] = set()
         for table in stream_tables(source, settings or self.reading, kind):
+            if kind == "lines" and table.place(0) == (STANDARD_INPUT, 1):
+                _check_is_text(table.column("text")[0], self.columns.values())
             choice = self._choice(table, columns or {})
-            for sentence in choice.notices(table.name):
+            for sentence in (*table.notes, *choice.notices(table.name)):
                 if sentence not in said:
                     said.add(sentence)
                     say(sentence)
@@ -122,7 +129,11 @@ class TrainedModel:
         choice = self._choice(table, columns or {}, training=True)
         roles = self.predictor.task.roles
         checked = check_rows(table.rows(choice.mapping), roles, drop_unlabelled=None)
-        result = (judge or Judge()).judge(self.predictor, checked.rows, table.name, predictions)
+        judge = judge or Judge()
+        judge.check_own(self.predictor.task)
+        for column in judge.slices:
+            check_column(checked.rows, column)
+        result = judge.judge(self.predictor, checked.rows, table.name, predictions)
         notices = (*table.notes, *choice.notices(table.name), *checked.notices(table.name))
         return replace(result, notices=(*notices, *result.notices))
 
@@ -132,26 +143,38 @@ class TrainedModel:
         if isinstance(source, list | tuple) and all(
             bare(item) or _is_text(item) for item in source
         ):
-            roles = task.bare_roles or task.text_roles
-            known = [role for role in roles if role in self.columns] or list(roles)
-            return _rows_of_texts(source, known)
+            return _rows_of_texts(source, self.bare_roles)
+        if isinstance(source, str) and not is_source(source):
+            raise DataError(
+                f"{source!r:.60}", "there is no such file", "Rows come from a file, or as a list.",
+                'One text is a list of one: predict(["..."]).',
+            )  # fmt: skip
         table = read_table(source, self.reading)
         choice = self._choice(table, columns)
         for sentence in (*table.notes, *choice.notices(table.name)):
             say(sentence)
         return table.rows(choice.mapping)
 
+    @property
+    def bare_roles(self) -> list[str]:
+        """The roles that texts without names fill: those of the task, or those training knew."""
+        task = self.predictor.task
+        known = [role for role in task.text_roles if role in self.columns]
+        return list(task.bare_roles) or known or list(task.text_roles)
+
     def _choice(
         self, table: Table, columns: Mapping[str, str], training: bool = False
     ) -> ColumnChoice:
         """Finds the task's columns: those given, those of training, or the usual names."""
         remembered = {
-            role: name for role, name in self.columns.items() if name in table.column_names
+            role: named
+            for role, name in self.columns.items()
+            if (named := named_as(name, table.column_names)) in table.column_names
         }
         pictures = self.predictor.task.picture_roles
         if pictures and table.column_names == ["text"]:  # lines, each of which is a path
             remembered = {pictures[0]: "text"}
-        roles = self.predictor.task.roles
+        roles = roles_read(self.predictor.task.roles, self.columns, columns)
         choice = resolve_columns(
             roles,
             table.column_names,
@@ -163,6 +186,20 @@ class TrainedModel:
         if fault and table.column_names != ["text"]:  # lines of text have no other columns
             raise fault
         return choice
+
+
+def _check_is_text(line: str, columns: Iterable[str]) -> None:
+    """Raises DataError for the first line of standard input where rows come as CSV or JSON."""
+    cells = {cell.strip(' "').casefold() for cell in re.split(r"[,;\t|]", line)}
+    is_header = len(cells) > 1 and not cells.isdisjoint(name.casefold() for name in columns)
+    kind = "csv" if is_header else "jsonl" if line.startswith("{") and line.endswith("}") else ""
+    if kind:
+        raise DataError(
+            f"{STANDARD_INPUT}, line 1",
+            f"it looks like {'the header of a CSV file' if is_header else 'a row in JSON'}",
+            "Without a format every line is a text.",
+            f"Name it with --format {kind}.",
+        )
 
 
 def _printable(value: Any) -> Any:
@@ -291,4 +328,4 @@ def _remembered(folder: Path) -> tuple[dict[str, str], ReadSettings]:
     if not file.is_file():
         return {}, DEFAULTS
     kept = json.loads(file.read_text(encoding="utf-8"))
-    return kept.pop("columns"), ReadSettings(**kept)
+    return kept.pop("columns"), ReadSettings(**kept).of_others()

@@ -14,9 +14,11 @@ from tunewright.data import (
     TableRows,
     check_rows,
     missing_beside,
+    named_as,
     read_splits,
     read_table,
     resolve_columns,
+    roles_read,
     split,
 )
 from tunewright.data.blocks import BlockRows, BlockTable
@@ -61,7 +63,12 @@ def prepare(
     for name, table in tables.items():
         if name not in SPLITS:
             continue
-        choice = resolve_columns(roles, table.column_names, config.columns, training=True,
+        read = roles_read(roles, prepared.columns, config.columns)
+        given = config.columns
+        if name != "train":  # another file may have them under their usual names
+            given = {role: column for role, column in given.items()
+                     if named_as(column, table.column_names) in table.column_names}  # fmt: skip
+        choice = resolve_columns(read, table.column_names, given, training=True,
                                  source=table.name)  # fmt: skip
         if fault := missing_beside(roles, prepared.columns, choice.mapping, table.name):
             raise fault

@@ -290,10 +290,14 @@ class Training:
         if type(self.task).calibrate is Task.calibrate:
             return  # nothing is fitted, and texts take long to write
         if "validation" not in self.prepared.splits:
-            self.ground.note("Without validation rows the scores are not calibrated.")
+            self.ground.note(
+                "Without validation rows nothing is fitted to them, such as a temperature of the "
+                "scores, the width of an interval, or the least score of an answer."
+            )
             return
         values = self.processes.led(self._calibrated)
         self.task = build_task(find_task(values.pop("task")), values)
+        self.ground.note(*self.task.fitted_as())
 
     def _calibrated(self) -> dict[str, Any]:
         rows = list(self.prepared.splits["validation"])

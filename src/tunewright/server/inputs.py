@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunewright.data import resolve_columns
+from tunewright.data import resolve_columns, roles_read
 from tunewright.data.checks import is_blank
 from tunewright.data.pictures import MAX_PIXELS, bytes_from_base64, num_pixels
 from tunewright.run.loaded import TrainedModel
@@ -34,7 +34,7 @@ def rows_of(model: TrainedModel, inputs: Any) -> tuple[list[Row], bool]:
     Raises: Refused for what is empty (400), too much (413), or of another kind (422); DataError for
     columns that are missing, and for what is no picture in base64.
     """
-    roles = _bare_roles(model)
+    roles = model.bare_roles
     is_batch = _is_batch(inputs, roles)
     found = inputs if is_batch else [inputs]
     if is_blank(inputs) or inputs == {}:
@@ -77,13 +77,6 @@ def _is_batch(inputs: Any, roles: Sequence[str]) -> bool:
     return not (is_row and len(roles) > 1)
 
 
-def _bare_roles(model: TrainedModel) -> list[str]:
-    """Returns the roles that texts without names fill: those that training knew, in order."""
-    task = model.predictor.task
-    roles = task.bare_roles or task.text_roles
-    return [role for role in roles if role in model.columns] or list(roles)
-
-
 def _row(model: TrainedModel, roles: Sequence[str], place: int, item: Any, name: str) -> Row:
     if isinstance(item, Mapping):
         values = _by_columns(model, item, name)
@@ -99,11 +92,10 @@ def _row(model: TrainedModel, roles: Sequence[str], place: int, item: Any, name:
 def _by_columns(model: TrainedModel, item: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns the values of a task's roles: by the columns of training, or by the usual names."""
     remembered = {role: column for role, column in model.columns.items() if column in item}
-    choice = resolve_columns(
-        model.predictor.task.roles, list(item), remembered, training=False, source=name
-    )
+    roles = roles_read(model.predictor.task.roles, model.columns, {})
+    choice = resolve_columns(roles, list(item), remembered, training=False, source=name)
     if choice.unused:
-        known = ", ".join(role.name for role in model.predictor.task.roles)
+        known = ", ".join(role.name for role in roles)
         raise Refused(422, f'{name}: "{choice.unused[0]}" is no column. There is {known}.')
     training_only = {role.name for role in model.predictor.task.roles if role.only_training}
     return {

@@ -249,6 +249,10 @@ class Task(ABC):
         """Returns the task with what validation can fit, such as a temperature."""
         return self
 
+    def fitted_as(self) -> Sequence[str]:
+        """Returns sentences on what `calibrate` could not fit."""
+        return ()
+
     @abstractmethod
     def statistics(self, answer: Any, row: Row) -> Mapping[str, Any]:
         """Returns the figures of one row that `reduce` adds up: numbers or small arrays."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,7 @@ def _texts(row: Row, alone: bool) -> list[str]:
     if value is None:
         return [""] if alone and "text" in row.values else []
     return [
-        text_of(Row(row.id, {"text": each}, row.source, row.line), "text")
-        for each in texts_in(value, row.source)
+        text_of(replace(row, values={"text": each}), "text") for each in texts_in(value, row.source)
     ]
 
 

@@ -36,6 +36,11 @@ def label_of(row: Row, role: str = "label") -> LabelValue | float:
     )
 
 
+def column_of(rows: Iterable[Row], role: str) -> str:
+    """Returns the name of a role's column in the user's data, where the rows know it."""
+    return str(getattr(rows, "columns", {}).get(role, role))
+
+
 def name_of(value: LabelValue | float) -> str:
     """Returns a label as it stands in the model's configuration.
 

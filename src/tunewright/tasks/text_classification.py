@@ -25,6 +25,7 @@ from tunewright.answers import Label, LabelValue
 from tunewright.data import check_labels
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.metrics import (
+    ANSWERS_NOTHING,
     CLASSIFICATION_METRICS,
     MetricSpec,
     fit_abstention,
@@ -44,6 +45,7 @@ from tunewright.tasks.labels import (
     Names,
     Weights,
     check_named,
+    column_of,
     common_kind,
     kind_of,
     label_of,
@@ -148,7 +150,7 @@ class TextClassification(WindowedTask):
         for row in rows:
             values.append(label_of(row))
             source = row.source
-        check_labels(values, source)
+        check_labels(values, source, column_of(rows, "label"))
         kind = kind_of(values)
         found = Counter(name_of(value) for value in values)
         check_named(found, self.labels, source)
@@ -237,6 +239,14 @@ class TextClassification(WindowedTask):
         correct_R = probabilities_RC.argmax(1) == true_R
         threshold = fit_abstention(probabilities_RC.max(1), correct_R, self.target_accuracy)
         return replace(self, temperature=temperature, abstain_below=threshold)
+
+    def fitted_as(self) -> Sequence[str]:
+        if self.abstain_below != ANSWERS_NOTHING:
+            return ()
+        return (
+            f"On the validation rows no least score gives an accuracy of {self.target_accuracy} "
+            "(task.target_accuracy) for ten answers or more: the model abstains from every text.",
+        )
 
     def statistics(self, answer: Label, row: Row) -> Mapping[str, Any]:
         probabilities = np.fromiter(answer.scores.values(), np.float32, len(self.labels))

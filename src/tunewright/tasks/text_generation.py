@@ -145,17 +145,18 @@ class TextGeneration(Task):
         check_prompt_template(self.prompt_template)
 
     def learn(self, rows: Iterable[Row]) -> Self:
-        count, places, source = 0, [], "the training data"
+        count, empty = 0, list[Row]()
         for row in rows:
-            count, source = count + 1, row.source
+            count += 1
             if not self._teaches(row):
-                places.append(row.line or row.id)
-        if places:
-            lines = ", ".join(map(str, places[:SHOWN_LINES]))
-            more = " and more" if len(places) > SHOWN_LINES else ""
+                empty.append(row)
+        if empty:
+            numbers = ", ".join(str(row.number) for row in empty[:SHOWN_LINES])
+            kind = "lines" if empty[0].line else "rows"
+            more = " and more" if len(empty) > SHOWN_LINES else ""
             raise DataError(
-                source,
-                f"{len(places):,} of {count:,} rows hold nothing to learn (lines {lines}{more})",
+                empty[0].source,
+                f"{len(empty):,} of {count:,} rows hold nothing to learn ({kind} {numbers}{more})",
                 "An answer that is not empty, or a text, is needed in each.",
                 "Remove these rows, or name the column with data.columns.completion=COLUMN.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from tunewright.data.checks import is_blank
@@ -42,7 +43,7 @@ def texts_of(row: Row, role: str) -> Iterator[str]:
     """Yields the text or texts of a role; blank ones are none. Raises DataError for no text."""
     for each in texts_in(row.values.get(role), row.source):
         if not is_blank(each):
-            yield text_of(Row(row.id, {role: each}, row.source, row.line), role)
+            yield text_of(replace(row, values={role: each}), role)
 
 
 def each_read(rows: Iterable[Row], read: Callable[[Row], T]) -> list[T]:
