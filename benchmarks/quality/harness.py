@@ -150,8 +150,8 @@ class Results:
             self._read()
             entry = self._entry(comparison)
             yield entry
-            entry["metrics"] = summary(comparison, entry)
-            entry["gaps"] = gaps(comparison, entry)
+            entry["metrics"] = summary(entry, comparison.metrics, comparison.reducer)
+            entry["gaps"] = gaps(entry, comparison.gaps, comparison.metrics, comparison.reducer)
             if self.path:
                 whole = self.path.with_suffix(".new")
                 whole.write_text(json.dumps(self.found) + "\n", encoding="utf-8")
@@ -187,33 +187,57 @@ def _seeds_of(entry: Mapping[str, Any], *sides: str) -> list[str]:
     return sorted((seed for seed, _ in set.intersection(*found)), key=int) if found else ONCE
 
 
-def summary(comparison: Comparison, entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def summary(
+    entry: Mapping[str, Any], metrics: Sequence[str], reducer: Callable[[Statistics], Reduce]
+) -> dict[str, dict[str, list[float]]]:
     """Returns, for each side, each metric's value for every seed."""
-    sides: dict[str, dict[str, Any]] = {}
+    sides: dict[str, dict[str, list[float]]] = {}
     for side in (*entry["before"], *entry["sides"]):
         runs = _runs_of(entry, side, _seeds_of(entry, side))
-        values = [comparison.reducer(statistics)(None) for statistics in runs]
-        sides[side] = {name: [float(one[name]) for one in values] for name in comparison.metrics}
+        values = [reducer(statistics)(None) for statistics in runs]
+        sides[side] = {name: [float(one[name]) for one in values] for name in metrics}
     return sides
 
 
-def gaps(comparison: Comparison, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the differences that were asked for, in points, each with its 95 % interval."""
+def gaps(
+    entry: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[str],
+    reducer: Callable[[Statistics], Reduce],
+) -> list[dict[str, Any]]:
+    """Returns the differences of pairs of sides, in points, each with its 95 % interval."""
     found = []
     there = {*entry["before"], *entry["sides"]}
-    for first, second in comparison.gaps:
+    for first, second in pairs:
         seeds = _seeds_of(entry, first, second) if {first, second} <= there else []
         if not seeds:
             continue
         runs = [_runs_of(entry, side, seeds) for side in (first, second)]
         num_rows = len(next(iter(runs[0][0].values())))
-        reducers = [[comparison.reducer(each) for each in side] for side in runs]
-        drawn = paired_intervals(*reducers, comparison.metrics, num_rows)
+        reducers = [[reducer(each) for each in side] for side in runs]
+        drawn = paired_intervals(*reducers, metrics, num_rows)
         for metric, (gap, low, high) in drawn.items():
             num_seeds = len(seeds) if seeds != ONCE else 0
             found.append({"of": first, "over": second, "metric": metric, "seeds": num_seeds,
                           "gap": gap, "low": low, "high": high})  # fmt: skip
     return found
+
+
+def means_of(entry: Mapping[str, Any], gap: Mapping[str, Any]) -> list[float]:
+    """Returns, in points, the means of both sides of a difference over the seeds that it is of.
+
+    A side may have more seeds, and another mean over all of them.
+    """
+    sides = (gap["of"], gap["over"])
+    shared = _seeds_of(entry, *sides)
+    means = []
+    for side in sides:
+        values = entry["metrics"][side][gap["metric"]]
+        if side not in entry["before"]:
+            of_seed = dict(zip(_seeds_of(entry, side), values, strict=True))
+            values = [of_seed[seed] for seed in shared]
+        means.append(100 * float(np.mean(values)))
+    return means
 
 
 def paired_intervals(
@@ -322,20 +346,24 @@ def parser_of(
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns two Markdown tables: every side's metrics, and the differences asked for."""
+    """Returns two Markdown tables: every side's metrics, and the differences asked for.
+
+    Metrics are means over all seeds of a side; beside a difference stand those over its own seeds.
+    """
     lines = ["| data set | side | seeds | metrics |", "|---|---|---:|---|"]
     for name, entry in found.items():
         for side, metrics in entry["metrics"].items():
             told = ", ".join(f"{m} {100 * np.mean(values):.2f}" for m, values in metrics.items())
             num_seeds = "" if side in entry["before"] else len(next(iter(metrics.values())))
             lines.append(f"| {name} | {side} | {num_seeds} | {told} |")
-    lines += ["", "| data set | difference | metric | seeds | points | 95 % interval |",
-              "|---|---|---|---:|---:|---:|"]  # fmt: skip
+    lines += ["", "| data set | difference | metric | seeds | means over these seeds | points "
+              "| 95 % interval |", "|---|---|---|---:|---:|---:|---:|"]  # fmt: skip
     for name, entry in found.items():
         for gap in entry["gaps"]:
+            first, second = means_of(entry, gap)
             lines.append(
                 f"| {name} | {gap['of']} over {gap['over']} | {gap['metric']} | "
-                f"{gap['seeds'] or ''} | "
+                f"{gap['seeds'] or ''} | {first:.2f} over {second:.2f} | "
                 f"{gap['gap']:+.2f} | {gap['low']:+.2f} to {gap['high']:+.2f} |"
             )
     return "\n".join(lines)

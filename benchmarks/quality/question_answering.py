@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from benchmarks.quality.harness import (
     Comparison,
     Results,
@@ -29,9 +31,11 @@ from benchmarks.quality.harness import (
     Settings,
     Statistics,
     data_root,
+    gaps,
     parser_of,
     read_rows,
     run_of_ours,
+    summary,
     table,
 )
 from tunewright.models.folder import find_model
@@ -39,6 +43,8 @@ from tunewright.tasks import find_task
 
 RESULTS = Path(__file__).with_suffix(".json")
 TASK = "question-answering"
+TOLD_APART = ("f1", "exact_match", "f1_has_answer", "accuracy_no_answer")
+NONE = 'always "none"'
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def main() -> None:
             model = str(find_model(begun))
             splits = splits_of(case, data_root() / "qa", given.rows)
             results.measure(compared(case, splits, model, given.seeds), given.only)
-    print(table(results.found))
+    print(table(told_apart(results.found)))
 
 
 def learned_v1(place: Path, num_rows: int | None) -> str:
@@ -142,6 +148,33 @@ def theirs(case: Case, splits: Mapping[str, Rows], model: str, seed: int) -> Sta
 
     longest = case.task.get("max_answer_length", 30)
     return run(splits, case.settings, model, seed, longest)
+
+
+def told_apart(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the results with more figures for the data sets where a question may lack an answer.
+
+    They are the F1 of those that have one, the share of the others that get none, and a side that
+    never answers; all from the figures of every test row, which a run has left behind.
+    """
+    return {name: _told_apart(entry) for name, entry in found.items()}
+
+
+def _told_apart(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    runs = [run for seeds in entry["sides"].values() for run in seeds.values()]
+    has_answer_R = np.array(runs[0]["has_answer"] if runs else [])
+    if has_answer_R.all():
+        return entry
+    right_R = 1 - has_answer_R
+    nothing = {"exact": right_R, "f1": right_R, "has_answer": has_answer_R}
+    reducer = find_task(TASK)().prepare
+    pairs = list(dict.fromkeys((gap["of"], gap["over"]) for gap in entry["gaps"]))
+    over_none = [(side, NONE) for side in entry["sides"]]
+    entry = {**entry, "before": {NONE: nothing, **entry["before"]}}
+    return {
+        **entry,
+        "metrics": summary(entry, TOLD_APART, reducer),
+        "gaps": gaps(entry, pairs, TOLD_APART, reducer) + gaps(entry, over_none, ("f1",), reducer),
+    }
 
 
 if __name__ == "__main__":
