@@ -27,6 +27,8 @@ CASES = {
     "reviews, large, 64 rows": ("BERT-large", "the same, updates of 64 rows"),
 }
 TEXT = (HERE / "speed_page.md").read_text(encoding="utf-8")
+TOGETHER = """ Of several tasks in one model,
+the peer has a model each, tuned one after another on the same rows."""
 COMPILED, AS_INSTALLED = ", compiled", "Trainer, as installed"
 AXES = {
     "length": "tokens of a text",
@@ -55,6 +57,7 @@ def main() -> None:
         "tuning": "\n\n".join(_tuning(device, speed) for device in _devices(speed)),
         "compiled": "" if _has_compiled(speed) else " Peers that compile.",
         "tasks": _tasks(tasks),
+        "together": TOGETHER if _has_task("multi-task", tasks) else "",
         "answering": _answering(answering),
         "texts": _num_texts(answering),
         "scaling": _scaling(scaling),
@@ -152,6 +155,10 @@ def _tasks(results: Mapping[str, Any]) -> str:
     if not results:
         return "Not measured on a quiet machine."
     return "\n\n".join(_tasks_on(device, results) for device in _devices(results))
+
+
+def _has_task(name: str, results: Mapping[str, Any]) -> bool:
+    return any(entry["task"] == name for entry in results.values())
 
 
 def _tasks_on(device: str, results: Mapping[str, Any]) -> str:

@@ -7,8 +7,10 @@ rows, cut to the same length, with updates of as many rows, in turn, forth and b
 warms up. The peer is `transformers.Trainer`, or the trainer of sentence-transformers, once as it
 comes and once in bf16, where the machine has it, with batches grouped by length where it can group
 them. What counts are real tokens a second after the first updates; a peer's are the mean of all its
-rows. Results go to `benchmarks/task_speed.json`, a table to docs/performance.md (`python -m
-benchmarks.speed_page`).
+rows. Trainer has no way to tune one model to several tasks: of the parts of a multi-task it tunes a
+model each, one after another, on the same rows, and the sums of tokens and of seconds count. There
+`--updates` are those of all parts, of which each needs more than three. Results go to
+`benchmarks/task_speed.json`, a table to docs/performance.md (`python -m benchmarks.speed_page`).
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,7 @@ from benchmarks.quality import question_peer, sequence_data, sequence_peer, toke
 from benchmarks.quality.harness import Rows, Settings, data_root, read_rows
 from benchmarks.sides import (
     LEARNING_RATE,
+    SEED,
     WARM_UPDATES,
     Measured,
     Own,
@@ -76,8 +80,10 @@ LONGEST = 512  # text that the starter reads
 FOLDER = find_model("starter")
 USUAL, FAST = "as it comes", "at its fastest"
 
-# Takes the rows of a case; returns what makes a trainer of its arguments, and the real tokens.
-Peer = Callable[["Case", Rows], tuple[Callable[..., Any], int]]
+# What makes a trainer of its arguments, and the real tokens that it reads.
+Training = tuple[Callable[..., Any], int]
+# Takes the rows of a case; returns the trainings that it takes, most often one.
+Peer = Callable[["Case", Rows], list[Training]]
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Case:
     batch_rows: int = 32
     num_updates: int = 8
     peer_name: str = "Trainer"
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of our task
 
 
 def main() -> None:
@@ -139,8 +146,9 @@ def our_side(case: Case, rows: Rows, device: Any) -> Side:
     tokenizer = load_tokenizer(FOLDER)
     read = [Row(number, row) for number, row in enumerate(rows)]
     kind: Any = find_task(case.task)
-    cuts = "max_length" in {field.name for field in fields(kind)}
-    task = kind(**({"max_length": case.max_length} if cuts else {})).started_from(FOLDER)
+    cuts = "max_length" in {each.name for each in fields(kind)}
+    length = {"max_length": case.max_length} if cuts else {}
+    task = kind(**length, **case.settings).started_from(FOLDER)
     task = task.within(LONGEST if cuts else case.max_length).learn(read)
     own = Own.of(task, FOLDER, tokenizer, device)
     encoded = [task.encode(row, tokenizer) for row in read]
@@ -153,7 +161,6 @@ def peer_sides(case: Case, rows: Rows, place: Path, device: Any) -> dict[str, Si
 
     Each has a model of its own: in bf16 the model that a Trainer was given stays so.
     """
-    updates = len(rows) // case.batch_rows
     usual: dict[str, Any] = {
         "output_dir": str(place),
         "num_train_epochs": 1,
@@ -172,13 +179,16 @@ def peer_sides(case: Case, rows: Rows, place: Path, device: Any) -> dict[str, Si
         fast["train_sampling_strategy"] = "group_by_length"
 
     def side(settings: dict[str, Any]) -> Side:
-        trainer_of, num_tokens = case.peer(case, rows)
+        trainings = case.peer(case, rows)
 
         def run() -> Measured:
-            watch = Watch()
-            trainer_of(settings, [watch]).train()
-            share = (len(watch.ends) - WARM_UPDATES) / updates
-            return Measured(round(num_tokens * share), watch.seconds, 0.0)
+            tokens, seconds = 0.0, 0.0
+            for trainer_of, num_tokens in trainings:
+                watch = Watch()
+                trainer_of(settings, [watch]).train()
+                tokens += num_tokens * (1 - WARM_UPDATES / len(watch.ends))
+                seconds += watch.seconds
+            return Measured(round(tokens), seconds, 0.0)
 
         return run
 
@@ -188,12 +198,14 @@ def peer_sides(case: Case, rows: Rows, place: Path, device: Any) -> dict[str, Si
 # The peers -----------------------------------------------------------------------------------
 
 
-def library_trainer(model: Any, items: Sequence[Mapping[str, Any]], collator: Any) -> Any:
+def library_trainer(
+    model: Any, items: Sequence[Mapping[str, Any]], collator: Any
+) -> list[Training]:
     def trainer_of(settings: dict[str, Any], callbacks: list[Any]) -> Trainer:
         arguments = TrainingArguments(**settings)
         return Trainer(model, arguments, collator, list(items), callbacks=callbacks)
 
-    return trainer_of, sum(map(_length, items))
+    return [(trainer_of, sum(map(_length, items)))]
 
 
 def _length(item: Mapping[str, Any]) -> int:
@@ -220,7 +232,7 @@ def questions(case: Case, rows: Rows) -> Any:
 
 def sequences(case: Case, rows: Rows) -> Any:
     tokenizer = load_tokenizer(FOLDER)
-    labels = sorted({name for row in rows for name in row.get("labels", ())})
+    labels = _labels(case, rows)
     items = [sequence_peer.encode(row, tokenizer, labels, case.max_length) for row in rows]
     if case.task == "multiple-choice":
         model = AutoModelForMultipleChoice.from_pretrained(FOLDER)
@@ -229,6 +241,21 @@ def sequences(case: Case, rows: Rows) -> Any:
         FOLDER, num_labels=len(labels) or 1, problem_type=sequence_peer.PROBLEMS[case.task]
     )
     return library_trainer(model, items, DataCollatorWithPadding(tokenizer))
+
+
+def _labels(case: Case, rows: Rows) -> list[Any]:
+    if case.task == "text-classification":
+        return sorted({row["label"] for row in rows})
+    return sorted({name for row in rows for name in row.get("labels", ())})
+
+
+def alone(_: Case, rows: Rows) -> list[Training]:
+    """Each part of a multi-task in a model of its own."""
+    return [
+        training
+        for part in PARTS
+        for training in part.peer(part, [row for row in rows if row["task"] == part.name])
+    ]
 
 
 def masked(case: Case, rows: Rows) -> Any:
@@ -250,7 +277,8 @@ def vectors(case: Case, rows: Rows) -> Any:
             train_dataset=data, loss=MultipleNegativesRankingLoss(model), callbacks=callbacks,
         )  # fmt: skip
 
-    return trainer_of, sum(_num_tokens(case, text) for each in values.values() for text in each)
+    texts = (text for each in values.values() for text in each)
+    return [(trainer_of, sum(_num_tokens(case, text) for text in texts))]
 
 
 def pair_scores(case: Case, rows: Rows) -> Any:
@@ -265,7 +293,7 @@ def pair_scores(case: Case, rows: Rows) -> Any:
         )  # fmt: skip
 
     pairs = zip(*values.values(), strict=True)
-    return trainer_of, sum(_num_tokens(case, *pair) for pair in pairs)
+    return [(trainer_of, sum(_num_tokens(case, *pair) for pair in pairs))]
 
 
 def _num_tokens(case: Case, *texts: str) -> int:
@@ -298,10 +326,33 @@ def _judged(root: Path) -> Rows:
     ]
 
 
+def _together(root: Path) -> Rows:
+    """The rows of all parts by turns, as many of one as an update has, while all have some.
+
+    Those of a part are shuffled: BANKING77 has them by label.
+    """
+    rows = {part.name: part.read(root) for part in PARTS}
+    for own in rows.values():
+        random.Random(SEED).shuffle(own)
+    size = PARTS[0].batch_rows
+    return [
+        {**row, "task": name}
+        for start in range(0, min(map(len, rows.values())) - size + 1, size)
+        for name, own in rows.items()
+        for row in own[start : start + size]
+    ]
+
+
+STSB = Case("STS-B", "regression", _split(sequence_data.stsb), sequences)
+RQE = Case("Medical RQE", "text-classification", _split(sequence_data.medical_rqe), sequences)
+BANKING = Case("BANKING77", "text-classification", _split(sequence_data.banking77), sequences)
+PARTS = (STSB, RQE, BANKING)  # as in benchmarks.quality.multi_task
+
 CASES = (
     Case("WNUT17", "token-classification", _file("ner/wnut17/train"), entities),
     Case("SQuAD v1", "question-answering", _file("qa/squad_v1/train"), questions, 384, 16),
-    Case("STS-B", "regression", _split(sequence_data.stsb), sequences),
+    STSB,
+    RQE,
     Case("MultiWOZ domains", "multi-label-classification",
          _split(sequence_data.multiwoz_domains), sequences, 512, 16),
     Case("MedQuAD, 1 of 4", "multiple-choice", _split(sequence_data.medquad_choices), sequences,
@@ -311,6 +362,9 @@ CASES = (
          "sentence-transformers"),
     Case("MedQuAD, pairs", "reranking", _judged, pair_scores, 128, 32, 8,
          "sentence-transformers"),
+    Case(", ".join(part.name for part in PARTS), "multi-task", _together, alone,
+         num_updates=8 * len(PARTS),
+         settings={"parts": {part.name: {"name": part.task} for part in PARTS}}),
 )  # fmt: skip
 
 

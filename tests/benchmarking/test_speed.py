@@ -105,6 +105,40 @@ def test_a_peer_as_it_comes_stays_in_fp32_when_another_has_run_in_bf16(tmp_path,
     assert dtypes == {task_speed.USUAL: {torch.float32}, task_speed.FAST: {torch.bfloat16}}
 
 
+def test_trainings_of_the_parts_of_a_case_count_together(tmp_path):
+    trained = []
+
+    def training(name, num_updates):
+        class Trained:
+            def __init__(self, settings, callbacks):
+                (self.watch,) = callbacks
+
+            def train(self):
+                trained.append(name)
+                self.watch.ends = [10.0 * number for number in range(num_updates)]
+
+        return Trained, 60
+
+    def peer(_case, _rows):
+        return [training("one", 4), training("other", 6)]
+
+    case = task_speed.Case("tiny", "multi-task", list, peer)
+    found = task_speed.peer_sides(case, [], tmp_path, cpu("fp32"))[task_speed.USUAL]()
+    assert trained == ["one", "other"]
+    assert (found.num_tokens, found.seconds) == (60 // 4 + 60 * 3 // 6, 10.0 + 30.0)
+
+
+def test_rows_of_several_tasks_take_turns_by_updates(monkeypatch, tmp_path):
+    def part(name, num_rows):
+        rows = [{"text": f"{name} {number}"} for number in range(num_rows)]
+        return task_speed.Case(name, "regression", lambda _: rows, task_speed.sequences, 8, 2)
+
+    monkeypatch.setattr(task_speed, "PARTS", (part("a", 5), part("b", 9)))
+    rows = task_speed._together(tmp_path)
+    assert [row["task"] for row in rows] == ["a", "a", "b", "b"] * 2
+    assert len({row["text"] for row in rows}) == 8
+
+
 def test_the_first_round_does_not_count_and_sides_take_turns():
     order = []
 

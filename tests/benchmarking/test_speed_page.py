@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.speed_page import _has_compiled, _num_texts, _tasks, _tuning
+from benchmarks.speed_page import _has_compiled, _has_task, _num_texts, _tasks, _tuning
 
 
 def side(speed, mfu=0.1):
@@ -115,3 +115,5 @@ def test_every_machine_has_a_table_of_the_tasks():
     ]
     assert told.count("| 20 | 25% | 5 | 10 | 4.00 / 2.00 |") == 2
     assert "**a CPU (amx_bf16 hidden)**, 2 threads" in told
+    assert _has_task("token-classification", known)
+    assert not _has_task("multi-task", known)
