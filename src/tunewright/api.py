@@ -168,14 +168,15 @@ def _config(
     task_name = compose(base, settings or {}, chosen, where=where).task.name
     roles = {role.name for role in find_task(task_name).roles}
     paths = {k: fspath(v) for k, v in given.items() if isinstance(v, str | PathLike)}
+    # A frame may number its columns; a list under a role's name is the setting that shares it.
     columns = {
-        name: str(value) if isinstance(value, int) else value  # frames may number their columns
+        name: str(value)
         for name, value in named.items()
-        if name in roles
+        if name in roles and isinstance(value, str | int)
     }
     data: dict[str, Any] = {"data": {**paths, "columns": columns}}
     keys = task_keys(task_name)
     for name, value in named.items():
-        if name not in roles:
+        if name not in columns:
             set_key(data, name, value, keys)
     return compose(base, settings or {}, chosen, data, where=where)

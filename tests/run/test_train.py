@@ -47,6 +47,16 @@ def weights(run):
     return (run.folder.model / "model.safetensors").read_bytes()
 
 
+def test_columns_may_be_numbers_and_a_list_is_no_column(train):
+    frame = pd.DataFrame(list(zip(TEXTS, LABELS, strict=True)))
+    numbered = train(frame, text=0, label=1)
+    assert weights(numbered) == weights(train())
+    many = {"text": TEXTS, "labels": [[label] for label in LABELS]}
+    task = "multi-label-classification"
+    run = train(many, task=task, labels=["good", "bad"])
+    assert run.model.predictor.task.labels == ("good", "bad")
+
+
 def test_two_runs_end_with_the_same_bits(train):
     first, second = train(), train()
 
