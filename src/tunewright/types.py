@@ -65,6 +65,9 @@ class Row:
 
 Rows = Sequence[Row]  # a data set: counted, indexed, and walked more than once
 
+# What happens to a text that is longer than a model reads at once; mixed: not to all the same.
+ReadsLong = Literal["error", "truncate", "window", "mixed"]
+
 
 Speaker = Literal["system", "user", "assistant", "tool"]
 

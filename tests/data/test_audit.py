@@ -158,13 +158,20 @@ def test_a_split_whose_texts_all_fit_says_so():
 
 
 def test_texts_that_are_read_in_windows_are_told_of():
-    ledger = TruncationLedger(max_length=128)
+    ledger = TruncationLedger(max_length=128, reads_long="window")
     for row_id, num_tokens in enumerate([90, 128, 129, 700]):
         ledger.add(row_id, num_tokens, 0)
     found = audited({"train": distinct("train.csv", 4)}, lengths={"train": ledger})
     assert sentences(found, "info")[0] == (
         "train: 50.0 % of the texts are longer than 128 tokens and read in windows (2 of 4)"
     )
+
+
+def test_rows_of_several_texts_that_fit_are_not_said_to_be_read_in_windows():
+    ledger = TruncationLedger(max_length=128)
+    ledger.add(0, 100 + 100, 0)
+    found = audited({"train": distinct("train.csv", 1)}, lengths={"train": ledger})
+    assert sentences(found, "info")[0] == "train: no text is longer than 128 tokens"
 
 
 def test_repeats_inside_a_split_are_counted_after_the_first():

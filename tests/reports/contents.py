@@ -201,8 +201,6 @@ def make_card(**changes):
         "license": "apache-2.0",
         "data_files": [DataFile("data/bbc.csv", "9f3c" * 16, 1780, "train")],
         "truncation": make_ledger(),
-        "temperature": 1.274,
-        "abstain_threshold": 0.55,
         "settings": {"seed": 7, "training": {"learning_rate": 5e-5}},
         "versions": {"tunewright": "0.1.0", "torch": "2.13.0"},
         "limits": ["Trained on news of 2004 and 2005."],

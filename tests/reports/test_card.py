@@ -11,7 +11,6 @@ from tunewright.reports import CardContent, model_card
 from tunewright.reports.content import LengthBin, TruncationLedger
 from tunewright.types import Estimate
 
-WINDOWS = TruncationLedger(8, 3, 60, 0, 0, [LengthBin(1, 9, 2), LengthBin(9, 50, 1)])
 HOSTILE = "a|b\n---\n# `c` ```<script>&[x](y)\ud800"
 
 
@@ -66,10 +65,9 @@ def test_results_carry_their_intervals(news_card):
 
 
 def test_what_stock_libraries_cannot_express_is_named(news_card):
-    text = model_card(news_card)
-    assert "Logits are divided by a temperature of 1.274" in text
-    assert "Answers with a probability under 0.550 are marked as abstained." in text
-    assert "task.json" not in model_card(make_card(temperature=None, abstain_threshold=None))
+    limits = ["Trained on news of 2004.", "Logits are divided by a temperature of 1.274."]
+    text = model_card(replace(news_card, limits=limits))
+    assert "## Limits\n\n- Trained on news of 2004.\n- Logits are divided by" in text
 
 
 def test_the_snippets_are_python(news_card):
@@ -108,7 +106,46 @@ def test_same_content_gives_the_same_card(news_card):
     assert model_card(news_card) == model_card(make_card())
 
 
-def test_texts_that_are_read_in_windows_are_not_said_to_be_cut(news_card):
-    text = model_card(replace(news_card, truncation=WINDOWS))
-    assert "The model reads 8 tokens at once, and longer texts in windows." in text
-    assert "are not read" not in text
+def data_of(card, ledger):
+    return model_card(replace(card, truncation=ledger)).partition("## Limits")[0].splitlines()[-2]
+
+
+@pytest.mark.parametrize("bins", [[LengthBin(1, 9, 3)], [LengthBin(1, 9, 2), LengthBin(9, 50, 1)]])
+def test_windows_are_named_whether_or_not_a_training_text_needs_them(news_card, bins):
+    ledger = TruncationLedger(8, 3, 60, 0, 0, bins, reads_long="window")
+    said = "The model reads 8 tokens at once, and longer texts in windows."
+    assert data_of(news_card, ledger) == said
+
+
+def test_a_question_that_is_cut_does_not_make_windows_the_first_tokens(news_card):
+    ledger = TruncationLedger(16, 4, 200, 1, 20, reads_long="window")
+    assert data_of(news_card, ledger) == (
+        "The model reads 16 tokens at once, and longer texts in windows. Of the 4 texts 1 "
+        "(25.0\xa0%) are cut, since what stands in each of their windows is long; 10.0\xa0% of all "
+        "tokens are not read."
+    )
+
+
+def test_a_row_of_several_texts_that_are_not_cut_is_not_said_to_have_windows(news_card):
+    ledger = TruncationLedger(8, 3, 60, 0, 0, [LengthBin(9, 50, 3)], reads_long="truncate")
+    assert data_of(news_card, ledger) == (
+        "The model reads the first 8 tokens of a text. Of the 3 texts 0 (0.0\xa0%) are longer; "
+        "0.0\xa0% of all tokens are not read."
+    )
+
+
+@pytest.mark.parametrize(
+    ("reads_long", "said"),
+    [
+        ("error", "The model reads at most 8 tokens of a text, and longer ones are refused."),
+        (
+            "mixed",
+            "The model reads at most 8 tokens at once. Of what is longer, some is cut, and some is "
+            "read in windows. Of the 3 texts 1 (33.3\xa0%) are cut; 10.0\xa0% of all tokens are "
+            "not read.",
+        ),
+    ],
+)
+def test_other_ways_to_read_long_texts_are_named(news_card, reads_long, said):
+    cut = (1, 6) if reads_long == "mixed" else (0, 0)
+    assert data_of(news_card, TruncationLedger(8, 3, 60, *cut, reads_long=reads_long)) == said

@@ -111,10 +111,28 @@ def test_lengths_past_the_limit_have_another_colour():
     assert figure.svg.count('class="bar s2"') == 11
 
 
-def test_texts_that_are_read_in_windows_are_not_marked_as_cut():
-    ledger = TruncationLedger(8, 3, 60, 0, 0, [LengthBin(1, 9, 2), LengthBin(9, 50, 1)])
+BINS = [LengthBin(1, 9, 2), LengthBin(9, 50, 1)]
+
+
+@pytest.mark.parametrize(
+    ("reads_long", "cut_texts", "caption"),
+    [
+        ("window", 0, "Texts of more than 8 tokens are read in windows of that length."),
+        (
+            "window",
+            1,
+            "Texts of more than 8 tokens are read in windows of that length. 25.0\xa0% of the "
+            "texts are cut.",
+        ),
+        ("error", 0, "Texts of more than 8 tokens are refused."),
+        ("mixed", 0, "Texts of more than 8 tokens are cut, or read in windows of that length."),
+        ("truncate", 0, "0.0\xa0% of the texts are longer than the 8 tokens that are read."),
+    ],
+)
+def test_texts_that_are_read_whole_are_not_marked_as_cut(reads_long, cut_texts, caption):
+    ledger = TruncationLedger(8, 4, 60, cut_texts, 3 * cut_texts, BINS, reads_long=reads_long)
     figure = charts.length_histogram(ledger)
-    assert figure.caption == "Texts of more than 8 tokens are read in windows of that length."
+    assert figure.caption == caption
     assert 'class="bar s2"' not in figure.svg
 
 

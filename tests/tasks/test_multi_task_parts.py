@@ -222,10 +222,12 @@ def test_the_card_names_what_was_fitted_to_a_part():
     }
     told = MultiTask(parts=parts).within(128).limits()
     assert told[1:] == [
-        "topic: Logits are divided by a temperature of 1.25, fitted on validation rows, which "
-        "stock libraries do not know.",
-        "topic: Answers with a probability under 0.5 are marked as abstained; stock libraries "
-        "always answer.",
+        "topic: Logits are divided by a temperature of 1.250, fitted on validation rows. Stock "
+        "`transformers` does not know it: there the same is answered, with the uncorrected "
+        "probability. It is kept in `task.json`.",
+        "topic: Answers with a probability under 0.500 are marked as abstained. Stock "
+        "`transformers` does not know this threshold, which is kept in `task.json`, and always "
+        "answers.",
         "The parts share a tokenizer, which cuts at 128 tokens in stock libraries. Here fewer are "
         "read by mood 64.",
     ]

@@ -202,7 +202,8 @@ def cut_sentence(split: SplitAudit) -> str:
 def whole_sentence(name: str, lengths: TruncationLedger, limit: int) -> str:
     """Says how texts are read of which none is cut."""
     longer = lengths.num_longer(limit)
-    if not longer:
+    in_windows = lengths.reads_long in ("window", "mixed")  # or a row of several texts has more
+    if not longer or not in_windows:
         return f"{name}: no text is longer than {limit:,} tokens"
     return (
         f"{name}: {_percent(longer, lengths.num_texts)} of the texts are longer than {limit:,} "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunewright.data.wording import counted
+from tunewright.types import ReadsLong
 
 NUM_WORST = 10
 NUM_BINS = 40  # as many bars as a picture of 400 pixels shows
@@ -54,11 +55,12 @@ class Cuts:
 class TruncationLedger:
     """Adds up the tokens of texts and what is cut, one row at a time; its size does not grow.
 
-    `max_length` is the limit in tokens, special tokens included; None cuts nothing.
+    `max_length` is the limit in tokens, special tokens included; None cuts nothing. `reads_long`
+    says what happens to longer texts.
     """
 
-    def __init__(self, max_length: int | None = None) -> None:
-        self.max_length = max_length
+    def __init__(self, max_length: int | None = None, reads_long: ReadsLong = "truncate") -> None:
+        self.max_length, self.reads_long = max_length, reads_long
         self.num_texts = self.num_tokens = self.cut_texts = self.cut_tokens = 0
         self._rows_of_length: Counter[int] = Counter()
         self._worst: list[tuple[int, int, int]] = []

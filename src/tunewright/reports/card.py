@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from tunewright.reports.content import CardContent
+from tunewright.reports.content import CardContent, TruncationLedger
 from tunewright.reports.wording import (
     flat,
     interval,
@@ -30,6 +30,7 @@ OURS = "tunewright"  # the library of a folder that no other one reads
 MAX_LABELS = 100
 MAX_FILES = 50
 MAX_SETTINGS = 300
+MAX_LIMIT = 800  # characters of a sentence on what other libraries do not know
 MAX_EXAMPLE = 120  # characters of the text in the snippets
 
 # The Hub's identifiers where they are not our own words; see https://hf.co/metrics.
@@ -118,7 +119,7 @@ def _usage(content: CardContent) -> str:
     stock = content.stock_usage or (
         "from transformers import pipeline\n\n"
         f'model = pipeline("{content.pipeline_tag}", model="path/to/this/folder")\n'
-        f"model({example})"
+        f"model({example}, truncation=True)"
     )
     used = f"## Use\n\n{_block('python', ours)}"
     if content.library == OURS:
@@ -164,37 +165,37 @@ def _data(content: CardContent) -> str:
         parts.append(_table(("Split", "File", "Rows", "SHA-256"), rows))
     if len(files) > MAX_FILES:
         parts.append(f"{MAX_FILES} of {len(files):,} files are shown.")
-    ledger = content.truncation
-    if ledger is not None and ledger.has_windows:
-        parts.append(
-            f"The model reads {ledger.max_length:,} tokens at once, and longer texts in windows."
-        )
-    elif ledger is not None and ledger.num_texts and ledger.num_tokens:
-        parts.append(
-            f"The model reads the first {ledger.max_length:,} tokens of a text. Of the "
-            f"{ledger.num_texts:,} texts {ledger.cut_texts:,} "
-            f"({percent(ledger.cut_texts / ledger.num_texts)}) are longer; "
-            f"{percent(ledger.cut_tokens / ledger.num_tokens)} of all tokens are not read."
-        )
+    if content.truncation is not None:
+        parts.append(_lengths(content.truncation))
     return "\n\n".join(["## Data", *parts]) if parts else ""
 
 
+def _lengths(ledger: TruncationLedger) -> str:
+    """Returns how much of a text the model reads, and what that leaves out of the training rows."""
+    limit = f"{ledger.max_length:,} tokens"
+    how = {
+        "truncate": f"The model reads the first {limit} of a text.",
+        "window": f"The model reads {limit} at once, and longer texts in windows.",
+        "error": f"The model reads at most {limit} of a text, and longer ones are refused.",
+        "mixed": f"The model reads at most {limit} at once. Of what is longer, some is cut, and "
+        "some is read in windows.",
+    }[ledger.reads_long]
+    is_told = ledger.cut_texts or ledger.reads_long == "truncate"
+    if not is_told or not ledger.num_texts or not ledger.num_tokens:
+        return how
+    are = {
+        "truncate": "are longer",
+        "window": "are cut, since what stands in each of their windows is long",
+    }.get(ledger.reads_long, "are cut")
+    return (
+        f"{how} Of the {ledger.num_texts:,} texts {ledger.cut_texts:,} "
+        f"({percent(ledger.cut_texts / ledger.num_texts)}) {are}; "
+        f"{percent(ledger.cut_tokens / ledger.num_tokens)} of all tokens are not read."
+    )
+
+
 def _limits(content: CardContent) -> str:
-    sentences = [_plain(limit, 800) for limit in content.limits]
-    if content.temperature is not None:
-        sentences.append(
-            f"Logits are divided by a temperature of {number(content.temperature)}, fitted on "
-            "validation rows. Stock `transformers` does not know it: there the same class is "
-            "answered, with the uncorrected probability."
-        )
-    if content.abstain_threshold is not None:
-        sentences.append(
-            f"Answers with a probability under {number(content.abstain_threshold)} are marked as "
-            "abstained. Stock `transformers` does not know this threshold and always answers."
-        )
-    if content.temperature is not None or content.abstain_threshold is not None:
-        sentences.append("What stock libraries cannot express is kept beside, in `task.json`.")
-    return _bullets("Limits", sentences)
+    return _bullets("Limits", [_plain(limit, MAX_LIMIT) for limit in content.limits])
 
 
 def _settings(content: CardContent) -> str:

@@ -267,7 +267,10 @@ def _bin_words(each: ReliabilityBin) -> str:
 
 
 def length_histogram(ledger: TruncationLedger) -> Figure | None:
-    """Returns how many texts have how many tokens, those that are cut in another colour."""
+    """Returns how many texts have how many tokens, those that are cut in another colour.
+
+    A row of several texts may have more than the limit, and none of it be cut.
+    """
     bins = [each for each in ledger.histogram if each.high > each.low]
     if not bins:
         return None
@@ -276,8 +279,9 @@ def length_histogram(ledger: TruncationLedger) -> Figure | None:
     counts = (0.0, _y_top([each.count for each in bins]))
     plot = Plot.of((min(0, bins[0].low), end), counts)
     parts = [plot.axes("tokens", "texts")]
+    is_cut = ledger.reads_long == "truncate" and ledger.cut_texts > 0
     for each in bins:
-        kind = "s2" if each.low >= limit and not ledger.has_windows else "s1"
+        kind = "s2" if each.low >= limit and is_cut else "s1"
         words = f"{each.low:,} to {each.high - 1:,} tokens: {each.count:,} texts"
         parts.append(plot.bar((each.low, each.high), each.count, kind, words))
     parts.append(segment(plot.at(limit, 0), plot.at(limit, plot.y.high), "limit"))
@@ -285,12 +289,23 @@ def length_histogram(ledger: TruncationLedger) -> Figure | None:
     x = plot.x(limit) + (-8 if is_right else 8)
     anchor = "end" if is_right else "start"
     parts.append(text(x, 24, f"max_length {limit:,}", anchor, "mark"))
-    share = ledger.cut_texts / ledger.num_texts if ledger.num_texts else 0.0
-    caption = f"{percent(share)} of the texts are longer than the {limit:,} tokens that are read."
-    if ledger.has_windows:
-        caption = f"Texts of more than {limit:,} tokens are read in windows of that length."
+    caption = _cut_words(ledger)
     svg = picture(420, 270, f"Histogram of text lengths. {caption}", *parts)
     return Figure("Length of the texts", svg, caption)
+
+
+def _cut_words(ledger: TruncationLedger) -> str:
+    limit = f"{ledger.max_length:,} tokens"
+    share = percent(ledger.cut_texts / ledger.num_texts if ledger.num_texts else 0.0)
+    if ledger.reads_long == "truncate":
+        return f"{share} of the texts are longer than the {limit} that are read."
+    how = {
+        "window": "read in windows of that length",
+        "error": "refused",
+        "mixed": "cut, or read in windows of that length",
+    }[ledger.reads_long]
+    words = f"Texts of more than {limit} are {how}."
+    return f"{words} {share} of the texts are cut." if ledger.cut_texts else words
 
 
 def _y_top(counts: Sequence[int]) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunewright.figures import Figure
-from tunewright.types import Estimate
+from tunewright.types import Estimate, ReadsLong
 
 Severity = Literal["error", "warning", "info"]
 
@@ -47,7 +47,8 @@ class CutText:
 class TruncationLedger:
     """What `max_length` cuts away, over `num_texts` texts of `num_tokens` tokens in all.
 
-    `worst` holds the texts that lose most, the largest loss first.
+    `worst` holds the texts that lose most, the largest loss first. `reads_long` says what happens
+    to texts of more than `max_length` tokens.
     """
 
     max_length: int
@@ -57,12 +58,7 @@ class TruncationLedger:
     cut_tokens: int
     histogram: Sequence[LengthBin] = ()
     worst: Sequence[CutText] = ()
-
-    @property
-    def has_windows(self) -> bool:
-        """Whether texts of more than `max_length` tokens were read whole."""
-        longer = (each.count for each in self.histogram if each.low > self.max_length)
-        return not self.cut_texts and any(longer)
+    reads_long: ReadsLong = "truncate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +245,6 @@ class CardContent:
     stock_usage: str = ""
     data_files: Sequence[DataFile] = ()
     truncation: TruncationLedger | None = None
-    temperature: float | None = None
-    abstain_threshold: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     limits: Sequence[str] = ()

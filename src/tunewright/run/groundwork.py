@@ -160,7 +160,8 @@ class Groundwork:
         looked_at = {name: in_memory(rows) for name, rows in splits.items()}
         on_disk = splits["train"] if isinstance(splits["train"], BlockRows) else None
         for name, rows in looked_at.items():
-            ledger = ledgers[name] = TruncationLedger(getattr(self.task, "max_length", None))
+            limit = getattr(self.task, "max_length", None)
+            ledger = ledgers[name] = TruncationLedger(limit, self.task.reads_long)
             if on_disk is not None:
                 self.digests[name] = encoder.digest(few_of(rows), ledger)
                 continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -64,9 +63,7 @@ def write_card(folder: RunFolder) -> None:
         split=result.split if result else "",
         num_evaluated=result.num_rows if result else 0,
         data_files=_data_files(folder),
-        truncation=_ledger(folder.read_json("audit.json")),
-        temperature=_fitted(task, "temperature"),
-        abstain_threshold=_fitted(task, "abstain_below") or None,
+        truncation=_ledger(folder.read_json("audit.json"), task),
         settings=settings_of(folder, task),
         limits=limits,
         versions=folder.read_json("run.json")["versions"],
@@ -102,12 +99,6 @@ def _adapter_card(folder: RunFolder, task: Task) -> tuple[str, str, list[str]]:
     return "peft", usage, limits
 
 
-def _fitted(task: Task, name: str) -> Any:
-    """Returns what validation rows have fitted; None where that is no such setting of the task."""
-    known = {each.name: each for each in fields(task)}  # type: ignore[arg-type]
-    return getattr(task, name) if name in known and known[name].metadata.get("fitted") else None
-
-
 def _content(folder: RunFolder, task: Task) -> content.ReportContent:
     result = EvaluationResult.read(folder.evaluation)
     found, about = folder.read_json("audit.json"), folder.read_json("run.json")
@@ -123,7 +114,7 @@ def _content(folder: RunFolder, task: Task) -> content.ReportContent:
         evaluations=[_evaluation(event) for event in events if event["event"] == "evaluation"],
         best_step=about["kept_step"],
         findings=[content.Finding(**finding) for finding in found["findings"]],
-        truncation=_ledger(found),
+        truncation=_ledger(found, task),
         classifications=_classifications(task, result),
         figures=task.figures(result.statistics) if result else (),
         slices=_slices(result),
@@ -176,7 +167,7 @@ def _baseline(task: Task, result: EvaluationResult | None) -> content.Baseline |
     return content.Baseline(labels[index], {"accuracy": count / result.num_rows})
 
 
-def _ledger(found: Mapping[str, Any]) -> content.TruncationLedger | None:
+def _ledger(found: Mapping[str, Any], task: Task) -> content.TruncationLedger | None:
     """Returns what was cut; None where nothing was, because rows have no length to cut at."""
     lengths = found["splits"]["train"]["lengths"]
     if lengths is None or lengths["max_length"] is None:
@@ -189,6 +180,7 @@ def _ledger(found: Mapping[str, Any]) -> content.TruncationLedger | None:
         cut_tokens=lengths["cut_tokens"],
         histogram=[content.LengthBin(*band) for band in lengths["histogram"]],
         worst=[content.CutText(**cut) for cut in lengths["worst"]],
+        reads_long=task.reads_long,
     )
 
 

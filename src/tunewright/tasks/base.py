@@ -36,7 +36,7 @@ from tunewright.models.generation import Generation
 from tunewright.models.heads import choose_route
 from tunewright.models.loading import load_stock
 from tunewright.models.new_tokenizer import TokenizerStyle
-from tunewright.types import Features, PictureStream, Role, Row, Rows
+from tunewright.types import Features, PictureStream, ReadsLong, Role, Row, Rows
 
 Outputs = Mapping[str, Tensor]
 Statistics = Mapping[str, np.ndarray]
@@ -98,6 +98,11 @@ class Task(ABC):
     @property
     def scope(self) -> Scope:
         return "row"
+
+    @property
+    def reads_long(self) -> ReadsLong:
+        """What happens to texts of more than `max_length` tokens; mixed: not to all the same."""
+        return getattr(self, "long", "truncate")
 
     def scope_of(self, features: Sequence[Features]) -> Scope:
         """Returns what the loss of an update is summed over, given some of its features."""

@@ -250,6 +250,12 @@ class MaskedLanguageModelling(Task):
         guesses = tuple(guess for part in parts for guess in part)
         return Filled(_filled(text_of(row, "text"), guesses), guesses)
 
+    def limits(self) -> Sequence[str]:
+        return (
+            f"Texts of more than {self.window_length} tokens are read in windows of so many. Stock "
+            "`transformers` reads a text at once.",
+        )
+
     def statistics(self, answer: Filled, row: Row) -> Mapping[str, Any]:
         known = [guess for guess in answer.guesses if guess.loss is not None]
         return {

@@ -31,7 +31,7 @@ from tunewright.models.batch import Batch
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long
-from tunewright.tasks import LABELS, TEXT, TEXT_PAIR
+from tunewright.tasks import LABELS, TEXT, TEXT_PAIR, stock_limits
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.labels import (
     LabelKind,
@@ -86,7 +86,7 @@ class MultiLabelClassification(WindowedTask):
     stock_usage: ClassVar[str] = (
         "from transformers import pipeline\n\n"
         'model = pipeline("text-classification", model="path/to/this/folder", top_k=None)\n'
-        'model("A fine film.")  # every label; the thresholds stand in task.json only'
+        'model("A fine film.", truncation=True)  # every label, with its score'
     )
 
     max_length: PositiveInt | None = length_field()
@@ -241,7 +241,11 @@ class MultiLabelClassification(WindowedTask):
 
     def limits(self) -> Sequence[str]:
         how = "mean" if self.pooling == "mean" else "largest, label by label,"
-        return self._reading.limits(how, "transformers", "logits")
+        return (
+            *self._reading.limits(how, "transformers", "logits"),
+            *stock_limits.of_thresholds(self.labels, self._limits.tolist()),
+            *stock_limits.of_label_kind(self.label_kind),
+        )
 
     def calibrate(self, answers: Sequence[Labels], rows: Sequence[Row]) -> Self:
         """Returns the task with the thresholds that give each label its highest F1 on `rows`."""

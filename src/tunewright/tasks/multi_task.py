@@ -52,7 +52,7 @@ from tunewright.tasks.parts import (
     split_key,
 )
 from tunewright.tasks.turns import Sampling, turns, update_size
-from tunewright.types import Features, Role, Row, Rows
+from tunewright.types import Features, ReadsLong, Role, Row, Rows
 
 MEAN = MetricSpec("mean", help="mean of the first metric of every part that has rows")
 SCOPES: tuple[Scope, ...] = ("row", "document", "batch")  # from the narrowest to the widest
@@ -161,6 +161,11 @@ class MultiTask(Task):
     def scope(self) -> Scope:
         """The widest of all parts; an update is of one part, and has its scope."""
         return max((task.scope for task in self.tasks.values()), key=SCOPES.index)
+
+    @property
+    def reads_long(self) -> ReadsLong:
+        found = {task.reads_long for task in self.tasks.values()}
+        return found.pop() if len(found) == 1 else "mixed"
 
     def scope_of(self, features: Sequence[Features]) -> Scope:
         return self.tasks[name_in(features[0])].scope if features else self.scope

@@ -30,7 +30,7 @@ from tunewright.models.batch import Batch
 from tunewright.models.heads import choice_logits
 from tunewright.models.loading import load_library_model
 from tunewright.models.tokens import Long
-from tunewright.tasks import CHOICE_ROLES
+from tunewright.tasks import CHOICE_ROLES, stock_limits
 from tunewright.tasks.base import Loss, Outputs, Scope, Statistics, Task
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
 from tunewright.tasks.windows import (
@@ -78,7 +78,7 @@ class MultipleChoice(WindowedTask):
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
         'model = AutoModelForMultipleChoice.from_pretrained("path/to/this/folder")\n'
         'pairs = ["What barks?"] * 2, ["a cat", "a dog"]\n'
-        'inputs = tokenizer(*pairs, padding=True, return_tensors="pt")\n'
+        'inputs = tokenizer(*pairs, padding=True, truncation=True, return_tensors="pt")\n'
         "print(model(**{name: ids[None] for name, ids in inputs.items()}).logits)"
     )
 
@@ -197,7 +197,10 @@ class MultipleChoice(WindowedTask):
 
     def limits(self) -> Sequence[str]:
         how = "mean" if self.pooling == "mean" else "largest"
-        return self._reading.limits(how, "transformers", "logits")
+        return (
+            *self._reading.limits(how, "transformers", "logits"),
+            *stock_limits.of_temperature(self.temperature),
+        )
 
     def calibrate(self, answers: Sequence[Choice], rows: Sequence[Row]) -> Self:
         """Returns the task with the temperature (Guo et al. 2017) fitted on `rows`."""

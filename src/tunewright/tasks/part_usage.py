@@ -52,7 +52,7 @@ def _stock_lines_of(task: Task) -> str:
     return task.stock_lines() or (
         "from transformers import pipeline\n\n"
         f'model = pipeline("{task.pipeline_tag}", model="{HERE}")\n'
-        f'model("{TEXT}")'
+        f'model("{TEXT}", truncation=True)'
     )
 
 
@@ -64,25 +64,9 @@ def limits(tasks: Mapping[str, Task], max_length: int | None) -> list[str]:
     ]
     return [
         f"To other libraries each part is a model by itself: {', '.join(parts)}.",
-        *(sentence for name, task in tasks.items() for sentence in _limits_of(name, task)),
+        *(f"{name}: {sentence}" for name, task in tasks.items() for sentence in task.limits()),
         *_lengths(tasks, max_length),
     ]
-
-
-def _limits_of(name: str, task: Task) -> Iterator[str]:
-    yield from (f"{name}: {sentence}" for sentence in task.limits())
-    temperature = getattr(task, "temperature", 1.0)
-    if temperature != 1.0:
-        yield (
-            f"{name}: Logits are divided by a temperature of {temperature:.3g}, fitted on "
-            "validation rows, which stock libraries do not know."
-        )
-    least = getattr(task, "abstain_below", 0.0)
-    if least:
-        yield (
-            f"{name}: Answers with a probability under {least:.3g} are marked as abstained; stock "
-            "libraries always answer."
-        )
 
 
 def _lengths(tasks: Mapping[str, Task], max_length: int | None) -> Iterator[str]:

@@ -199,6 +199,27 @@ class QuestionAnswering(Task):
         first = found[0]
         return FoundAnswer(first.text, first.start, first.end, first.score, margin, found)
 
+    def limits(self) -> Sequence[str]:
+        found = [
+            "Stock `transformers` gives the logits of each token as the first and as the last of "
+            "an answer. Here an answer is the likeliest stretch of the context of at most "
+            f"{self.max_answer_length} tokens, named with the {self.num_answers} likeliest."
+        ]
+        if self.long == "window":
+            found.append(
+                f"What has more than {self.max_length} tokens with its question is read in windows "
+                f"of so many, each of which shares {self.stride} with the one before, and the best "
+                "answer of all is given. Stock `transformers` gives the same logits for a window, "
+                "and does not compare them."
+            )
+        if self.may_lack:
+            found.append(
+                "There is no answer where the logits of the first token exceed those of the best "
+                f"stretch by more than a threshold of {self.threshold:.3f}, which is kept in "
+                "`task.json`. Stock `transformers` does not know it."
+            )
+        return tuple(found)
+
     def calibrate(self, answers: Sequence[FoundAnswer], rows: Sequence[Row]) -> Self:
         """Returns the task with the threshold that gives the best F1 on `rows`."""
         true = [[answer.text for answer in true_answers(row)] for row in rows]

@@ -156,7 +156,24 @@ class Regression(WindowedTask):
         return self._number(float(np.mean([part.value for part in parts])))
 
     def limits(self) -> Sequence[str]:
-        return self._reading.limits("mean", "transformers", "numbers")
+        found = [*self._reading.limits("mean", "transformers", "numbers")]
+        if self.symmetric:
+            found.append(
+                "A pair of texts is read in both orders, and the answer is the mean of the two "
+                "numbers. Stock `transformers` gives the number of one order."
+            )
+        if (self.scale, self.mean) != (1, 0):
+            found.append(
+                f"An answer is the model's output times {self.scale:.6g} plus {self.mean:.6g}. "
+                "Stock `transformers` gives the output alone; both are kept in `task.json`."
+            )
+        if self.half_width is not None:
+            found.append(
+                f"An answer's interval reaches {self.half_width:.6g} to each side, so that it "
+                f"held the true number of {COVERAGE * 100:.0f} % of the validation rows. Stock "
+                "`transformers` gives the number alone; the width is kept in `task.json`."
+            )
+        return tuple(found)
 
     def calibrate(self, answers: Sequence[Number], rows: Sequence[Row]) -> Self:
         """Returns the task with intervals that hold COVERAGE of new rows.

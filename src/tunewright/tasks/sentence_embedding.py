@@ -88,11 +88,6 @@ class SentenceEmbedding(WindowedTask):
         "import tunewright as tw\n\n"
         'tw.load("path/to/this/folder").predict(["a text", "another text"])'
     )
-    stock_usage: ClassVar[str] = (
-        "from sentence_transformers import SentenceTransformer\n\n"
-        'model = SentenceTransformer("path/to/this/folder")\n'
-        'model.encode(["a text", "another text"])'
-    )
 
     max_length: PositiveInt | None = field(
         default=None,
@@ -328,7 +323,32 @@ class SentenceEmbedding(WindowedTask):
         return Similarity(tuple(float(cosine) for cosine in cosines), vectors)
 
     def limits(self) -> Sequence[str]:
-        return self._reading.limits("mean", "sentence-transformers", "vectors")
+        found = [*self._reading.limits("mean", "sentence-transformers", "vectors")]
+        if self.dimensions is not None:
+            whole = "" if self.normalize is False else ", and normalize_embeddings=True"
+            found.append(
+                f"Vectors are cut to their first {self.dimensions} numbers. Stock "
+                f"`sentence-transformers` does so with truncate_dim={self.dimensions}{whole}."
+            )
+        if self.query_prompt or self.document_prompt:
+            query, document = self.query_prompt or "", self.document_prompt or ""
+            found.append(
+                f'"{query}" is put before queries, and "{document}" before documents. Stock '
+                "`sentence-transformers` does so in encode_query and encode_document, and not in "
+                "encode."
+            )
+        return tuple(found)
+
+    def stock_lines(self) -> str:
+        """Returns the lines that give the vectors of `own_usage`: of queries, cut as here."""
+        cut = "" if self.dimensions is None else f", truncate_dim={self.dimensions}"
+        whole = ", normalize_embeddings=True" if cut and self.normalize is not False else ""
+        method = "encode_query" if self.query_prompt or self.document_prompt else "encode"
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("path/to/this/folder"{cut})\n'
+            f'model.{method}(["a text", "another text"]{whole})'
+        )
 
     def statistics(self, answer: Similarity, row: Row) -> Mapping[str, Any]:
         check_texts(row, self.objective)

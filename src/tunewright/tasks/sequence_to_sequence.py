@@ -5,6 +5,8 @@ A row has two streams, the source and the target.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Any, ClassVar, Self
 
@@ -14,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from tunewright.models.architecture import SEQ2SEQ, Kind
 from tunewright.models.batch import Batch, PackedStream
 from tunewright.models.heads import probe_stream
+from tunewright.models.targets import BY_LANGUAGE
 from tunewright.tasks.texts import fitting_length, text_of
 from tunewright.tasks.writer import Writer, framed
 from tunewright.types import Features, Row
@@ -62,6 +65,32 @@ class SequenceToSequence(Writer):
             return [Features(row.id, {"source": source})]
         ((stream, label),) = targets
         return [Features(row.id, {"source": source, "target": stream}, {"label": label})]
+
+    def stock_lines(self) -> str:
+        """Returns the lines with the prefix before their text, as the model learned to read it."""
+        lines, prefix = super().stock_lines(), json.dumps(self.prefix, ensure_ascii=False)
+        return lines.replace('tokenizer("', f"tokenizer({prefix[:-1]}") if self.prefix else lines
+
+    def limits(self) -> Sequence[str]:
+        found = []
+        if self.prefix:
+            found.append(
+                f'"{self.prefix}" is put before each source. Stock `transformers` is given it with '
+                "the text."
+            )
+        source, target = self.languages()
+        if self.model_type in BY_LANGUAGE:
+            found.append(
+                f"Sources are marked as {source} and targets as {target}, by the model's tokens "
+                "for them. Stock `transformers` has to be given both: the one beside the source, "
+                "the other as forced_bos_token_id."
+            )
+        elif self.model_type == "marian" and target is not None:
+            found.append(
+                f"Where the model writes several languages, a source begins with the token that "
+                f"asks for {target}. Stock `transformers` is given it with the text."
+            )
+        return tuple(found)
 
     def source_in(self, batch: Batch) -> PackedStream:
         return batch.streams["source"]

@@ -56,7 +56,8 @@ class Summarization(SequenceToSequence):
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
         'model = AutoModelForSeq2SeqLM.from_pretrained("path/to/this/folder")\n'
-        'found = model.generate(**tokenizer("A long text.", return_tensors="pt"))\n'
+        'inputs = tokenizer("A long text.", truncation=True, return_tensors="pt")\n'
+        "found = model.generate(**inputs)\n"
         "tokenizer.decode(found[0], skip_special_tokens=True)"
     )
 

@@ -1,4 +1,6 @@
-"""What a user is told of tagged texts: what is odd about training rows, and a report's tables."""
+"""What a user is told of tagged texts: what is odd about training rows, what other libraries do
+not know, and a report's tables.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +52,43 @@ def sentences(labels: Sequence[str], scheme: Scheme, odd: Odd) -> tuple[str, ...
             "answers with whole words, so it cannot be right there."
         )
     return tuple(told)
+
+
+def limits(
+    crf_file: str | None, windows: tuple[int, int] | None, scheme: Scheme
+) -> tuple[str, ...]:
+    """Returns sentences for the model card on what only we do with tags.
+
+    `windows` are the tokens of a window and of what it shares; None reads none.
+    """
+    found = []
+    if crf_file is not None:
+        found.append(
+            f"The tags of a text are chosen together by a CRF, which is kept in `{crf_file}`. "
+            "Stock `transformers` does not know it: there each token has its likeliest tag by "
+            "itself."
+        )
+    if windows is not None:
+        length, stride = windows
+        found.append(
+            f"Texts of more than {length} tokens are read in windows of so many, each of which "
+            f"shares {stride} with the one before; a word is read where it stands deepest inside a "
+            f"window. The pipeline of stock `transformers` reads the first {length} tokens; with "
+            f"stride={stride} it reads windows, and joins what it finds in another way."
+        )
+    if scheme == "IOB1":
+        found.append("Tags are answered in IOB1, as in the data; the saved model's own are BIO.")
+    elif scheme == "plain":
+        found.append(
+            "Each word is an entity of its own (the scheme plain). The pipeline of stock "
+            "`transformers` joins neighbours of one tag."
+        )
+    elif scheme not in ("BIO", "IO"):
+        found.append(
+            f"Tags are {scheme}. The pipeline of stock `transformers` joins those that begin with "
+            "B- or I-, and leaves all others as entities of their own."
+        )
+    return tuple(found)
 
 
 def tables(statistics: Statistics, labels: Sequence[str]) -> list[Table]:

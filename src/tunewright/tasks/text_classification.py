@@ -38,7 +38,7 @@ from tunewright.models.batch import Batch
 from tunewright.models.heads import classify
 from tunewright.models.loading import load_classifier
 from tunewright.models.tokens import Long
-from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
+from tunewright.tasks import LABEL, TEXT, TEXT_PAIR, stock_limits
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.labels import (
     LabelKind,
@@ -223,7 +223,12 @@ class TextClassification(WindowedTask):
 
     def limits(self) -> Sequence[str]:
         how = "mean" if self.pooling == "mean" else "largest, class by class,"
-        return self._reading.limits(how, "transformers", "logits")
+        return (
+            *self._reading.limits(how, "transformers", "logits"),
+            *stock_limits.of_temperature(self.temperature),
+            *stock_limits.of_abstention(self.abstain_below, self.target_accuracy),
+            *stock_limits.of_label_kind(self.label_kind),
+        )
 
     def calibrate(self, answers: Sequence[Label], rows: Sequence[Row]) -> Self:
         """Returns the task with temperature (Guo et al. 2017) and threshold fitted on `rows`."""

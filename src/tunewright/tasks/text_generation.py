@@ -49,7 +49,7 @@ from tunewright.tasks import CHAT_ROLES
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
 from tunewright.tasks.conversations import check_prompt_template, is_plain_text, messages_of
 from tunewright.tasks.texts import fitting_length, text_of
-from tunewright.types import Features, Role, Row, TokenStream
+from tunewright.types import Features, ReadsLong, Role, Row, TokenStream
 
 DEFAULT_LENGTH = 1024
 # Decoders name their positions in many ways; a text is never written past them.
@@ -143,6 +143,11 @@ class TextGeneration(Task):
 
     def __post_init__(self) -> None:
         check_prompt_template(self.prompt_template)
+
+    @property
+    def reads_long(self) -> ReadsLong:
+        """Conversations are cut or refused, plain texts are read in windows."""
+        return "mixed"
 
     def learn(self, rows: Iterable[Row]) -> Self:
         count, empty = 0, list[Row]()
@@ -289,6 +294,13 @@ class TextGeneration(Task):
 
     def limits(self) -> Sequence[str]:
         told = []
+        if self.max_length is not None:
+            cut = "loses its oldest exchanges, then the end of its longest turn"
+            what = cut if self.long == "truncate" else "is refused"
+            told.append(
+                f"A conversation with more than {self.prompt_room:,} tokens before its last answer "
+                f"{what}. Stock libraries read all that the model can."
+            )
         if self.prompt_template is not None:
             told.append(
                 f"A prompt stands in the user's turn as {self.prompt_template!r}; stock libraries "

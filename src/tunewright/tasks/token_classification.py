@@ -58,7 +58,7 @@ from tunewright.models.tokens import Long, encode_windows
 from tunewright.tasks import ENTITIES, PLAIN_TEXT, TAGS, TOKENS
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, each_window
 from tunewright.tasks.labels import Weights, weights_of
-from tunewright.tasks.tagging import Odd, sentences, tables
+from tunewright.tasks.tagging import Odd, limits, sentences, tables
 from tunewright.tasks.texts import each_read, fitting_length
 from tunewright.tasks.windows import length_field, long_field, stride_field
 from tunewright.tasks.words import (
@@ -386,6 +386,10 @@ class TokenClassification(Task):
             for first, last, label in spans
         ]
         return Entities(tuple(entities), tuple(tags) if text.has_tokens else None)
+
+    def limits(self) -> Sequence[str]:
+        windows = (self._window(), self.stride) if self.long == "window" else None
+        return limits(CRF_FILE if self.crf else None, windows, self.scheme)
 
     def statistics(self, answer: Entities, row: Row) -> Mapping[str, Any]:
         text = read_tagged(row)

@@ -54,7 +54,8 @@ class Translation(SequenceToSequence):
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
         'model = AutoModelForSeq2SeqLM.from_pretrained("path/to/this/folder")\n'
-        'found = model.generate(**tokenizer("A dog runs.", return_tensors="pt"))\n'
+        'inputs = tokenizer("A dog runs.", truncation=True, return_tensors="pt")\n'
+        "found = model.generate(**inputs)\n"
         "tokenizer.decode(found[0], skip_special_tokens=True)"
     )
 
