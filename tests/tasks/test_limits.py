@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -82,7 +84,7 @@ TOLD = {
     ),
     ("sentence-embedding", "query_prompt"): (
         {"query_prompt": "find: "},
-        ('"find: " is put before queries', "encode_query"),
+        ('A prompt is put "find: " before queries.', "encode_query"),
     ),
     ("sentence-embedding", "document_prompt"): (
         {"document_prompt": "story: "},
@@ -265,6 +267,25 @@ def test_the_lines_of_an_embedding_model_give_its_own_vectors(
     exec("\n".join(lines), names)
     np.testing.assert_allclose(found, eval(last, names), atol=1e-5)
     assert np.shape(found) == (2, 8)
+
+
+def test_the_lines_of_a_model_that_ranks_give_its_own_scores(tmp_path, tiny_folder):
+    pytest.importorskip("sentence_transformers")
+    source, folder = tmp_path / "source", tmp_path / "saved"
+    shutil.copytree(tiny_folder("bert", 1), source)
+    settings = json.loads((source / "config.json").read_text())  # as of many models on the Hub
+    settings["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    (source / "config.json").write_text(json.dumps(settings))
+    task, tokenizer = find_task("reranking")().within(64), load_tokenizer(source)
+    model, _ = task.build(source, tokenizer, dropout=0.0, seed=0)
+    save_model(model, tokenizer, folder, max_length=64)
+    row = Row(0, {"query": "a question", "text": ["an answer", "another"]})
+    (found,) = Predictor(task, model.eval(), tokenizer, CPU).answers([row])
+    *lines, last = task.stock_lines().replace("path/to/this/folder", str(folder)).splitlines()
+    names: dict[str, object] = {}
+    exec("\n".join(lines), names)
+    stock = {each["corpus_id"]: each["score"] for each in eval(last, names)}
+    assert found.scores == pytest.approx([stock[0], stock[1]], abs=1e-5)
 
 
 def test_the_lines_of_a_model_that_translates_have_its_prefix():

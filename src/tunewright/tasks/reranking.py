@@ -86,8 +86,8 @@ class Reranking(WindowedTask):
         'tw.load("path/to/this/folder").predict([row])'
     )
     stock_usage: ClassVar[str] = (
-        "from sentence_transformers import CrossEncoder\n\n"
-        'model = CrossEncoder("path/to/this/folder")\n'
+        "from sentence_transformers import CrossEncoder\nfrom torch import nn\n\n"
+        'model = CrossEncoder("path/to/this/folder", activation_fn=nn.Sigmoid())\n'
         'model.rank("a question", ["an answer", "another"])'
     )
 

@@ -330,12 +330,12 @@ class SentenceEmbedding(WindowedTask):
                 f"Vectors are cut to their first {self.dimensions} numbers. Stock "
                 f"`sentence-transformers` does so with truncate_dim={self.dimensions}{whole}."
             )
-        if self.query_prompt or self.document_prompt:
-            query, document = self.query_prompt or "", self.document_prompt or ""
+        prompts = {"queries": self.query_prompt, "documents": self.document_prompt}
+        said = [f'"{prompt}" before {texts}' for texts, prompt in prompts.items() if prompt]
+        if said:
             found.append(
-                f'"{query}" is put before queries, and "{document}" before documents. Stock '
-                "`sentence-transformers` does so in encode_query and encode_document, and not in "
-                "encode."
+                f"A prompt is put {' and '.join(said)}. Stock `sentence-transformers` does so in "
+                "encode_query and encode_document, and not in encode."
             )
         return tuple(found)
 

@@ -23,8 +23,8 @@ def of_abstention(abstain_below: float, target_accuracy: float | None) -> Iterat
     if abstain_below >= ANSWERS_NOTHING:
         wanted = "wanted accuracy" if target_accuracy is None else f"accuracy of {target_accuracy}"
         yield (
-            "Every answer is marked as abstained: with no threshold did answers reach the "
-            f"{wanted} on validation rows. Stock `transformers` always answers."
+            f"Every answer is marked as abstained: no threshold reached the {wanted} on validation "
+            "rows. Stock `transformers` always answers."
         )
     elif abstain_below:
         yield (
