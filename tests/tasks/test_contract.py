@@ -147,10 +147,10 @@ def test_a_missing_role_is_named_with_its_help(task):
     for role in needed:
         columns = [other.name for other in needed if other is not role]
         with pytest.raises(DataError) as caught:
-            resolve_columns(task.roles, columns, {}, training=True, source="rows.csv")
+            resolve_columns(task.roles, columns, {}, training=True, source="rows.jsonl")
         quoted = ", ".join(f'"{column}"' for column in columns)
         assert str(caught.value) == (
-            f'rows.csv: there is no column "{role.name}" ({role.help}). It has {quoted}. '
+            f'rows.jsonl: there is no column "{role.name}" ({role.help}). It has {quoted}. '
             f"Name the column with data.columns.{role.name}=COLUMN."
         )
 

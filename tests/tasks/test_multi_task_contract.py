@@ -199,6 +199,8 @@ def test_what_parts_say_has_their_names(monkeypatch):
     ]
     both = {"topic/": np.array([True, False]), "mood/": np.array([False, True])}
     assert task.measured_as(both) == ["topic: As ever.", "mood: As ever."]
+    monkeypatch.setattr(TextClassification, "fitted_as", lambda self: ["No more."])
+    assert task.fitted_as() == ["topic: No more.", "mood: No more."]
     assert task.remarks("train", iter(rows)) == [
         "topic: train: 1 inputs.",
         "mood: train: 2 inputs.",

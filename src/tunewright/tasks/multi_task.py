@@ -385,6 +385,9 @@ class MultiTask(Task):
         name, own = self._own(row)
         return self.tasks[name].compared(answer, own)
 
+    def fitted_as(self) -> Sequence[str]:
+        return [f"{name}: {said}" for name, task in self.tasks.items() for said in task.fitted_as()]
+
     def measured_as(self, statistics: Statistics) -> Sequence[str]:
         parts = self.by_part(statistics).items()
         return [f"{name}: {said}" for name, (task, own) in parts for said in task.measured_as(own)]
