@@ -34,7 +34,7 @@ class Condition:
     dates written as 2024-05-31 compare as dates, also with a year alone; who asks for 00123 means
     this text. What does not begin with a digit, such as "n/a", is neither above a number nor below.
     Of a list one entry has to fulfil the condition, and each of them `!=`. A missing value only
-    fulfils `!=`.
+    fulfils `!=`. Truth values are true and false in any case of letters.
     """
 
     column: str
@@ -67,7 +67,7 @@ class Condition:
             return compare(left, right)
         if right is not None and self.sign not in ("=", "!=") and not text[:1].isdigit():
             return False
-        return compare(text, self.value)
+        return compare(text, self.value.lower() if isinstance(found, bool) else self.value)
 
 
 def _number(value: Any) -> Decimal | None:
