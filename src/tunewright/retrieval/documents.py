@@ -35,12 +35,16 @@ ID = Role("id", "what names a document", ("_id", "docid", "doc_id", "file"), req
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text, what names it, its other columns as plain values, and where it was read."""
+    """A text, what names it, its other columns as plain values, and where it was read.
+
+    Without an id the key is the place, `data.csv:2`, which another source may have, too.
+    """
 
     key: str
     text: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+    has_id: bool = True
 
     def columns_json(self) -> str:
         """Returns the columns as one line of JSON."""
@@ -118,7 +122,7 @@ def _document(row: Row, more: Sequence[str], between: str) -> Document:
     others = [replace(row, values={"text": columns.pop(name)}) for name in more]
     texts = [text_of(each, "text") for each in (row, *others)]
     body = between.join(text for text in texts if not is_blank(text))
-    return Document(_key(row), body, columns, row.where)
+    return Document(_key(row), body, columns, row.where, "id" in row.values)
 
 
 def _key(row: Row) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,12 +57,16 @@ STAGED = (
     " columns text not null, place text not null)",
     "create temp table pieces (key text not null, start integer not null, stop integer not null,"
     " digest blob not null)",
+    "create temp table blank (key text primary key)",
 )
 # Documents that leave the index, for good or because their text or columns changed.
 STALE = (
     "select d.id from documents d left join incoming i on i.key = d.key"
-    " where i.body is not null or (i.key is null and not ?)"
+    " where i.body is not null"
+    " or (i.key is null and (not ? or d.key in (select key from blank)))"
 )
+# Made when documents are first added, which without ids are known again by their text.
+BY_DIGEST = "create index if not exists documents_by_digest on documents (digest)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,9 @@ def update_index(
 ) -> IndexChange:
     """Makes the index in `folder` hold these documents, and says what changed.
 
-    Documents that it holds and that do not come again are removed, unless `add`. Texts longer than
+    Documents that it holds and that do not come again are removed, unless `add`. Then a document
+    without an id takes the place of none: it is the one that has its text and columns, or a new
+    one. A document whose text is blank now is removed in either case. Texts longer than
     `passage_tokens` become passages that share `stride` tokens; None is as the index was made, or
     what the model reads at once and 32. `vectors` says how they are stored: "float32", "int8" in a
     quarter of it, "binary" in a 32nd; None is as the index was made, or float32. `model` says how
@@ -268,9 +274,10 @@ class _Update:
     tell: Callable[[Progress], None]
     num_blank: int = 0
     num_embedded: int = 0
+    passed: dict[bytes, int] = field(default_factory=dict)
 
     def run(self, documents: Iterable[Document]) -> IndexChange:
-        for statement in STAGED:
+        for statement in (*STAGED, BY_DIGEST) if self.add else STAGED:
             self.store.run(statement)
         self._read(documents)
         self._check_overlap()
@@ -282,7 +289,7 @@ class _Update:
         with self.store.transaction():
             for done, document in enumerate(documents, 1):
                 if is_blank(document.text):
-                    self.num_blank += 1
+                    self._leave_out(document)
                 else:
                     self._set_aside(document)
                 if done % 1000 == 0:
@@ -290,19 +297,61 @@ class _Update:
         if not self._count("select count(*) from incoming"):
             raise DataError("the source", "no row has a text", "At least one is needed.")
 
+    def _leave_out(self, document: Document) -> None:
+        self.num_blank += 1
+        if document.has_id:
+            self.store.run("insert or ignore into blank values (?)", (document.key,))
+
     def _set_aside(self, document: Document) -> None:
         key, columns = document.key, document.columns_json()
+        digest = digest_of(document.text, columns)
+        if self.add and not document.has_id:
+            key = self._key_apart(key, digest)
         other = self.store.one("select place from incoming where key = ?", (key,))
         if other is not None:
             raise DataError(
                 document.where, f'the id "{key}" stands in {other}, too', "An id names one row.",
                 "Remove one of them, or name another column with --id.",
             )  # fmt: skip
-        digest = digest_of(document.text, columns)
         old = self.store.one("select digest from documents where key = ?", (key,))
         body = None if digest == old else document.text
         row = (key, digest, body, columns if body is not None else "", document.where)
         self.store.run("insert into incoming values (?, ?, ?, ?, ?)", row)
+
+    def _key_apart(self, place: str, digest: bytes) -> str:
+        """Returns the key of what is added without an id: that of the same text, or a free one."""
+        at_place = "select 1 from documents where key = ? and digest = ?"
+        if self.store.one(at_place, (place, digest)) and not self._came(place):
+            return place
+        return self._key_of_same(digest) or self._free_key(place)
+
+    def _key_of_same(self, digest: bytes) -> str | None:
+        """Returns the key of a document of this text and columns that has not come yet."""
+        sql = "select id, key from documents where digest = ? and id > ? order by id limit 1"
+        while found := next(self.store.rows(sql, (digest, self.passed.get(digest, 0))), None):
+            if not self._came(found[1]):
+                return str(found[1])
+            self.passed[digest] = found[0]
+        return None
+
+    def _free_key(self, place: str) -> str:
+        """Returns the place, or with a number where it is taken: data.csv:2, then data.csv:2#2."""
+        if not self._is_taken(place):
+            return place
+        taken, free = 1, 2
+        while self._is_taken(f"{place}#{free}"):
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            taken, free = (middle, free) if self._is_taken(f"{place}#{middle}") else (taken, middle)
+        return f"{place}#{free}"
+
+    def _is_taken(self, key: str) -> bool:
+        held = self.store.one("select 1 from documents where key = ?", (key,))
+        return held is not None or self._came(key)
+
+    def _came(self, key: str) -> bool:
+        return self.store.one("select 1 from incoming where key = ?", (key,)) is not None
 
     def _check_overlap(self) -> None:
         """Raises SettingsError when nothing of the index came again: it is another source."""
