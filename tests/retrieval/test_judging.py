@@ -135,6 +135,55 @@ def test_a_relevant_document_that_is_not_indexed_counts_as_not_found(beir, tmp_p
     assert quality.metrics["recall@10"].value <= upper
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "bm25"])
+def test_a_document_with_the_id_of_the_query_is_not_ranked(beir, tmp_path, mode):
+    folder, corpus, queries, _ = beir
+    # As in Quora and ArguAna, where the queries are among the documents and find themselves first.
+    rows = [{"id": key, "text": text} for key, text in {**corpus, **queries}.items()]
+    update_index(tmp_path / "both", read_documents(rows), Unlike())
+    with load_index(tmp_path / "both", embedder=Unlike()) as both:
+        quality = both.evaluate(folder, Question(mode=mode))
+        judged = JudgedQueries.read(folder)
+        hits = {q: both.search(t, mode=mode, top=101) for q, t in judged.texts.items()}
+
+    reciprocal = []
+    for query, found in hits.items():
+        others = [hit.id for hit in found if hit.id != query][:10]
+        places = [n for n, key in enumerate(others, 1) if key in judged.gains[query]]
+        reciprocal.append(1 / places[0] if places else 0.0)
+    assert quality.metrics["mrr@10"].value == pytest.approx(np.mean(reciprocal))
+    assert quality.num_own == quality.to_json()["own_documents"] == len(hits)
+    assert quality.notices == (
+        f"{len(hits)} queries have the id of a document, which is left out there, as in BEIR.",
+    )
+
+
+def test_a_hundred_other_documents_are_ranked_beside_the_query_itself(tmp_path):
+    texts = {"q": "red"} | {f"d{n:03}": "red " + "x " * n for n in range(1, 131)}
+    rows = [{"id": key, "text": text} for key, text in texts.items()]
+    update_index(tmp_path / "index", read_documents(rows), WordCounts())
+    with load_index(tmp_path / "index", embedder=WordCounts()) as found:
+        last = found.search("red", mode="dense", top=101)[-1].id
+        judged = JudgedQueries({"q": "red"}, {"q": {last: 1.0}}, among_documents=True)
+        quality = found.evaluate(judged, Question(mode="dense"))
+    assert quality.metrics["map@100"].value == pytest.approx(1 / 100)
+
+
+@pytest.mark.parametrize(
+    ("gains", "among_documents"),
+    [({"iron": 1.0}, True), ({"bank": 1.0}, False)],
+    ids=["judged to be relevant", "queries of other ids"],
+)
+def test_a_document_of_the_same_id_stays(tmp_path, gains, among_documents):
+    rows = [{"id": "iron", "text": "a lack of iron"}, {"id": "bank", "text": "the bank"}]
+    update_index(tmp_path / "index", read_documents(rows), WordCounts())
+    judged = JudgedQueries({"iron": "iron"}, {"iron": gains}, among_documents)
+    with load_index(tmp_path / "index", embedder=WordCounts()) as found:
+        quality = found.evaluate(judged, Question(mode="dense"))
+    assert quality.metrics["mrr@10"].value == (1.0 if "iron" in gains else 0.5)
+    assert (quality.num_own, quality.notices) == (0, ())
+
+
 def test_another_split_is_read_by_its_name(beir):
     folder = beir[0]
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")

@@ -248,12 +248,18 @@ def _show_change(folder: str, change: Any, as_json: bool) -> None:
 def search_and_show(
     folder: str, query: str | None, queries: str | None, judge: str | None, output: str,
     asked: Mapping[str, Any], rerank: str | None, precision: str, as_json: bool,
+    split: str | None = None,
 ) -> None:  # fmt: skip
     """Answers one query, or many as they come, or measures the search on judged ones."""
     if sum(given is not None for given in (query, queries, judge)) != 1:
         raise SettingsError(
             "search", "it needs one of a query, --queries and --judge", "",
             'Write, for example: tunewright search index "a question"',
+        )  # fmt: skip
+    if split is not None and judge is None:
+        raise SettingsError(
+            "--split", "no judged queries are named", "It is one of theirs.",
+            "Name their folder: --judge FOLDER",
         )  # fmt: skip
     from tunewright.retrieval.reranker import load_reranker
     from tunewright.retrieval.search_index import Question, load_index
@@ -264,7 +270,7 @@ def search_and_show(
         reranker = load_reranker(reading, precision) if reading else None  # type: ignore[arg-type]
         question = replace(question, reranker=reranker)
         if judge is not None:
-            _show_quality(index.evaluate(judge, question), as_json)
+            _show_quality(index.evaluate(judge, question, split or "test"), as_json)
         elif queries is not None:
             write_rows(_answered(index, queries, question), output)
         elif query is not None:

@@ -22,7 +22,6 @@ import numpy as np
 from tunewright.data import is_blank
 from tunewright.devices import Precision
 from tunewright.errors import SettingsError, listed, nearest
-from tunewright.metrics.ranking import DEPTH as JUDGED_DEPTH
 from tunewright.retrieval.conditions import Condition
 from tunewright.retrieval.embedder import Embedder, encoded, probe
 from tunewright.retrieval.encoder import load_encoder
@@ -162,10 +161,9 @@ class SearchIndex:
         """
         if not isinstance(judged, JudgedQueries):
             judged = JudgedQueries.read(Path(judged), split)
-        num_hits = max(question.top, JUDGED_DEPTH)
 
-        def rank(queries: Sequence[str]) -> list[list[str]]:
-            found = self._answers(queries, question, num_hits)
+        def rank(queries: Sequence[str], num_hits: int) -> list[list[str]]:
+            found = self._answers(queries, question, max(question.top, num_hits))
             return [[hit.id for hit in hits] for hits in found]
 
         return judge_search(rank, judged, self._is_indexed)
