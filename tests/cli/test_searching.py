@@ -337,6 +337,47 @@ def test_a_search_is_measured_on_judged_queries(command, indexed, tmp_path):
     assert "ndcg@10" in shown.out
 
 
+def test_another_split_of_the_judged_queries_is_chosen(command, indexed, tmp_path):
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    (beir / "queries.jsonl").write_text('{"_id": "q1", "text": "team"}\n')
+    (beir / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ts1\t1\n")
+    words = ["search", "index", "--mode", "bm25", "--json"]
+    ended = command(*words, "--judge", "beir", "--split", "dev")
+    assert ended.status == 0, ended.err
+    assert ended.json["metrics"]["mrr@10"]["value"] == 1
+    assert "test.tsv: there is no such file" in command(*words, "--judge", "beir").err
+    assert refused(command("search", "index", "team", "--split", "dev")) == (
+        "tunewright: --split: no judged queries are named. It is one of theirs. "
+        "Name their folder: --judge FOLDER"
+    )
+
+
+def test_adding_standard_input_keeps_what_came_before(command, indexed, tiny, monkeypatch):
+    for text, num_added in (("a goal", 1), ("a song", 1), ("a song", 0)):
+        piped(json.dumps({"text": text}) + "\n", monkeypatch)
+        ended = command("index", "-", "--add", "--precision", "fp32", "--json")
+        assert (ended.json["num_added"], ended.json["num_changed"]) == (num_added, 0), ended.err
+    assert ended.json["num_passages"] == 7
+
+
+def test_a_text_that_became_blank_is_said_to_be_removed(command, articles, indexed):
+    lines = "\n".join(["id,topic,text,year", "b1,bank,,2021", "n1,news,something new,2023"])
+    (articles.parent / "more.csv").write_text(lines + "\n")
+    ended = command("index", "more.csv", "--add", "--precision", "fp32")
+    assert ended.out.startswith("index: 1 document added, 0 changed, 1 removed, 4 as they were;")
+    assert "Left out: 1 row without a text." in ended.out
+
+
+@pytest.mark.parametrize("value", ["True", "true"])
+def test_a_truth_value_is_asked_for_in_either_spelling(command, tmp_path, tiny, value):
+    rows = [{"id": str(n), "text": "a film", "ok": n == 1} for n in range(2)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command("index", "rows.jsonl", "--model", tiny)
+    ended = command("search", "index", "film", "--where", f"ok={value}", "--json")
+    assert [hit["id"] for hit in ended.json["hits"]] == ["1"]
+
+
 def test_indexing_again_takes_the_index_s_own_model(command, articles, tiny, tmp_path):
     first = command("index", articles, "--model", tiny, "--precision", "fp32", "exact=true")
     assert first.status == 0, first.err
