@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TaggedText:
-    """A text, the places [start, end) of its words, and what is marked in it.
+    """A text, the places [start, end) of its words in order, and what is marked in it.
 
     A row with words of its own `has_tokens`, and `tags` where these are known; one that comes as
     text has `marks`, in characters, or None; `num_trimmed` of them had blanks at an edge.
@@ -61,15 +63,21 @@ class TaggedText:
         """The row's own tags but for those that are not known."""
         return [tag for tag in self.tags or () if tag != UNKNOWN]
 
+    @cached_property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each word begins, and where it ends, (W,) each."""
+        starts, ends = ([word[side] for word in self.words] for side in (0, 1))
+        return np.array(starts, np.int64), np.array(ends, np.int64)
+
     def spans(self, scheme: Scheme) -> list[TokenSpan]:
         """Returns what is marked, in words: those that begin inside a mark."""
         if self.tags is not None:
             return spans_of([tag or OUTSIDE for tag in self.tags], scheme)
         found = []
         for start, end, label in self.marks or ():
-            inside = [place for place, (begin, _) in enumerate(self.words) if start <= begin < end]
-            if inside:
-                found.append((inside[0], inside[-1] + 1, label))
+            first, last = (bisect_left(self.words, at, key=itemgetter(0)) for at in (start, end))
+            if first < last:
+                found.append((first, last, label))
         return found
 
     def places(self, scheme: Scheme) -> list[Mark]:
@@ -91,7 +99,9 @@ class TaggedText:
         words = [
             part
             for start, end in self.words
-            for part in pairwise([start, *(cut for cut in cuts if start < cut < end), end])
+            for part in pairwise(
+                [start, *cuts[bisect_right(cuts, start) : bisect_left(cuts, end)], end]
+            )
         ]
         return replace(self, words=words)
 
@@ -239,13 +249,12 @@ def word_of(text: TaggedText, stream: TokenStream) -> np.ndarray:
     """
     assert stream.offsets is not None
     assert stream.text_ids is not None
-    starts = np.array([start for start, _ in text.words], np.int64)
-    ends = np.array([end for _, end in text.words], np.int64)
-    begins = np.array([_begin(text.text, a, b) for a, b in stream.offsets], np.int64)
-    if not len(starts):
+    start_W, end_W = text.edges
+    begin_N = np.array([_begin(text.text, a, b) for a, b in stream.offsets], np.int64)
+    if not len(start_W):
         return np.full(len(stream), -1)
-    place_N = np.searchsorted(starts, begins, "right") - 1
-    inside_N = (place_N >= 0) & (begins < ends[place_N]) & (stream.text_ids == 0)
+    place_N = np.searchsorted(start_W, begin_N, "right") - 1
+    inside_N = (place_N >= 0) & (begin_N < end_W[place_N]) & (stream.text_ids == 0)
     return np.where(inside_N, place_N, -1)
 
 
