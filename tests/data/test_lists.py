@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.data.lists import find_separator, numbers_in, read_flag, read_list, texts_in
+from tunewright.data.lists import (
+    find_separator,
+    numbers_in,
+    read_flag,
+    read_list,
+    read_written,
+    texts_in,
+)
 from tunewright.errors import DataError
 
 NAMES = st.lists(st.text("abc é好", min_size=1).map(str.strip).filter(bool), max_size=5)
@@ -137,3 +147,72 @@ def test_numbers_that_are_written_as_a_list_are_one(text):
 def test_an_array_that_was_cut_is_refused(text):
     with pytest.raises(DataError):
         read_list(text, None, "here")
+
+
+OBJECTS = [{"start": 0, "end": 3, "label": "it's"}, {"start": 4, "end": 6, "label": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('["a", "b, c"]', ["a", "b, c"]),
+        ("['a', \"it's\"]", ["a", "it's"]),
+        ("['a' \"it's\"\n 'b']", ["a", "it's", "b"]),
+        (" [0, -1] ", [0, -1]),
+        ("[ 0 -100\n 12]", [0, -100, 12]),
+        ("[]", []),
+        ("('a', 'b')", ("a", "b")),
+        ('{"text": ["a"], "answer_start": [2]}', {"text": ["a"], "answer_start": [2]}),
+        (
+            "{'text': array(['a', 'array(['], dtype=object), 'answer_start': array([2, 3],\n"
+            "      dtype=int32)}",
+            {"text": ["a", "array(["], "answer_start": [2, 3]},
+        ),
+        (str(OBJECTS), OBJECTS),
+        (str(OBJECTS).replace("}, {", "} {"), OBJECTS),
+        ("[(0, 3, 'x')]", [(0, 3, "x")]),
+    ],
+)
+def test_lists_and_objects_are_read_as_they_are_written(text, expected):
+    assert read_written(text) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        ["a"],
+        "",
+        "a b",
+        "[a, b]",
+        "['a', 'b'",
+        "['a' 'b' ... 'z']",
+        "['a', 'b' 'c']",
+        "[['a' 'b'], ['c']]",
+        "{'text': array(['a', ..., 'b'",
+        "[{[1]: 2}]",
+        "{[1]}",
+        "[" * 9 + "]" * 9,
+        "[" * 9_999 + "]" * 9_999,
+        "[" + "1+" * 9_999 + "1]",
+        "['a'," + " " * 1_000_000 + "'b']",
+    ],
+    ids=lambda value: f"{value!r:.20}",
+)
+def test_what_is_no_list_or_object_stays_as_it_is(value):
+    assert read_written(value) == value
+
+
+def test_a_text_with_keys_that_no_object_has_is_a_text():
+    assert texts_in("[{[1]: 2}]", "a.csv") == ["[{[1]: 2}]"]
+
+
+@given(st.lists(st.text(max_size=4), max_size=5), st.lists(st.integers(-200, 200), max_size=5))
+def test_what_json_python_and_numpy_write_is_read_back(texts, numbers):
+    for written in (json.dumps(texts), str(texts)):
+        assert read_written(written) == texts
+    assert read_written(str(np.array(numbers, int))) == numbers
+    whole = {"text": texts, "answer_start": numbers}
+    arrays = {name: np.array(each, object) for name, each in whole.items()}
+    assert read_written(json.dumps(whole)) == read_written(str(whole)) == whole
+    assert read_written(str(arrays)) == whole

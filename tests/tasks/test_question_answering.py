@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
 from tunewright.answers import FoundAnswer
+from tunewright.data import read_table
 from tunewright.errors import DataError, ModelError
 from tunewright.models.batch import pack
 from tunewright.models.tokenizers import load_tokenizer
@@ -69,9 +73,22 @@ def test_the_best_spans_are_those_of_trying_all(seed, num_question, num_context,
         {"text": "film", "answer_start": 2},
     ],
 )
-def test_every_form_of_an_answer_is_read(answers):
-    (row,) = rows_of([{"question": "?", "context": "a film", "answers": answers}])
+@pytest.mark.parametrize("write", [lambda answers: answers, json.dumps, str])
+def test_every_form_of_an_answer_is_read(answers, write):
+    (row,) = rows_of([{"question": "?", "context": "a film", "answers": write(answers)}])
     assert [(a.text, a.start, a.end) for a in true_answers(row)] == [("film", 2, 6)]
+
+
+def test_answers_that_other_libraries_wrote_to_a_csv_file_are_read(tmp_path):
+    answers = [{"text": ["film", "a film"], "answer_start": [2, 0]},
+               {"text": [], "answer_start": []}]  # fmt: skip
+    wide = {"question": ["?", "?"], "context": ["a film", "a film"], "answers": answers}
+    datasets.Dataset.from_dict(wide).to_csv(tmp_path / "a.csv")
+    rows = read_table(tmp_path / "a.csv").rows({name: name for name in wide})
+    assert [[(a.text, a.start) for a in true_answers(row)] for row in rows] == [
+        [("film", 2), ("a film", 0)], [],
+    ]  # fmt: skip
+    assert learned(rows=rows).may_lack is True
 
 
 @pytest.mark.parametrize(
@@ -105,7 +122,8 @@ def test_every_form_of_an_answer_is_read(answers):
         (
             "film",
             'rows.csv, line 2: its answers are \'film\'. Answers are [{"text", "start"}], or '
-            '{"text": [...], "answer_start": [...]}.',
+            '{"text": [...], "answer_start": [...]}. Write them so, as JSON where the file has '
+            "only texts; [] says that there is none.",
         ),
     ],
 )

@@ -373,7 +373,18 @@ def test_parts_of_speech_are_judged_by_accuracy_first():
         ),
         (
             {"tokens": "a b", "tags": ["O"]},
-            "rows.csv, line 2: its tokens are 'a b'. A list of words is needed.",
+            "rows.csv, line 2: its tokens are 'a b'. A list of words is needed. Write it as "
+            '["Ada", "met"], or name the column of whole texts with data.columns.text.',
+        ),
+        (
+            {"tokens": '["a", "b"]', "tags": "O O"},
+            "rows.csv, line 2: its tags are 'O O'. A list of tags is needed. Write it as "
+            '["B-person", "O"], one for each token.',
+        ),
+        (
+            {"text": "a film", "entities": "film"},
+            "rows.csv, line 2: its entities are 'film'. A list of spans is needed. Write it as "
+            '[[0, 3, "person"]], in characters of the text.',
         ),
         (
             {"tokens": ["a"], "tags": [None]},

@@ -25,9 +25,19 @@ from tunewright.errors import DataError
 SEPARATORS = ("|", ";", ",")
 # A longer list in one cell is no list of names.
 MAX_CHARACTERS = 1_000_000
+# Nor are these lists in one another: spans of a text with a list of labels each are three deep.
+MAX_DEPTH = 8
 # A tuple or a set of texts, as Python prints it.
 _OF_PYTHON = re.compile(r"""[({]\s*['"].*['"]\s*,?\s*[)}]""", re.DOTALL)
 _NUMBERS = re.compile(r"\[[-+\d.eE,\s]*\]")
+_INTEGERS = re.compile(r"\[\s*-?\d{1,18}(\s+-?\d{1,18})*\s*\]")
+_BRACKETS = ("[]", "{}", "()")
+# Texts that may stand beside one another without a comma; to look closer takes ten times as long.
+_BESIDE = re.compile(r"""['"][\s\\]*[rbuRBU]{0,2}['"]""")
+# What text that is no literal makes Python's parser raise: unhashable keys, lists without an end.
+_UNREADABLE = (
+    ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError
+)  # fmt: skip
 
 Item = str | int | float | bool
 
@@ -97,7 +107,7 @@ def _written(text: str, where: str) -> Any:
         if len(plain) <= MAX_CHARACTERS and "[" not in plain:
             found = ast.literal_eval(plain)
             return sorted(found) if isinstance(found, set) else found
-    except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+    except _UNREADABLE:
         pass
     raise _no_list(text, where)
 
@@ -127,7 +137,9 @@ def texts_in(value: Any, source: str) -> list[Any]:
     if not _is_delimited(source) or not isinstance(value, str) or not is_written(value):
         return [value]
     found = _loaded(value.strip())
-    if found is None or not all(each is None or isinstance(each, str) for each in found):
+    if not isinstance(found, list) or not all(
+        each is None or isinstance(each, str) for each in found
+    ):
         return [value]
     return [each for each in found if not is_blank(each)]
 
@@ -141,22 +153,90 @@ def numbers_in(value: Any, source: str) -> list[Any]:
     return [value]
 
 
+def read_written(value: Any) -> Any:
+    """Returns the list or the object that a text holds, as JSON, Python or NumPy writes it.
+
+    It is for roles that are never a text themselves, such as the tokens of one. What is no text,
+    and a text that holds neither, stays as it is.
+    """
+    plain = value.strip() if isinstance(value, str) else ""
+    if plain[:1] + plain[-1:] not in _BRACKETS:
+        return value
+    if _INTEGERS.fullmatch(plain):
+        return [int(each) for each in plain[1:-1].split()]
+    found = _loaded(plain)
+    found = _of_arrays(plain) if found is None else found
+    return value if found is None or _is_deeper(found, MAX_DEPTH) else found
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Says whether lists and objects stand in one another more than `depth` times."""
+    if not isinstance(value, list | tuple | dict):
+        return False
+    within = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(each, depth - 1) for each in within)
+
+
 def _is_delimited(source: str) -> bool:
     return any(suffix in (".csv", ".tsv") for suffix in PurePath(source.lower()).suffixes)
 
 
-def _loaded(plain: str) -> list[Any] | None:
-    """Returns a list that is written as JSON, Python or NumPy writes it, None for anything else."""
+def _loaded(plain: str) -> list[Any] | tuple[Any, ...] | dict[Any, Any] | None:
+    """Returns what is written as JSON, Python or NumPy writes it, None for no list or object."""
     if len(plain) > MAX_CHARACTERS:
         return None
     try:
         found = json.loads(plain)
     except (ValueError, RecursionError):
         try:
-            found = _array(plain) or ast.literal_eval(plain)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+            found = (_BESIDE.search(plain) and _array(plain)) or ast.literal_eval(plain)
+        except _UNREADABLE:
             return None
-    return found if isinstance(found, list) else None
+    return found if isinstance(found, list | tuple | dict) else None
+
+
+def _of_arrays(plain: str) -> Any:
+    """Returns what pandas writes of lists and objects that stand in one another, None otherwise.
+
+    `{'text': array(['a'], dtype=object)}` is `{'text': ['a']}`, and `[{'a': 1} {'a': 2}]` has two.
+    """
+    if len(plain) > MAX_CHARACTERS:
+        return None
+    try:
+        reader = tokenize.generate_tokens(io.StringIO(plain).readline)
+        return ast.literal_eval(_without_arrays([t.string for t in reader if t.string.strip()]))
+    except _UNREADABLE:
+        return None
+
+
+def _without_arrays(parts: list[str]) -> str:
+    """Returns the parts of a literal with arrays as lists, and commas between their items.
+
+    Raises ValueError for texts without a comma between them, which Python would join to one.
+    """
+    if any(a[-1] in "'\"" and b[-1] in "'\"" for a, b in pairwise(parts)):
+        raise ValueError
+    kept: list[str] = []
+    is_call: list[bool] = []
+    place = 0
+    while place < len(parts):
+        part = parts[place]
+        if parts[place : place + 2] == ["array", "("]:
+            is_call.append(True)
+            place += 2
+            continue
+        if parts[place : place + 3] == [",", "dtype", "="]:
+            place += 4
+            continue
+        if part == "(":
+            is_call.append(False)
+        place += 1
+        if part == ")" and is_call and is_call.pop():
+            continue
+        if kept and kept[-1] in "]})" and part in "[{(":
+            kept.append(",")
+        kept.append(part)
+    return " ".join(kept)
 
 
 def _no_list(value: Any, where: str) -> DataError:

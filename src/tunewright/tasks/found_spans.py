@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from tunewright.data.lists import read_written
 from tunewright.errors import DataError
 from tunewright.tasks.texts import text_of
 from tunewright.types import Row, TokenStream
 
 NEEDED = 'Answers are [{"text", "start"}], or {"text": [...], "answer_start": [...]}.'
+AS_JSON = "Write them so, as JSON where the file has only texts; [] says that there is none."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class FoundSpan:
 def true_answers(row: Row) -> list[TrueAnswer]:
     """Returns the true answers of a row, checked against its context; none where it has none.
 
+    They may be written as text, as CSV files have them.
+
     Raises DataError for another form, and for an answer that does not stand where it is said to.
     """
     value = row.values.get("answers")
@@ -70,12 +74,13 @@ def learnt_answers(row: Row) -> list[TrueAnswer]:
 
 def _pairs(value: Any, row: Row) -> list[tuple[str, int]]:
     pairs = []
-    for item in _listed(value):
+    for item in _listed(read_written(value)):
         match item:
             case (str(text), int(start)):
                 pairs.append((text, start))
             case _:
-                raise DataError(row.where, f"its answers are {value!r:.60}", NEEDED)
+                remedy = AS_JSON if isinstance(value, str) else ""
+                raise DataError(row.where, f"its answers are {value!r:.60}", NEEDED, remedy)
     return pairs
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.data.checks import is_blank
+from tunewright.data.lists import read_written
 from tunewright.data.spans import read_spans
 from tunewright.data.tags import OUTSIDE, Scheme, TokenSpan, spans_of
 from tunewright.errors import DataError
@@ -113,10 +114,12 @@ class TaggedText:
 def read_tagged(row: Row) -> TaggedText:
     """Returns the words and marks of a row, whichever way it has them.
 
+    Lists may be written as text, as CSV files have them; a blank text is no list, not an empty one.
+
     Raises DataError for a row without text, for tags that do not fit the words, and for spans that
     do not fit the text.
     """
-    if row.values.get("tokens") is not None:
+    if _listed(row, "tokens") is not None:
         return _from_tokens(row)
     if row.values.get("text") is None:
         raise DataError(
@@ -127,12 +130,26 @@ def read_tagged(row: Row) -> TaggedText:
         )
     text = text_of(row, "text")
     words = _words(text)
-    marked = row.values.get("entities", row.values.get("tags"))
+    role = "entities" if "entities" in row.values else "tags"
+    marked = _listed(row, role)
     if marked is None:
         return TaggedText(text, words)
+    if isinstance(marked, str):
+        raise DataError(
+            row.where,
+            f"its {role} are {marked!r:.60}",
+            "A list of spans is needed.",
+            'Write it as [[0, 3, "person"]], in characters of the text.',
+        )
     spans = [(span.start, span.end, span.label) for span in read_spans(marked, text, row.where)]
     marks = [_trimmed(mark, text) for mark in spans]
     return TaggedText(text, words, marks, num_trimmed=sum(map(tuple.__ne__, spans, marks)))
+
+
+def _listed(row: Row, role: str) -> Any:
+    """Returns the list of a role, None where there is none; any other value stays as it is."""
+    value = row.values.get(role)
+    return None if isinstance(value, str) and is_blank(value) else read_written(value)
 
 
 def _words(text: str) -> list[tuple[int, int]]:
@@ -202,16 +219,26 @@ def learnt_text(row: Row) -> TaggedText:
 
 
 def _from_tokens(row: Row) -> TaggedText:
-    tokens = row.values["tokens"]
+    tokens = _listed(row, "tokens")
     is_list = isinstance(tokens, Iterable) and not isinstance(tokens, str | Mapping)
     if not is_list or not all(isinstance(token, str) for token in tokens):
-        raise DataError(row.where, f"its tokens are {tokens!r:.60}", "A list of words is needed.")
+        raise DataError(
+            row.where,
+            f"its tokens are {row.values['tokens']!r:.60}",
+            "A list of words is needed.",
+            'Write it as ["Ada", "met"], or name the column of whole texts with data.columns.text.',
+        )
     text, words = joined(tokens)
-    tags = row.values.get("tags")
+    tags = _listed(row, "tags")
     if tags is None:
         return TaggedText(text, words, has_tokens=True)
     if isinstance(tags, str | Mapping) or not isinstance(tags, Collection):
-        raise DataError(row.where, f"its tags are {tags!r:.60}", "A list of tags is needed.")
+        raise DataError(
+            row.where,
+            f"its tags are {row.values['tags']!r:.60}",
+            "A list of tags is needed.",
+            'Write it as ["B-person", "O"], one for each token.',
+        )
     if len(tags) != len(tokens):
         raise DataError(
             row.where,
