@@ -178,6 +178,16 @@ def test_a_text_has_a_relevance_and_a_list_a_ranking(tiny_folder):
     assert 0 < singly[0].score < 1
 
 
+def test_a_bare_pair_is_answered_by_a_model_that_learned_positives(tiny_folder):
+    assert Reranking.bare_roles == ("query", "text")
+    asked = predictor(learned(LISTS), tiny_folder("bert"))
+    pair = dict(zip(Reranking.bare_roles, ("a film", "the movie"), strict=True))
+    (answer,) = asked.answers(rows_of([pair]))
+    (same,) = asked.answers(rows_of([{"query": "a film", "positive": "the movie"}]))
+    assert isinstance(answer, Relevance)
+    assert answer.score == pytest.approx(same.scores[0])
+
+
 @pytest.mark.parametrize(
     ("values", "source"),
     [

@@ -443,6 +443,15 @@ def test_transitions_come_back_with_a_folder(tiny_folder, tmp_path):
 # Answers
 
 
+def test_a_bare_text_is_answered_by_a_model_that_learned_words(tiny_folder):
+    assert TokenClassification.bare_roles == ("text",)
+    asked = predictor(learned(ROWS[:3]), tiny_folder("bert"), seed=5)
+    bare, words = asked.answers(
+        rows_of([{"text": "the team won"}, {"tokens": VALUES[2]["tokens"]}])
+    )
+    assert (bare.entities, bare.tags) == (words.entities, None)
+
+
 @pytest.mark.parametrize("crf", [False, True])
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "qwen2", "mpnet"])
 def test_windows_give_the_tags_of_the_whole_text_where_windows_see_enough(

@@ -80,6 +80,7 @@ class Reranking(WindowedTask):
     library: ClassVar[str] = "sentence-transformers"
     pipeline_tag: ClassVar[str] = "text-ranking"
     text_roles: ClassVar[tuple[str, ...]] = ("query", "text")
+    bare_roles: ClassVar[tuple[str, ...]] = ("query", "text")
     own_usage: ClassVar[str] = (
         "import tunewright as tw\n\n"
         'row = {"query": "a question", "text": ["an answer", "another"]}\n'

@@ -88,6 +88,7 @@ class TokenClassification(Task):
     name: ClassVar[str] = "token-classification"
     roles: ClassVar[tuple[Role, ...]] = (TOKENS, TAGS, PLAIN_TEXT, ENTITIES)
     kind: ClassVar[Kind] = TOKEN_CLASSIFIER
+    bare_roles: ClassVar[tuple[str, ...]] = ("text",)
     pipeline_tag: ClassVar[str] = "token-classification"
     own_usage: ClassVar[str] = (
         'import tunewright as tw\n\ntw.load("path/to/this/folder").predict(["Ada met Bo."])'
