@@ -35,6 +35,8 @@ NAMES = st.lists(st.text("abc é好", min_size=1).map(str.strip).filter(bool), m
         ("['a', 'b']", ",", ["a", "b"]),
         (" [] ", ",", []),
         ("[1, 2]", None, [1, 2]),
+        ("[1 0\n 1]", None, [1, 0, 1]),
+        ("[1. 0.]", None, [1.0, 0.0]),
         ("['film' 'book']", None, ["film", "book"]),
         ("['film'\n \"it's\"]", None, ["film", "it's"]),
         ("[\"a' 'b\"]", None, ["a' 'b"]),
@@ -212,6 +214,7 @@ def test_what_json_python_and_numpy_write_is_read_back(texts, numbers):
     for written in (json.dumps(texts), str(texts)):
         assert read_written(written) == texts
     assert read_written(str(np.array(numbers, int))) == numbers
+    assert read_written(str(np.array(numbers, float))) == numbers
     whole = {"text": texts, "answer_start": numbers}
     arrays = {name: np.array(each, object) for name, each in whole.items()}
     assert read_written(json.dumps(whole)) == read_written(str(whole)) == whole

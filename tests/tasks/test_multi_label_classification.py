@@ -85,6 +85,9 @@ def test_a_separator_that_was_found_is_told(tiny_folder):
     ]
     told = 'Labels are cut at ";" (task.separator names another).'
     assert [told in notices for notices in build] == [True, False]
+    task = learned([1, 0], [0, 1], labels=["a", "b"])
+    _, notices = task.build(folder, load_tokenizer(folder), dropout=None, seed=0)
+    assert notices[0] == "Lists of zeros and ones say which of task.labels apply, in its order."
 
 
 def test_columns_of_zeros_and_ones_are_labels():
@@ -276,8 +279,97 @@ def test_stock_transformers_gives_the_same_scores(trained):
 )
 def test_zeros_and_ones_without_names_are_refused(first, second):
     rows = rows_of([{"text": "a", "labels": first}, {"text": "b", "labels": second}])
-    with pytest.raises(DataError, match="the labels of every row are 3 zeros and ones"):
+    with pytest.raises(DataError) as caught:
         MultiLabelClassification().learn(rows)
+    assert str(caught.value) == (
+        "rows.csv: the labels of every row are 3 zeros and ones. They say which labels apply, but "
+        "not what these are called. Name the labels in that order with task.labels, or write the "
+        "names of those that apply, as a list, or a column of zeros and ones for each label, named "
+        "in task.label_columns."
+    )
+
+
+FLAGS = [
+    ([1, 0, 1], [0, 0, 0], [0, True, False]),
+    ([1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]),
+    ("[1, 0, 1]", "[0, 0, 0]", "[0 1 0]"),
+    ("[True, False, True]", "[False, False, False]", "[False, True, False]"),
+    ("1,0,1", "0,0,0", "0,1,0"),
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_zeros_and_ones_are_those_of_the_labels_that_are_named(flags):
+    task = learned(*flags, labels=["film", "book", "a"], pos_weight="balanced")
+    assert (task.labels, task.label_kind) == (("film", "book", "a"), "string")
+    assert task.weights == (2.0, 2.0, 2.0)
+    answer = decoded(task)[0]
+    found = [task.compared(answer, row)[0] for row in rows(*flags)]
+    assert found == [["film", "a"], [], ["book"]]
+    assert [task.unseen_label(row) for row in rows(*flags)] == [None] * 3
+    figures = task.statistics(answer, rows(*flags)[0])
+    assert (figures["true_labels"].tolist(), figures["unseen"]) == ([True, False, True], False)
+
+
+def test_a_model_that_learned_zeros_and_ones_reads_names_too():
+    task = learned([1, 0], [0, 1], labels=["film", "book"])
+    saved = {name: value for name, value in task.to_json().items() if name != "task"}
+    again = build_task(MultiLabelClassification, saved)
+    found = [again.compared(decoded(task, LOGITS[:, :2])[0], row)[0] for row in rows(["book"], [])]
+    assert found == [["book"], []]
+
+
+def test_one_label_may_come_as_a_zero_or_a_one():
+    task = learned(1, 0, "1", labels=["spam"])
+    truth = [task.compared(Labels(()), row)[0] for row in rows(1, 0, "")]
+    assert truth == [["spam"], [], []]
+
+
+def test_labels_learned_before_keep_the_places_of_zeros_and_ones():
+    task = learned([1, 0], [0, 1], labels=["b", "c"]).continued(learned(["a"], ["b"]))
+    assert task.labels == ("a", "b", "c")
+    assert [task.compared(Labels(()), row)[0] for row in rows([1, 0], [1, 1])] == [
+        ["b"],
+        ["b", "c"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "learned_labels"),
+    [
+        (["0", "1"], (["0"], ["1"], ["0", "1"]), [["0"], ["1"], ["0", "1"]]),
+        ([0, 1, 2], ([0, 1], [1, 0]), [[0, 1], [0, 1]]),
+        (["true", "x"], (["true"], ["x"]), [["true"], ["x"]]),
+        (["a", "b"], (["a", "b"], ["b"]), [["a", "b"], ["b"]]),
+    ],
+)
+def test_zeros_and_ones_that_are_labels_are_names(labels, given, learned_labels):
+    task = learned(*given, labels=labels)
+    assert [task.compared(Labels(()), row)[0] for row in rows(*given)] == learned_labels
+
+
+def test_zeros_and_ones_that_may_be_either_are_refused():
+    with pytest.raises(DataError) as caught:
+        learned([0, 1], [1, 1], labels=[0, 1])
+    assert str(caught.value) == (
+        "rows.csv: the labels of every row are 2 zeros and ones. They may be names of labels, or "
+        "say which of task.labels apply. Write the names of those that apply, as a list, or a "
+        "column of zeros and ones for each label, named in task.label_columns."
+    )
+
+
+def test_zeros_and_ones_of_another_number_of_labels_are_refused():
+    message = (
+        'rows.csv, line 3, labels: it holds zeros and ones of 3 labels. There are 2: "a", "b". '
+        "Mend the list, or write the names of those that apply."
+    )
+    with pytest.raises(DataError) as caught:
+        learned([1, 0], [1, 0, 1], labels=["a", "b"])
+    assert str(caught.value) == message
+    task = learned([1, 0], [0, 1], labels=["a", "b"])
+    with pytest.raises(DataError) as caught:
+        task.statistics(Labels(()), rows([1, 0], [1, 0, 1])[1])
+    assert str(caught.value) == message
 
 
 def test_labels_of_a_strange_form_are_named_by_their_row():

@@ -30,7 +30,8 @@ MAX_DEPTH = 8
 # A tuple or a set of texts, as Python prints it.
 _OF_PYTHON = re.compile(r"""[({]\s*['"].*['"]\s*,?\s*[)}]""", re.DOTALL)
 _NUMBERS = re.compile(r"\[[-+\d.eE,\s]*\]")
-_INTEGERS = re.compile(r"\[\s*-?\d{1,18}(\s+-?\d{1,18})*\s*\]")
+# Whole numbers as NumPy prints them, integers or floats.
+_SPACED = re.compile(r"\[\s*-?\d{1,18}\.?(\s+-?\d{1,18}\.?)*\s*\]")
 _BRACKETS = ("[]", "{}", "()")
 # Texts that may stand beside one another without a comma; to look closer takes ten times as long.
 _BESIDE = re.compile(r"""['"][\s\\]*[rbuRBU]{0,2}['"]""")
@@ -101,6 +102,8 @@ def is_written(text: str) -> bool:
 def _written(text: str, where: str) -> Any:
     """Reads a flat list of literals, written as JSON, Python or NumPy writes it."""
     plain = text.strip()
+    if _SPACED.fullmatch(plain):
+        return _spaced(plain)
     try:
         if len(plain) <= MAX_CHARACTERS and plain.count("[") == 1:
             return _array(plain) or ast.literal_eval(plain)
@@ -110,6 +113,10 @@ def _written(text: str, where: str) -> Any:
     except _UNREADABLE:
         pass
     raise _no_list(text, where)
+
+
+def _spaced(plain: str) -> list[int | float]:
+    return [float(each) if each.endswith(".") else int(each) for each in plain[1:-1].split()]
 
 
 def _array(plain: str) -> list[str] | None:
@@ -162,8 +169,8 @@ def read_written(value: Any) -> Any:
     plain = value.strip() if isinstance(value, str) else ""
     if plain[:1] + plain[-1:] not in _BRACKETS:
         return value
-    if _INTEGERS.fullmatch(plain):
-        return [int(each) for each in plain[1:-1].split()]
+    if _SPACED.fullmatch(plain):
+        return _spaced(plain)
     found = _loaded(plain)
     found = _of_arrays(plain) if found is None else found
     return value if found is None or _is_deeper(found, MAX_DEPTH) else found

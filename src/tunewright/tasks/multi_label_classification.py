@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunewright.answers import Labels, LabelValue
-from tunewright.data import check_labels
+from tunewright.data import check_labels, plain_label
 from tunewright.data.lists import find_separator, read_flag, read_list
+from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Table
 from tunewright.metrics import MetricSpec
@@ -63,6 +64,9 @@ HOW_TO_NAME = (
     "Name the column of the labels with data.columns.labels=COLUMN, or columns of zeros and ones "
     'with task.label_columns=["COLUMN", "COLUMN"].'
 )
+
+# How lists of zeros and ones say of each label whether it applies.
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -124,6 +128,10 @@ class MultiLabelClassification(WindowedTask):
     labels: Names = field(
         default=(), metadata={"help": "the labels in order. Off: learned from the training rows"}
     )
+    flags: Names = field(
+        default=(),
+        metadata={"help": "the labels that lists of zeros and ones stand for", "fitted": True},
+    )
     label_kind: LabelKind = field(
         default="string", metadata={"help": "type of a label in the data", "fitted": True}
     )
@@ -155,10 +163,13 @@ class MultiLabelClassification(WindowedTask):
         rows = [self._without_texts(row) for row in rows]
         source = rows[0].source if rows else "the training data"
         cells = [row.values.get("labels") for row in rows]
-        task = replace(self, separator=self.separator or find_separator(cells))
+        task = replace(self, separator=self.separator or find_separator(cells), flags=())
         given = [task._given(row) for row in rows]
-        if not self.label_columns:
-            _check_names(given, source)
+        if not self.label_columns and _are_flags(given, self.labels):
+            task = replace(task, flags=self.labels)
+            given = [task._given(row) for row in rows]
+        elif not self.label_columns:
+            _check_names(given, self.labels, source)
         values = [value for each in given for value in each]
         found = Counter(map(name_of, values))
         if not found:
@@ -196,9 +207,12 @@ class MultiLabelClassification(WindowedTask):
         return loaded.model, (*self._notices(), *loaded.notices)
 
     def _notices(self) -> tuple[str, ...]:
-        if self.separator is None:
-            return ()
-        return (f'Labels are cut at "{self.separator}" (task.separator names another).',)
+        found = []
+        if self.separator is not None:
+            found.append(f'Labels are cut at "{self.separator}" (task.separator names another).')
+        if self.flags:
+            found.append("Lists of zeros and ones say which of task.labels apply, in its order.")
+        return tuple(found)
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
         return {"logits": classify(model, batch.streams["text"])}
@@ -347,7 +361,7 @@ class MultiLabelClassification(WindowedTask):
             if value is None:
                 none = 'An empty list, or "", says that no label applies.'
                 raise DataError(where, "it is missing", "Every row needs its labels.", none)
-            return read_list(value, self.separator, where)
+            return self._named(read_list(value, self.separator, where), where)
         missing = [name for name in self.label_columns if name not in row.extras]
         if missing:
             raise DataError(
@@ -361,6 +375,19 @@ class MultiLabelClassification(WindowedTask):
             if read_flag(row.extras[name], f"{row.where}, {name}")
         ]
 
+    def _named(self, given: list[Any], where: str) -> list[Any]:
+        """Returns what a list of zeros and ones says, where training had those; others stay."""
+        if not self.flags or not _are_flags([given], self.flags):
+            return given
+        if len(given) == len(self.flags):
+            return [name for name, value in zip(self.flags, given, strict=True) if _flag(value)]
+        raise DataError(
+            where,
+            f"it holds zeros and ones of {counted(len(given), 'label')}",
+            f"There are {len(self.flags)}: {listed(self.flags)}.",
+            "Mend the list, or write the names of those that apply.",
+        )
+
     def _without_texts(self, row: Row) -> Row:
         values = {name: value for name, value in row.values.items() if name == "labels"}
         extras = {name: row.extras[name] for name in self.label_columns if name in row.extras}
@@ -372,18 +399,39 @@ class MultiLabelClassification(WindowedTask):
         return row.values.get("labels") is not None
 
 
-def _check_names(given: Sequence[Sequence[LabelValue]], source: str) -> None:
-    """Raises DataError for lists of zeros and ones, one for each label: they do not name any."""
+def _flag(value: LabelValue | float) -> bool | None:
+    return _FLAGS.get(plain_label(value).lower())
+
+
+def _are_flags(given: Sequence[Sequence[LabelValue]], labels: Sequence[str]) -> bool:
+    """Says whether lists hold zeros and ones alone, and these are no labels themselves."""
+    if not labels or any(_flag(name) is not None for name in labels):
+        return False
+    return any(given) and all(_flag(item) is not None for each in given for item in each)
+
+
+def _check_names(given: Sequence[Sequence[LabelValue]], labels: Sequence[str], source: str) -> None:
+    """Raises DataError for lists of zeros and ones, one for each label: they do not name any.
+
+    Where `labels` are named, and a zero or a one is among them, they name some if they are fewer.
+    """
     sizes = set(map(len, given))
-    flags = (name_of(item) in ("0", "1", "false", "true") for each in given for item in each)
-    if sizes.isdisjoint({0, 1}) and len(sizes) == 1 and all(flags):
-        raise DataError(
-            source,
-            f"the labels of every row are {sizes.pop()} zeros and ones",
-            "They say which labels apply, but not what these are called.",
-            "Write the names of those that apply, as a list, or a column of zeros and ones for "
-            "each label, named in task.label_columns.",
-        )
+    flags = (name_of(item) in _FLAGS for each in given for item in each)
+    if len(sizes) != 1 or not sizes.isdisjoint({0, 1}) or not all(flags):
+        return
+    (size,) = sizes
+    if labels and len(labels) != size:
+        return
+    raise DataError(
+        source,
+        f"the labels of every row are {size} zeros and ones",
+        "They may be names of labels, or say which of task.labels apply."
+        if labels
+        else "They say which labels apply, but not what these are called.",
+        f"{'Write' if labels else 'Name the labels in that order with task.labels, or write'} the "
+        "names of those that apply, as a list, or a column of zeros and ones for each label, named "
+        "in task.label_columns.",
+    )
 
 
 def _scores(answer: Labels) -> np.ndarray:
