@@ -50,6 +50,11 @@ def test_texts_are_normalised_as_the_squad_script_does(text, expected):
         ("", ["北京"], 0.0, 0.0),
         ("在2008年", ["2008年"], 0.0, 2 * 2 / (3 + 2)),
         ("上海", ["北京", "上海"], 1.0, 1.0),
+        ("64.6", ["364.6公里"], 0.0, 1 / 3),
+        ("Nintendo 64游戏", ["nintendo64 游戏"], 1.0, 2 * 2 / (4 + 3)),
+        ("50%的人", ["50的人"], 1.0, 1.0),
+        ("NBA总决赛", ["NBA"], 0.0, 0.0),
+        ("the NBA", ["NBA"], 1.0, 1.0),
     ],
 )
 def test_chinese_answers_are_compared_by_their_longest_common_run(answer, true, exact, f1):
