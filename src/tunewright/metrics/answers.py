@@ -19,7 +19,7 @@ count. Figures are near those of CMRC 2018's script and not equal to them; it di
 - Chinese characters are U+4E00 to U+9FA5 there; here also U+3400 to U+4DFF, U+9FA6 to U+9FFF and
   U+F900 to U+FAFF.
 - It counts every question so. Here one whose true answers hold no Chinese character, such as
-  "2008" or "NBA", is counted as SQuAD's script does: articles go, and F1 is over words in any order.
+  "2008" or "NBA", is counted as SQuAD's script does: no articles, and F1 over words in any order.
 """
 
 from __future__ import annotations
