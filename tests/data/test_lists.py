@@ -205,6 +205,11 @@ def test_what_is_no_list_or_object_stays_as_it_is(value):
     assert read_written(value) == value
 
 
+def test_half_a_character_is_mended_as_in_json_files():
+    text = '["a\\ud800b", "\\ud83d\\ude00"]'
+    assert read_written(text) == texts_in(text, "a.csv") == ["a\ufffdb", "\U0001f600"]
+
+
 def test_a_text_with_keys_that_no_object_has_is_a_text():
     assert texts_in("[{[1]: 2}]", "a.csv") == ["[{[1]: 2}]"]
 

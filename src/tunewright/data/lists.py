@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
+from tunewright.data.arrays import without_lone_surrogates
 from tunewright.data.checks import is_blank
 from tunewright.errors import DataError
 
@@ -148,7 +149,7 @@ def texts_in(value: Any, source: str) -> list[Any]:
         each is None or isinstance(each, str) for each in found
     ):
         return [value]
-    return [each for each in found if not is_blank(each)]
+    return [without_lone_surrogates(each) for each in found if not is_blank(each)]
 
 
 def numbers_in(value: Any, source: str) -> list[Any]:
@@ -164,7 +165,7 @@ def read_written(value: Any) -> Any:
     """Returns the list or the object that a text holds, as JSON, Python or NumPy writes it.
 
     It is for roles that are never a text themselves, such as the tokens of one. What is no text,
-    and a text that holds neither, stays as it is.
+    and a text that holds neither, stays as it is. Half a character is U+FFFD, as in JSON files.
     """
     plain = value.strip() if isinstance(value, str) else ""
     if plain[:1] + plain[-1:] not in _BRACKETS:
@@ -173,7 +174,9 @@ def read_written(value: Any) -> Any:
         return _spaced(plain)
     found = _loaded(plain)
     found = _of_arrays(plain) if found is None else found
-    return value if found is None or _is_deeper(found, MAX_DEPTH) else found
+    if found is None or _is_deeper(found, MAX_DEPTH):
+        return value
+    return without_lone_surrogates(found)
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
