@@ -136,6 +136,7 @@ ALIKE = {
 # What only reading data, learning and measuring know.
 OF_DATA = {"separator", "label_columns", "choice_columns", "label_form", "is_doubtful", "words"}
 OF_DATA |= {"num_odd", "num_trimmed", "num_inside", "rows_hold_lists", "constant", "chinese_words"}
+OF_DATA |= {"flags"}
 OF_TRAINING = {"class_weights", "weights", "pos_weight", "positive_weight", "label_smoothing"}
 OF_TRAINING |= {"focal_gamma", "loss_type", "objective", "margin", "distinct", "sampling"}
 OF_TRAINING |= {"matryoshka_dimensions", "matryoshka_weights", "max_target_length", "learn_from"}
