@@ -33,6 +33,11 @@ def test_every_form_gives_the_same_turns(value):
     assert read_messages(value, "here") == HELLO
 
 
+def test_half_a_character_in_json_is_mended():
+    turns = read_messages('[{"role": "user", "content": "a\\ud800b"}]', "here")
+    assert turns == (Message("user", "a\ufffdb"),)
+
+
 def test_an_empty_answer_is_read_as_it_is():
     turns = read_messages([{"role": "assistant", "content": ""}], "here")
     assert turns == (Message("assistant", ""),)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tunewright.data.arrays import without_lone_surrogates
 from tunewright.errors import DataError, listed, nearest
 from tunewright.types import Message, Speaker
 
@@ -52,7 +53,7 @@ def _written(text: str, where: str) -> Any:
     if len(text) > MAX_WRITTEN_CHARACTERS:
         raise DataError(where, f"it has {len(text):,} characters", NEEDED)
     try:
-        return json.loads(text)
+        return without_lone_surrogates(json.loads(text))
     except (ValueError, RecursionError):
         raise DataError(where, f"it is {text!r:.60}", NEEDED) from None
 
