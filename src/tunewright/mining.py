@@ -140,7 +140,7 @@ def mine_negatives(
         texts += (document.text for document in others if not is_blank(document.text))
     texts = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(texts)}
-    odd = Oddities(task.roles)
+    odd = Oddities.of_rows(task.roles)
     mined = hard_negatives(
         _vectors(model, groups, "query", odd),
         _vectors(model, texts, "document", odd),

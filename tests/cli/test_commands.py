@@ -301,7 +301,7 @@ def test_rows_without_a_text_are_counted(command, trained, tmp_path):
     (tmp_path / "new.jsonl").write_text('{"review": "good"}\n{"text": "bad"}\n{"review": ""}\n')
     ended = command("predict", "runs/first", "new.jsonl")
     assert ended.status == 0
-    told = "2 rows without a text answered, too: new.jsonl, line 2 is the first."
+    told = "2 rows without a word answered, too: new.jsonl, line 2 is the first."
     assert ended.err.splitlines()[-1] == told
 
 

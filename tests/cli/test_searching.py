@@ -74,7 +74,7 @@ def test_vectors_are_printed_as_texts_come(command, tiny, monkeypatch):
 
     rows = [json.loads(line) for line in ended.out.splitlines()]
     assert [len(row["vector"]) for row in rows] == [32, 32]
-    assert "1 text of no words got a vector, too." in ended.err
+    assert "1 text without a word answered, too: standard input, line 2." in ended.err
     assert "Embedded 2 texts." in ended.err
 
 

@@ -303,7 +303,7 @@ def test_a_pair_given_to_a_model_of_single_texts_is_refused(train):
 
 
 def test_a_missing_text_is_answered_as_a_blank_one(train):
-    with pytest.warns(TunewrightWarning, match="2 rows without a text answered, too"):
+    with pytest.warns(TunewrightWarning, match="2 rows without a word answered, too"):
         none, blank = train().predict([None, ""])
 
     assert none.logits == pytest.approx(blank.logits, abs=1e-5)  # two rows of one product

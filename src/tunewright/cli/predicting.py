@@ -42,7 +42,7 @@ def predict_and_write(
     asked = Asked.of(pairs, ("generation",))
     model = load(folder, precision, exact=exact)  # type: ignore[arg-type]
     model = replace(model, predictor=as_asked(model.predictor, pairs, ("data",)))
-    given, odd = asked.columns | chosen(columns), Oddities(model.predictor.task.roles)
+    given, odd = asked.columns | chosen(columns), Oddities.of_rows(model.predictor.task.roles)
     settings = replace(model.reading, **asked.reading)
 
     free = FreeNames()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -15,8 +15,7 @@ from rich.markup import escape
 
 from tunewright.cli import show
 from tunewright.cli.words import own_settings, source_of
-from tunewright.data import ReadSettings, is_blank, resolve_columns, stream_tables, write_rows
-from tunewright.data.ledger import Cuts
+from tunewright.data import ReadSettings, resolve_columns, stream_tables, write_rows
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
 from tunewright.errors import SettingsError
@@ -55,32 +54,6 @@ class Drawing:
             raise SettingsError("--map", "tokens were asked for", "A map is drawn of whole texts.")
 
 
-@dataclass
-class Oddities:
-    """What is odd about the texts that went by."""
-
-    num_blank: int = 0
-    cuts: Cuts = field(default_factory=Cuts)
-
-    def watch(self, documents: Iterable[Any]) -> Iterator[Any]:
-        for document in documents:
-            self.num_blank += is_blank(document.text)
-            yield document
-
-    def say(self) -> None:
-        if self.num_blank:
-            show.say(f"  {counted(self.num_blank, 'text')} of no words got a vector, too.")
-        for sentence in self.cuts.notices("text"):
-            show.say(f"  {sentence}")
-
-    def to_json(self) -> dict[str, int]:
-        return {
-            "blank_texts": self.num_blank,
-            "cut_texts": self.cuts.num_texts,
-            "cut_tokens": self.cuts.num_tokens,
-        }
-
-
 def embed_and_write(
     words: Sequence[str], output: str, text: Sequence[str], settings: Mapping[str, Any],
     drawing: Drawing, as_json: bool,
@@ -88,7 +61,7 @@ def embed_and_write(
     """Embeds every text of a source, and draws the map where one is asked for."""
     from tunewright.retrieval import mapping
     from tunewright.retrieval.documents import read_documents
-    from tunewright.retrieval.embedding import embedded
+    from tunewright.retrieval.embedding import embedded, odd_documents
     from tunewright.retrieval.vector_files import at_least_one, in_form, write_vectors
 
     words, given = own_settings(words, OF_EMBED)
@@ -97,7 +70,7 @@ def embed_and_write(
     tokens = settings.get("pooling") == TOKENS
     drawing.check(tokens)
     encoder = _encoder({**settings, **given})
-    odd = Oddities()
+    odd = odd_documents()
     with _counting("texts") as count:
         documents = odd.watch(read_documents(source, text=text, settings=reading, say=show.say))
         rows = count(embedded(documents, encoder, odd.cuts.add))
@@ -108,8 +81,10 @@ def embed_and_write(
             num_texts = write_rows(({"id": d.key, **a.to_json()} for d, a in rows), "-")
         else:
             num_texts = write_vectors(rows, Path(output), form, ranges_2D)
-    odd.say()
-    about = {"texts": num_texts, **odd.to_json(), "output": output}
+    for sentence in odd.notices():
+        show.say(sentence)
+    about = {"texts": num_texts, "blank_texts": odd.num_blank, "cut_texts": odd.cuts.num_texts,
+             "cut_tokens": odd.cuts.num_tokens, "output": output}  # fmt: skip
     about |= _arrays_beside(output, form, tokens)
     if drawing.picture is not None:
         about |= _draw(sample, drawing)

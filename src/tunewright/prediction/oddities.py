@@ -1,35 +1,54 @@
-"""What is odd about the rows that a model answers, told when they are through."""
+"""What is odd about what a model answers, told when all is through."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, Self, TypeVar
 
 from tunewright.data import has_no_text
 from tunewright.data.ledger import Cuts
 from tunewright.data.wording import counted
-from tunewright.types import Role, Row
+from tunewright.types import Role
+
+
+class Placed(Protocol):
+    """A row, or a document."""
+
+    @property
+    def where(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Placed)
 
 
 @dataclass
 class Oddities:
-    """Counts the rows without a text, and those that are longer than the model reads."""
+    """Counts what has no text, and what is longer than the model reads."""
 
-    roles: Sequence[Role]
+    is_blank: Callable[[Placed], bool]
+    noun: str = "row"
     num_blank: int = 0
     first_blank: str = ""
     cuts: Cuts = field(default_factory=Cuts)
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yields the rows as they come."""
-        for row in rows:
-            if has_no_text(row, self.roles):
-                self.first_blank = self.first_blank or row.where
+    @classmethod
+    def of_rows(cls, roles: Sequence[Role]) -> Self:
+        """Returns a count of rows that have these roles."""
+        return cls(lambda row: has_no_text(row, roles))  # type: ignore[arg-type]
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yields the items as they come."""
+        for item in items:
+            if self.is_blank(item):
+                self.first_blank = self.first_blank or item.where
                 self.num_blank += 1
-            yield row
+            yield item
 
     def notices(self) -> tuple[str, ...]:
         """Returns whole sentences, to be shown to the user."""
-        blank = f"{counted(self.num_blank, 'row')} without a text answered, too: {self.first_blank}"
-        more = " is the first." if self.num_blank > 1 else "."
-        return (*((blank + more,) if self.num_blank else ()), *self.cuts.notices())
+        if not self.num_blank:
+            return self.cuts.notices(self.noun)
+        more = " is the first" if self.num_blank > 1 else ""
+        blank = f"{counted(self.num_blank, self.noun)} without a word answered, too: "
+        return (f"{blank}{self.first_blank}{more}.", *self.cuts.notices(self.noun))

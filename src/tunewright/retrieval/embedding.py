@@ -15,11 +15,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from tunewright.data.ledger import Cuts
+from tunewright.data import is_blank
 from tunewright.devices import Precision
 from tunewright.errors import warned
 from tunewright.models.pooling import Codes, Floats, Pooling, VectorForm, quantised
 from tunewright.models.tokens import Long
+from tunewright.prediction.oddities import Oddities
 from tunewright.retrieval.documents import Document, read_documents
 from tunewright.retrieval.encoder import Encoder, check_choice, load_encoder
 from tunewright.retrieval.vector_files import Embedded, at_least_one, read_ranges
@@ -60,13 +61,18 @@ def embed(
         model, pooling=pooling, layer=layer, normalize=normalize, long=long, stride=stride,
         precision=precision, exact=exact,
     )  # fmt: skip
-    columns, cuts = [text] if isinstance(text, str) else text, Cuts()
-    documents = read_documents(source, text=columns, say=say)
-    rows = at_least_one(embedded(documents, encoder, cuts.add))
+    columns, odd = [text] if isinstance(text, str) else text, odd_documents()
+    documents = odd.watch(read_documents(source, text=columns, say=say))
+    rows = at_least_one(embedded(documents, encoder, odd.cuts.add))
     vectors_RD = np.stack([answer.values for _, answer in rows])
-    for sentence in cuts.notices("text"):
+    for sentence in odd.notices():
         say(sentence)
     return quantised(vectors_RD, vectors, ranges_2D)
+
+
+def odd_documents() -> Oddities:
+    """Returns a count of documents without a word, and of those that are cut."""
+    return Oddities(lambda document: is_blank(document.text), "text")  # type: ignore[attr-defined]
 
 
 def embedded(

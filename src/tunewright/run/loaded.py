@@ -71,7 +71,7 @@ class TrainedModel:
         model reads pictures, a list may hold their paths, their bytes, or pictures of Pillow.
         `say` hears which columns were guessed, and how many rows have no text or were cut.
         """
-        odd = Oddities(self.predictor.task.roles)
+        odd = Oddities.of_rows(self.predictor.task.roles)
         answers = list(self.stream(self._rows(source, columns or {}, say), odd))
         for sentence in odd.notices():
             say(sentence)
