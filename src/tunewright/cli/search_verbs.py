@@ -187,11 +187,10 @@ def search(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option(help="Measure on queries.jsonl and qrels/test.tsv.", metavar="FOLDER"),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="With --judge: read qrels/NAME.tsv; else test.", metavar="NAME"),
+        typer.Option(
+            help="Measure on queries.jsonl and qrels/test.tsv; with =dev on qrels/dev.tsv.",
+            metavar="FOLDER[=SPLIT]",
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "--out", "-o", help="A .jsonl file; - prints.")
@@ -203,4 +202,4 @@ def search(
     from tunewright.cli.searching import search_and_show
 
     asked = {"top": top, "mode": mode, "where": tuple(where or ()), "weight": weight}
-    search_and_show(folder, query, queries, judge, output, asked, rerank, precision, as_json, split)
+    search_and_show(folder, query, queries, judge, output, asked, rerank, precision, as_json)

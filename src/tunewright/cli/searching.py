@@ -223,18 +223,12 @@ def _show_change(folder: str, change: Any, as_json: bool) -> None:
 def search_and_show(
     folder: str, query: str | None, queries: str | None, judge: str | None, output: str,
     asked: Mapping[str, Any], rerank: str | None, precision: str, as_json: bool,
-    split: str | None = None,
 ) -> None:  # fmt: skip
     """Answers one query, or many as they come, or measures the search on judged ones."""
     if sum(given is not None for given in (query, queries, judge)) != 1:
         raise SettingsError(
             "search", "it needs one of a query, --queries and --judge", "",
             'Write, for example: tunewright search index "a question"',
-        )  # fmt: skip
-    if split is not None and judge is None:
-        raise SettingsError(
-            "--split", "no judged queries are named", "It is one of theirs.",
-            "Name their folder: --judge FOLDER",
         )  # fmt: skip
     from tunewright.retrieval.reranker import load_reranker
     from tunewright.retrieval.search_index import Question, load_index
@@ -245,7 +239,8 @@ def search_and_show(
         reranker = load_reranker(reading, precision) if reading else None  # type: ignore[arg-type]
         question = replace(question, reranker=reranker)
         if judge is not None:
-            _show_quality(index.evaluate(judge, question, split or "test"), as_json)
+            beir, split = _judged(judge)
+            _show_quality(index.evaluate(beir, question, split), as_json)
         elif queries is not None:
             write_rows(_answered(index, queries, question), output)
         elif query is not None:
@@ -267,6 +262,12 @@ def _named_with_share(rerank: str | None) -> tuple[str | None, float]:
             "Write, for example: --rerank runs/order=0.5",
         )  # fmt: skip
     return name, found
+
+
+def _judged(judge: str) -> tuple[str, str]:
+    """Returns a folder of judged queries and the split, from FOLDER or FOLDER=SPLIT."""
+    folder, equals, split = judge.rpartition("=")
+    return (judge, "test") if not equals or Path(judge).exists() else (folder, split)
 
 
 def _answered(index: Any, file: str, question: Any) -> Iterator[dict[str, Any]]:
