@@ -104,6 +104,7 @@ def test_it_learns_what_the_words_say(make: Make) -> None:
         (pd.Series(NAMES), np.object_),
         (np.array([2, 7] * 9, dtype=object), np.int64),
         ([np.int64(2), 7] * 9, np.int64),
+        ([1, 2.0] * 9, np.float64),
     ],
 )
 def test_labels_come_back_in_their_own_type(make: Make, labels: Any, dtype: Any) -> None:

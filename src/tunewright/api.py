@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from os import PathLike, fspath
 from types import MappingProxyType
 from typing import Any
@@ -169,14 +170,15 @@ def _config(
     roles = {role.name for role in find_task(task_name).roles}
     paths = {k: fspath(v) for k, v in given.items() if isinstance(v, str | PathLike)}
     # A frame may number its columns; a list under a role's name is the setting that shares it.
-    columns = {
-        name: str(value)
-        for name, value in named.items()
-        if name in roles and isinstance(value, str | int)
-    }
+    named = {name: value for name, value in named.items() if value is not None or name not in roles}
+    columns = {name: str(named[name]) for name in named if name in roles and _is_name(named[name])}
     data: dict[str, Any] = {"data": {**paths, "columns": columns}}
     keys = task_keys(task_name)
     for name, value in named.items():
         if name not in columns:
             set_key(data, name, value, keys)
     return compose(base, settings or {}, chosen, data, where=where)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | Integral) and not isinstance(value, bool)

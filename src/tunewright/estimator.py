@@ -36,6 +36,12 @@ TASK, WHERE = "text-classification", "TextClassifier"
 Array = npt.NDArray[Any]
 
 # Settings that the estimator makes itself, and what to do instead.
+# What labels may be, under the names of messages; a boolean is no number here.
+KINDS: dict[str, tuple[type, ...]] = {
+    "bool": (bool, np.bool_),
+    "str": (str,),
+    "number": (int, float, np.integer, np.floating),
+}
 TAKEN = {
     "model.name": "Pass model= instead.",
     "training.num_train_epochs": "Pass num_train_epochs= instead.",
@@ -303,23 +309,32 @@ def _texts(X: Any) -> list[str]:
 
 def _labels(y: Any) -> Array:
     """Returns y as an array (R,). Raises DataError when it holds anything but plain labels."""
-    is_list = not hasattr(y, "dtype")
-    if is_list:  # an array made of a list would turn one type into another
-        y = np.array([v.item() if isinstance(v, np.generic) else v for v in y], dtype=object)
+    if isinstance(y, list | tuple):  # an array made of a list would turn one type into another
+        _check_alike(y)
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise DataError("y", f"it has the shape {labels.shape}", "One label a text is needed.")
     values = labels.tolist()
-    if labels.dtype == object:
-        kinds = sorted({type(value).__name__ for value in values})
-        if len(kinds) > 1 or not {"str", "bool", "int", "float"}.issuperset(kinds):
-            raise _no_labels(f"it holds values of the types {', '.join(kinds)}")
-        labels = np.array(values) if is_list or kinds != ["str"] else labels
+    if labels.dtype == object and not all(isinstance(value, str) for value in values):
+        _check_alike(values)
+        labels = np.array(values)
+        if labels.dtype == object:
+            raise _no_labels(f"it holds values of the type {type(values[0]).__name__}")
     if labels.dtype.kind not in "OUTbiuf":
         raise _no_labels(f"it is of the type {labels.dtype}")
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
         raise _no_labels("it holds missing values or fractions")
     return labels
+
+
+def _check_alike(values: Sequence[Any]) -> None:
+    """Raises DataError for labels of several kinds."""
+    kinds = {
+        next((name for name, own in KINDS.items() if isinstance(value, own)), type(value).__name__)
+        for value in values
+    }
+    if len(kinds) > 1:
+        raise _no_labels(f"it holds values of the types {', '.join(sorted(kinds))}")
 
 
 def _no_labels(found: str) -> DataError:

@@ -23,7 +23,7 @@ from tunewright.data import ReadSettings, is_blank, read_table, resolve_columns
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
-from tunewright.prediction.oddities import Oddities
+from tunewright.prediction.oddities import Oddities, odd_rows
 from tunewright.retrieval.documents import read_documents
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks import EMBEDDING_ROLES
@@ -140,7 +140,7 @@ def mine_negatives(
         texts += (document.text for document in others if not is_blank(document.text))
     texts = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(texts)}
-    odd = Oddities.of_rows(task.roles)
+    odd = odd_rows(task.roles)
     mined = hard_negatives(
         _vectors(model, groups, "query", odd),
         _vectors(model, texts, "document", odd),
@@ -218,7 +218,9 @@ def _grouped(
     return groups
 
 
-def _vectors(model: TrainedModel, texts: Iterable[str], prompt_name: str, odd: Oddities) -> Floats:
+def _vectors(
+    model: TrainedModel, texts: Iterable[str], prompt_name: str, odd: Oddities[Row]
+) -> Floats:
     rows = (
         Row(number, {"anchor": text, "prompt_name": prompt_name})
         for number, text in enumerate(texts)

@@ -280,9 +280,10 @@ def test_answers_to_answers_keep_the_first_ones(command, trained, tmp_path):
     command("predict", "runs/first", "new.csv", "-o", "once.jsonl")
     again = command("predict", "runs/first", "once.jsonl", "new.csv")
 
-    row = json.loads(again.out.splitlines()[0])
+    row, other = (json.loads(again.out.splitlines()[place]) for place in (0, 2))
+    assert other["predicted_2_label"] == row["predicted_2_label"]  # as in the first file
     assert (row["review"], row["label"], row["source"]) == ("a good film", "x", "shop")
-    assert (row["file_source"], row["line"]) == ("once.jsonl", 1)
+    assert (row["file_source"], row["file_line"]) == ("once.jsonl", 1)
     assert row["predicted_label"] == row["predicted_2_label"] != "x"
     assert row["predicted_scores"] == row["predicted_2_scores"]
 
@@ -313,7 +314,16 @@ def test_lines_that_are_no_texts_are_refused(command, trained, monkeypatch, firs
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     ended = command("predict", "runs/first")
     assert ended.status == 2
-    assert ended.err.endswith(f"Name it with --format {kind}.\n")
+    assert ended.err.endswith(f"Pass --format {kind}, or --format lines if it is one.\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert command("predict", "runs/first", "--format", "lines").status == 0
+
+
+@pytest.mark.parametrize("first", ["{name}", "{print $1}", "Fine film; really"])
+def test_lines_with_signs_of_tables_are_texts(command, trained, monkeypatch, first):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{first}\n".encode())))
+    ended = command("predict", "runs/first")
+    assert (ended.status, json.loads(ended.out)["text"]) == (0, first)
 
 
 def test_a_second_text_that_training_had_not_is_not_read(command, trained, tmp_path):
@@ -321,6 +331,8 @@ def test_a_second_text_that_training_had_not_is_not_read(command, trained, tmp_p
     answers = command("predict", "runs/first", "new.csv")
     (tmp_path / "alone.csv").write_text("review\na good film\n")
     alone = command("predict", "runs/first", "alone.csv")
+    told = 'new.csv: the column "sentence2" is not read: training had no text_pair.'
+    assert told in answers.err
     both = [json.loads(each.out)["scores"] for each in (answers, alone)]
     assert both[0] == both[1]
 
@@ -333,7 +345,8 @@ def test_columns_of_other_files_may_differ_in_case_or_go_by_usual_names(command,
     trained_again = command("train", "reviews.csv", "--text", "review", "--label", "stars",
                             "--test", "usual.csv", "--model", trained["model"], *QUICK)  # fmt: skip
     assert trained_again.status == 0, trained_again.err
-    assert 'usual.csv: the column "text" is taken as text' not in trained_again.err
+    told = 'usual.csv: there is no column "stars"; "label" is taken as label.'
+    assert told in trained_again.err
 
 
 def test_a_failed_evaluation_leaves_nothing(command, trained, tmp_path):

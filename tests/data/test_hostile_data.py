@@ -232,7 +232,7 @@ def test_a_decimal_comma_gets_a_hint():
         read_number("1,5", "row 1")
     assert str(caught.value) == (
         'row 1: "1,5" is not a finite number. A number is needed here. '
-        'Write decimals with a point, such as "1.5".'
+        'A decimal has a point, "1.5", and thousands no sign between them, "1000".'
     )
 
 

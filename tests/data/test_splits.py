@@ -187,10 +187,13 @@ def test_too_few_groups_are_refused():
 
 
 @pytest.mark.parametrize("name", ["group", "time"])
-def test_a_column_asks_for_its_method_and_goes_with_no_other(name):
-    assert SplitConfig(**{f"{name}_column": "author"}).method == name
-    with pytest.raises(ValidationError, match=f"{name}_column is read by method '{name}', not"):
-        SplitConfig(method="random", **{f"{name}_column": "author"})
+def test_a_column_asks_for_its_method_and_is_idle_under_another(name):
+    column = {f"{name}_column": "author"}
+    asked, other = SplitConfig(**column), SplitConfig(method="random", **column)
+    assert (asked.chosen, asked.idle) == (name, "")
+    assert (other.chosen, other.idle) == ("random", f"{name}_column")
+    with pytest.raises(ValidationError, match="need the method that is meant"):
+        SplitConfig(group_column="author", time_column="when")
 
 
 def test_one_huge_group_is_kept_for_training_where_it_can_be():

@@ -21,7 +21,7 @@ from tunewright.tasks import TASKS, find_task
 from tunewright.types import Row
 
 WINDOWS = {"long": "window", "max_length": 48, "stride": 6}
-POOLED = (WINDOWS, ("more than 48 tokens", "shares 6 with", "does not pool them"))
+POOLED = (WINDOWS, ("more than 48 tokens", "shares at most 6 with", "does not pool them"))
 PARTS = {
     "first": {"name": "text-classification"},
     "other": {"name": "regression", "half_width": 0.25},
@@ -61,7 +61,7 @@ TOLD = {
     ("token-classification", "crf"): ({"crf": True}, ("a CRF", "`crf.safetensors`")),
     ("token-classification", "long"): (WINDOWS, ("more than 48 tokens", "stride=6")),
     ("token-classification", "scheme"): ({"scheme": "BIOES"}, ("Tags are BIOES.",)),
-    ("question-answering", "long"): (WINDOWS, ("more than 48 tokens", "shares 6 with")),
+    ("question-answering", "long"): (WINDOWS, ("more than 48 tokens", "shares at most 6 with")),
     ("question-answering", "may_lack"): ({"may_lack": True}, ("There is no answer where",)),
     ("question-answering", "threshold"): (
         {"may_lack": True, "threshold": -1.25},

@@ -27,9 +27,13 @@ def predict(
         str, typer.Option("--output", "-o", help="A .jsonl or .csv file; - prints.")
     ] = "-",
     kind: Annotated[
-        str,
-        typer.Option("--format", help="Of standard input: lines, jsonl, csv, tsv.", metavar="KIND"),
-    ] = "lines",
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of standard input: lines (the default), jsonl, csv, tsv.",
+            metavar="KIND",
+        ),
+    ] = None,
     text: Text = None,
     text_pair: TextPair = None,
     precision: Precision = "auto",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from typing import Any, BinaryIO
 
 from tunewright.cli import show
 from tunewright.cli.words import Asked, as_asked, chosen, divided
-from tunewright.data import escape_formula, write_rows
+from tunewright.data import ReadSettings, escape_formula, stream_tables, write_rows
 from tunewright.data.wording import counted
 from tunewright.errors import SettingsError, listed
 from tunewright.run.record import finite
@@ -23,29 +24,30 @@ def predict_and_write(
     folder: str,
     files: Sequence[str],
     output: str,
-    kind: str,
+    kind: str | None,
     columns: Mapping[str, str | None],
     precision: str,
     exact: bool,
 ) -> None:
     """Answers every row of every file, in order, writing each answer as soon as it is there.
 
-    A row keeps its own columns; a field of the answer whose name is taken is called predicted_NAME.
+    A row keeps its own columns; `FreeNames` says what the fields of its answer are called then.
     """
     for name, value, known in (("--format", kind, KINDS), ("--precision", precision, PRECISIONS)):
-        if value not in known:
+        if value not in (None, *known):
             raise SettingsError(name, f'it is "{value}"', f"It is one of {', '.join(known)}.")
-    from tunewright.prediction.oddities import Oddities
+    from tunewright.prediction.oddities import odd_rows
     from tunewright.run.loaded import load
 
     plain, pairs = divided(files)
     asked = Asked.of(pairs, ("generation",))
     model = load(folder, precision, exact=exact)  # type: ignore[arg-type]
     model = replace(model, predictor=as_asked(model.predictor, pairs, ("data",)))
-    given, odd = asked.columns | chosen(columns), Oddities.of_rows(model.predictor.task.roles)
+    given, odd = asked.columns | chosen(columns), odd_rows(model.predictor.task.roles)
     settings = replace(model.reading, **asked.reading)
 
-    free = FreeNames()
+    named = _columns(plain, settings) if len(plain) > 1 else ()
+    free = FreeNames(named)
     formulas = Counter[str]()
 
     def answers() -> Iterator[dict[str, Any]]:
@@ -67,6 +69,12 @@ def predict_and_write(
             f"{counted(formulas.total(), 'cell')} of {listed(formulas)} would be run by a "
             "spreadsheet; an apostrophe stands before each. A .jsonl file has them as they are."
         )
+
+
+def _columns(files: Sequence[str], settings: ReadSettings) -> set[str]:
+    """Returns the columns of all files, by their first rows."""
+    tables = (next(stream_tables(file, settings), None) for file in files if file != "-")
+    return {name for table in tables if table is not None for name in table.column_names}
 
 
 def _kept(
@@ -92,24 +100,25 @@ def _watched(rows: Iterator[dict[str, Any]], formulas: Counter[str]) -> Iterator
 class FreeNames:
     """Puts answers beside the columns of their rows, under names that are not taken.
 
-    The fields of an answer keep together: where one is taken, all begin with `predicted_`, or with
-    `predicted_2_` where that is taken, too.
+    The fields of an answer keep together: where a column of any file is called like one, all begin
+    with `predicted_`, or with `predicted_2_` where that is taken, too. Files and lines begin with
+    `file_`, should they have to.
     """
 
-    def __init__(self) -> None:
-        self._number = 0
+    def __init__(self, columns: Iterable[str] = ()) -> None:
+        self._columns = set(columns)
 
     def beside(
         self, cells: Mapping[str, Any], answer: Mapping[str, Any], place: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Returns a row's place, its columns and its answer."""
-        while any(self._prefix + name in cells for name in answer):
-            self._number += 1
-        where = {f"file_{name}" if name in cells else name: value for name, value in place.items()}
-        return where | {**cells} | {self._prefix + name: value for name, value in answer.items()}
+        self._columns |= cells.keys()
+        return {
+            **self._named("file", place), **cells, **self._named("predicted", answer),
+        }  # fmt: skip
 
-    @property
-    def _prefix(self) -> str:
-        return (
-            ("", "predicted_")[self._number] if self._number < 2 else f"predicted_{self._number}_"
-        )
+    def _named(self, word: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        prefixes = chain(("", f"{word}_"), (f"{word}_{number}_" for number in count(2)))
+        free = (each for each in prefixes if self._columns.isdisjoint(each + n for n in values))
+        prefix = next(free)
+        return {prefix + name: value for name, value in values.items()}

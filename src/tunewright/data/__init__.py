@@ -18,7 +18,6 @@ from tunewright.data.columns import (
     missing_beside,
     named_as,
     resolve_columns,
-    roles_read,
 )
 from tunewright.data.config import DataConfig
 from tunewright.data.readers import ReadSettings, is_source, read_splits, read_table, stream_tables
@@ -58,7 +57,6 @@ __all__ = [
     "read_splits",
     "read_table",
     "resolve_columns",
-    "roles_read",
     "split",
     "stream_tables",
     "write_rows",

@@ -316,9 +316,9 @@ def read_number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _not_a_number(value, where, "")
     if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
-        hint = 'Write decimals with a point, such as "1.5".' if "," in value else ""
-        if "," in value and "." in value:
-            hint = 'Write thousands without a sign between them, such as "1000.5".'
+        hint = ""
+        if "," in value:
+            hint = 'A decimal has a point, "1.5", and thousands no sign between them, "1000".'
         raise _not_a_number(value, where, hint)
     try:
         number = float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from types import MappingProxyType
 
 from tunewright.errors import DataError, SettingsError, listed, nearest
 from tunewright.types import Role
@@ -16,17 +17,24 @@ class ColumnChoice:
 
     `mapping` is role to column. `guessed` are the roles whose column the user did not name and
     that goes by another name than its role's, or that other columns could have played too.
-    `passed_over` are those other columns, by role. `unused` are the columns without a role.
+    `passed_over` are those other columns, by role. `unused` are the columns without a role; of them
+    `unread` are those of roles, by role, that training had not.
     """
 
     mapping: Mapping[str, str]
     guessed: tuple[str, ...]
     passed_over: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...]
+    unread: Mapping[str, str]
 
     def notices(self, source: str) -> tuple[str, ...]:
         """Returns whole sentences on what was guessed in `source`, to be shown to the user."""
-        return tuple(f"{source}: {self._notice(role)}" for role in self.guessed)
+        guessed = (self._notice(role) for role in self.guessed)
+        unread = (
+            f'the column "{column}" is not read: training had no {role}.'
+            for role, column in self.unread.items()
+        )
+        return tuple(f"{source}: {sentence}" for sentence in (*guessed, *unread))
 
     def _notice(self, role: str) -> str:
         taken = f'the column "{self.mapping[role]}" is taken as {role}.'
@@ -41,12 +49,15 @@ def resolve_columns(
     *,
     training: bool,
     source: str,
+    before: Mapping[str, str] = MappingProxyType({}),
 ) -> ColumnChoice:
     """Chooses a column for each role.
 
     A column in `given` (role to column) wins. Otherwise the role's own name is looked for, then its
     accepted names in their order; case does not matter. Roles that are `only_training` may be
-    missing unless `training`. `source` names the data in messages.
+    missing unless `training`. `source` names the data in messages. `before` are the columns of the
+    rows that a model has learned from: where it has had no text beside another, it would read one
+    that is there, and answer all the same; such a column is left unread, unless it is given.
 
     Raises: DataError when a named or needed column is missing, SettingsError when `given` names
     a role that the task has not.
@@ -56,13 +67,16 @@ def resolve_columns(
     mapping: dict[str, str] = {}
     guessed: list[str] = []
     passed_over: dict[str, tuple[str, ...]] = {}
+    unread: dict[str, str] = {}
     for role in roles:
         if role.name in given:
             mapping[role.name] = given[role.name]
             continue
         taken = {*mapping.values(), *given.values()}
         candidates = _candidates(role, [name for name in column_names if name not in taken])
-        if candidates:
+        if candidates and before and role.beside and role.name not in before:
+            unread[role.name] = candidates[0]
+        elif candidates:
             mapping[role.name] = candidates[0]
             if candidates[0] != role.name or len(candidates) > 1:
                 guessed.append(role.name)
@@ -70,7 +84,7 @@ def resolve_columns(
         elif role.required and (training or not role.only_training):
             raise _missing_role(role, column_names, taken, source)
     unused = tuple(name for name in column_names if name not in mapping.values())
-    return ColumnChoice(mapping, tuple(guessed), passed_over, unused)
+    return ColumnChoice(mapping, tuple(guessed), passed_over, unused, unread)
 
 
 def named_as(column: str, column_names: Sequence[str]) -> str:
@@ -79,21 +93,6 @@ def named_as(column: str, column_names: Sequence[str]) -> str:
         return column
     alike = [name for name in column_names if name.casefold() == column.casefold()]
     return alike[0] if len(alike) == 1 else column
-
-
-def roles_read(
-    roles: Sequence[Role], before: Mapping[str, str], given: Mapping[str, str]
-) -> list[Role]:
-    """Returns the roles that data may play: none beside another that training had not.
-
-    `before` are the columns of training, by role; `given` those that the user names for the data.
-    A model that has learned from single texts would read a second one, and answer all the same.
-    """
-    return [
-        role
-        for role in roles
-        if not role.beside or not before or role.name in before or role.name in given
-    ]
 
 
 def missing_beside(

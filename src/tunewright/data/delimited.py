@@ -27,7 +27,7 @@ FLUSH_ROWS = 8192
 # A batch also ends after this many characters, so that long texts do not pile up.
 FLUSH_CHARACTERS = 16 << 20
 
-_EXCEL = re.compile(r"sep=(.)")
+_EXCEL = re.compile(r"sep=(.)", re.IGNORECASE)
 
 Record = tuple[int, list[str]]
 
@@ -52,7 +52,9 @@ def read_delimited(
     first = next(walk, None)
     if first is None:
         raise empty_file(lines.name)
-    if told := _EXCEL.fullmatch(first.strip()):  # Excel's own line: the next one is the header
+    if told := _EXCEL.fullmatch(
+        first.rstrip("\r\n")
+    ):  # Excel's own line: the next one is the header
         delimiter, first = delimiter or told[1], next(walk, "\n")
     dialect = Dialect(delimiter or sniffed(first, quote), quote)
     if delimiter is None and dialect.delimiter != ",":

@@ -1,7 +1,7 @@
 """Finds out how a text file is encoded, and reads its lines.
 
-The rules, in order: what the user says; a byte order mark; strict UTF-8; what the training data
-were; strict GB18030 when what comes out reads as Chinese. Anything else is an error that names the
+The rules, in order: what the user says; a byte order mark; strict UTF-8; strict GB18030 when what
+comes out reads as Chinese; what the training data were. Anything else is an error that names the
 first bad byte. What was found is reported with the table, so no encoding is ever guessed in
 silence.
 """
@@ -38,13 +38,8 @@ COMMON_CHINESE = frozenset(
 )
 # Chosen between the two shares above.
 MIN_COMMON_SHARE = 0.15
-# What Windows writes in Western Europe and America, and calls ANSI. Of a few letters with accents
-# nobody can tell it from the others.
+# What Windows writes in Western Europe and America, and calls ANSI.
 WINDOWS = "cp1252"
-WESTERN = frozenset(
-    ["cp437", "cp775", "cp850", "cp852", "cp858", "cp1250", "cp1254", "cp1257", "latin-1",
-     "iso8859-1", "iso8859-2", "iso8859-9", "iso8859-15", "mac-latin2", "mac-roman"]
-)  # fmt: skip
 # No line may be longer than this many of the longest allowed texts: escapes make JSON longer.
 LINE_OF_TEXTS = 8
 
@@ -68,10 +63,10 @@ def find_encoding(
     if bad is None:
         return codec
     if requested is None and marked is None:
-        if usual is not None and (found := _strictly(open_stream, usual)):
-            return found
         if is_chinese(open_stream):
             return "gb18030"
+        if usual is not None and (found := _strictly(open_stream, usual)):
+            return found
     raise bad_byte_error(open_stream, name, codec, bad)
 
 
@@ -127,6 +122,8 @@ def first_bad_byte(stream: BinaryIO, codec: str) -> int | None:
             decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             return num_bytes - num_pending + error.start
+        except UnicodeError:  # no byte order mark where there has to be one
+            return 0
         if not chunk:
             return None
         num_bytes += len(chunk)
@@ -160,7 +157,6 @@ def bad_byte_error(open_stream: Opener, name: str, codec: str, offset: int) -> D
         line = _line_of(stream, offset)
         value = stream.read(1)
     likely = _likely_encoding(open_stream)
-    likely = WINDOWS if likely in WESTERN else likely
     shown = f"the byte 0x{value.hex()} at offset {offset:,}" if value else "the end of the file"
     return DataError(
         f"{name}, line {line}",
@@ -185,12 +181,23 @@ def _line_of(stream: BinaryIO, offset: int) -> int:
 
 
 def _likely_encoding(open_stream: Opener) -> str | None:
-    """Returns charset-normalizer's opinion on the first 64 KiB, only to be offered to the user."""
+    """Returns charset-normalizer's opinion on the first 64 KiB, only to be offered to the user.
+
+    Of a few letters with accents nobody can tell which code page they are of: where the usual one
+    gives the same text, it is that one.
+    """
     from charset_normalizer import from_bytes
 
     with open_stream() as stream:
-        best = from_bytes(stream.read(64 * 1024)).best()
-    return best.encoding.replace("_", "-") if best and best.encoding != "utf_8" else None
+        sample = stream.read(64 * 1024)
+    best = from_bytes(sample).best()
+    if not best or best.encoding == "utf_8":
+        return None
+    return (
+        WINDOWS
+        if sample.decode(WINDOWS, "replace") == str(best)
+        else best.encoding.replace("_", "-")
+    )
 
 
 class Lines:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tunewright.data.arrays import arrow_column, check_names, plain_table, record_batch
@@ -101,7 +101,7 @@ def _columns_table(name: str, columns: dict[str, list[Any]]) -> Table:
 
 def _known(value: Any) -> Any:
     """Returns a value, None where pandas says that there is none: rows may come from a frame."""
-    is_nan = isinstance(value, float) and math.isnan(value)
+    is_nan = isinstance(value, float | np.floating) and np.isnan(value)
     return None if is_nan or type(value).__name__ in ("NAType", "NaTType") else value
 
 

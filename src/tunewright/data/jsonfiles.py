@@ -149,8 +149,8 @@ def _object_sequence(text: str, start: int, name: str) -> Iterator[Object]:
 def _column_objects(document: dict[str, Any], name: str) -> Iterator[Object]:
     lengths = {len(column) for column in document.values() if isinstance(column, list)}
     if len(lengths) != 1 or not all(isinstance(column, list) for column in document.values()):
-        pandas = all(isinstance(column, dict) for column in document.values())
-        remedy = 'From pandas: frame.to_json(path, orient="records").' if pandas else ""
+        is_of_pandas = document and all(isinstance(each, dict) for each in document.values())
+        remedy = 'From pandas: frame.to_json(path, orient="records").' if is_of_pandas else ""
         raise DataError(name, "this object is no set of columns", LIST_OF_OBJECTS, remedy)
     for values in zip(*document.values(), strict=True):
         yield 0, dict(zip(document, values, strict=True))

@@ -107,9 +107,9 @@ def _written(text: str, where: str) -> Any:
         return _spaced(plain)
     try:
         if len(plain) <= MAX_CHARACTERS and plain.count("[") == 1:
-            return _array(plain) or ast.literal_eval(plain)
+            return without_lone_surrogates(_array(plain) or ast.literal_eval(plain))
         if len(plain) <= MAX_CHARACTERS and "[" not in plain:
-            found = ast.literal_eval(plain)
+            found = without_lone_surrogates(ast.literal_eval(plain))
             return sorted(found) if isinstance(found, set) else found
     except _UNREADABLE:
         pass
@@ -174,7 +174,7 @@ def read_written(value: Any) -> Any:
         return _spaced(plain)
     found = _loaded(plain)
     found = _of_arrays(plain) if found is None else found
-    if found is None or _is_deeper(found, MAX_DEPTH):
+    if not isinstance(found, list | tuple | dict) or _is_deeper(found, MAX_DEPTH):
         return value
     return without_lone_surrogates(found)
 

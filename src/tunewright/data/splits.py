@@ -7,7 +7,7 @@ same parts on every machine: the only randomness is numpy's PCG64, whose stream 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal, Self
@@ -21,16 +21,20 @@ from tunewright.errors import DataError
 Indices = npt.NDArray[np.int64]
 
 
+Method = Literal["stratified", "random", "group", "time"]
+
+
 class SplitConfig(BaseModel):
     """How the rows are divided when no validation or test file is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["stratified", "random", "group", "time"] = Field(
-        default="stratified",
+    method: Method | None = Field(
+        default=None,
         description="How rows are chosen: 'stratified' keeps each class's share in every part, "
         "'random' ignores classes, 'group' keeps the rows of one group in one part, 'time' puts "
-        "the newest rows in test and the next newest in validation.",
+        "the newest rows in test and the next newest in validation; when absent that whose column "
+        "is named, else 'stratified'.",
     )
     validation: float = Field(
         default=0.1,
@@ -61,16 +65,6 @@ class SplitConfig(BaseModel):
         "for; off when absent.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _follow_column(cls, given: Any) -> Any:
-        """A column that is named asks for its method."""
-        if isinstance(given, Mapping) and given.get("method") is None:
-            asked = [name for name in ("group", "time") if given.get(f"{name}_column") is not None]
-            if len(asked) == 1:
-                return {**given, "method": asked[0]}
-        return given
-
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
         if self.validation + self.test >= 1:
@@ -79,10 +73,21 @@ class SplitConfig(BaseModel):
             raise ValueError("method 'group' needs group_column")
         if self.method == "time" and self.time_column is None:
             raise ValueError("method 'time' needs time_column")
-        for name in ("group", "time"):
-            if self.method != name and getattr(self, f"{name}_column") is not None:
-                raise ValueError(f"{name}_column is read by method '{name}', not '{self.method}'")
+        if self.method is None and None not in (self.group_column, self.time_column):
+            raise ValueError("group_column and time_column need the method that is meant")
         return self
+
+    @property
+    def chosen(self) -> Method:
+        """The method: that which is named, or whose column is."""
+        by_column = "group" if self.group_column else "time" if self.time_column else "stratified"
+        return self.method or by_column  # type: ignore[return-value]
+
+    @property
+    def idle(self) -> str:
+        """The column that is named and not read by the method, "" where none is."""
+        columns = {"group": self.group_column, "time": self.time_column}
+        return next((f"{k}_column" for k, v in columns.items() if v and k != self.chosen), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +120,11 @@ def split(
         if column is not None and len(column) != num_rows:
             raise ValueError(f"{len(column)} values for {num_rows} rows")
     rng = np.random.Generator(np.random.PCG64(config.seed))
-    if config.method == "group":
+    if config.chosen == "group":
         parts = _by_group(_required(groups, "groups"), config, rng)
-    elif config.method == "time":
+    elif config.chosen == "time":
         parts = _by_time(_required(times, "times"), config)
-    elif config.method == "stratified" and labels is not None:
+    elif config.chosen == "stratified" and labels is not None:
         parts = _stratified(_numbered(labels), config, rng)
     else:
         parts = _in_order(rng.permutation(num_rows), config)

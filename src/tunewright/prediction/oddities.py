@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tunewright.data import has_no_text
 from tunewright.data.ledger import Cuts
 from tunewright.data.wording import counted
-from tunewright.types import Role
+from tunewright.types import Role, Row
 
 
 class Placed(Protocol):
@@ -23,19 +23,14 @@ Item = TypeVar("Item", bound=Placed)
 
 
 @dataclass
-class Oddities:
+class Oddities(Generic[Item]):
     """Counts what has no text, and what is longer than the model reads."""
 
-    is_blank: Callable[[Placed], bool]
+    is_blank: Callable[[Item], bool]
     noun: str = "row"
     num_blank: int = 0
     first_blank: str = ""
     cuts: Cuts = field(default_factory=Cuts)
-
-    @classmethod
-    def of_rows(cls, roles: Sequence[Role]) -> Self:
-        """Returns a count of rows that have these roles."""
-        return cls(lambda row: has_no_text(row, roles))  # type: ignore[arg-type]
 
     def watch(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yields the items as they come."""
@@ -52,3 +47,8 @@ class Oddities:
         more = " is the first" if self.num_blank > 1 else ""
         blank = f"{counted(self.num_blank, self.noun)} without a word answered, too: "
         return (f"{blank}{self.first_blank}{more}.", *self.cuts.notices(self.noun))
+
+
+def odd_rows(roles: Sequence[Role]) -> Oddities[Row]:
+    """Returns a count of rows that have these roles."""
+    return Oddities(lambda row: has_no_text(row, roles))

@@ -70,9 +70,9 @@ def embed(
     return quantised(vectors_RD, vectors, ranges_2D)
 
 
-def odd_documents() -> Oddities:
+def odd_documents() -> Oddities[Document]:
     """Returns a count of documents without a word, and of those that are cut."""
-    return Oddities(lambda document: is_blank(document.text), "text")  # type: ignore[attr-defined]
+    return Oddities(lambda document: is_blank(document.text), "text")
 
 
 def embedded(

@@ -415,7 +415,8 @@ def _prediction(row: Row, answer: Any, predictor: Predictor) -> str:
     told = (PART.name, *task.text_roles)
     texts = {role: row.values[role] for role in told if role in row.values}
     texts |= {role: task.shown(row) for role in task.picture_roles}
-    place = {"row": row.id if row.line else row.number, "source": row.source, "line": row.line}
+    place = {"row": row.id, "source": row.source, "line": row.line}
+    place |= {} if row.index is None else {"index": row.index}
     line = {**place, **texts, "true": true, "answered": answered}
     return json.dumps(line | answer.to_json() | logits, ensure_ascii=False, default=str) + "\n"
 

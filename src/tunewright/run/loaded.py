@@ -20,7 +20,6 @@ from tunewright.data import (
     named_as,
     read_table,
     resolve_columns,
-    roles_read,
     stream_tables,
 )
 from tunewright.data.pictures import is_picture
@@ -35,7 +34,7 @@ from tunewright.models.own_layers import use_own_layers
 from tunewright.models.sentence_folder import MODULES
 from tunewright.models.sharing import share_frozen
 from tunewright.models.tokenizers import load_tokenizer, max_length_of
-from tunewright.prediction.oddities import Oddities
+from tunewright.prediction.oddities import Oddities, odd_rows
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.judge import EvaluationResult, Judge
 from tunewright.run.prepare import check_column
@@ -71,13 +70,13 @@ class TrainedModel:
         model reads pictures, a list may hold their paths, their bytes, or pictures of Pillow.
         `say` hears which columns were guessed, and how many rows have no text or were cut.
         """
-        odd = Oddities.of_rows(self.predictor.task.roles)
+        odd = odd_rows(self.predictor.task.roles)
         answers = list(self.stream(self._rows(source, columns or {}, say), odd))
         for sentence in odd.notices():
             say(sentence)
         return answers
 
-    def stream(self, rows: Iterable[Row], odd: Oddities | None = None) -> Iterator[Any]:
+    def stream(self, rows: Iterable[Row], odd: Oddities[Row] | None = None) -> Iterator[Any]:
         """Yields answers as rows come in; memory does not grow with their number.
 
         `odd` counts the rows that have no text or are cut.
@@ -91,18 +90,19 @@ class TrainedModel:
         source: Any,
         columns: Mapping[str, str] | None = None,
         settings: ReadSettings | None = None,
-        kind: str = "lines",
+        kind: str | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
         """Yields the rows of a file or binary stream as they are read, each with its own columns.
 
-        `kind` is the format of a stream (lines, jsonl, csv, tsv). `say` hears, once, how the file
-        is read and which columns were found by their names.
+        `kind` is the format of a stream (lines, jsonl, csv, tsv): lines, where none is named and
+        the first one does not show another. `say` hears, once, how the file is read and which
+        columns were found by their names.
         """
         said: set[str] = set()
-        for table in stream_tables(source, settings or self.reading, kind):
-            if kind == "lines" and table.place(0) == (STANDARD_INPUT, 1):
-                _check_is_text(table.column("text")[0], self.columns.values())
+        for table in stream_tables(source, settings or self.reading, kind or "lines"):
+            if kind is None and table.place(0) == (STANDARD_INPUT, 1):
+                self._check_is_text(table.column("text")[0])
             choice = self._choice(table, columns or {})
             for sentence in (*table.notes, *choice.notices(table.name)):
                 if sentence not in said:
@@ -155,12 +155,27 @@ class TrainedModel:
             say(sentence)
         return table.rows(choice.mapping)
 
+    def _check_is_text(self, line: str) -> None:
+        """Raises DataError for the first line of standard input where rows come as CSV or JSON."""
+        inputs = {role.name for role in self.predictor.task.roles if not role.only_training}
+        columns = {name.casefold() for role, name in self.columns.items() if role in inputs}
+        cells = {cell.strip(' "').casefold() for cell in re.split(r"[,;\t|]", line)}
+        is_header = len(cells) > 1 and bool(columns) and columns <= cells
+        if is_header or _is_object(line):
+            raise DataError(
+                f"{STANDARD_INPUT}, line 1",
+                f"it looks like {'the header of a CSV file' if is_header else 'a row in JSON'}",
+                "Without a format every line is a text.",
+                f"Pass --format {'csv' if is_header else 'jsonl'}, or --format lines if it is one.",
+            )
+
     @property
     def bare_roles(self) -> list[str]:
         """The roles that texts without names fill: those of the task, or those training knew."""
-        task = self.predictor.task
-        known = [role for role in task.text_roles if role in self.columns]
-        return list(task.bare_roles) or known or list(task.text_roles)
+        task, known = self.predictor.task, self.columns
+        if task.bare_roles:
+            return [r for r in task.bare_roles if r in known or r not in task.optional_texts]
+        return [r for r in task.text_roles if r in known] or list(task.text_roles)
 
     def _choice(
         self, table: Table, columns: Mapping[str, str], training: bool = False
@@ -174,13 +189,14 @@ class TrainedModel:
         pictures = self.predictor.task.picture_roles
         if pictures and table.column_names == ["text"]:  # lines, each of which is a path
             remembered = {pictures[0]: "text"}
-        roles = roles_read(self.predictor.task.roles, self.columns, columns)
+        roles = self.predictor.task.roles
         choice = resolve_columns(
             roles,
             table.column_names,
             {**remembered, **columns},
             training=training,
             source=table.name,
+            before=self.columns,
         )
         fault = missing_beside(roles, self.columns, choice.mapping, table.name)
         if fault and table.column_names != ["text"]:  # lines of text have no other columns
@@ -188,18 +204,11 @@ class TrainedModel:
         return choice
 
 
-def _check_is_text(line: str, columns: Iterable[str]) -> None:
-    """Raises DataError for the first line of standard input where rows come as CSV or JSON."""
-    cells = {cell.strip(' "').casefold() for cell in re.split(r"[,;\t|]", line)}
-    is_header = len(cells) > 1 and not cells.isdisjoint(name.casefold() for name in columns)
-    kind = "csv" if is_header else "jsonl" if line.startswith("{") and line.endswith("}") else ""
-    if kind:
-        raise DataError(
-            f"{STANDARD_INPUT}, line 1",
-            f"it looks like {'the header of a CSV file' if is_header else 'a row in JSON'}",
-            "Without a format every line is a text.",
-            f"Name it with --format {kind}.",
-        )
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _printable(value: Any) -> Any:

@@ -18,7 +18,6 @@ from tunewright.data import (
     read_splits,
     read_table,
     resolve_columns,
-    roles_read,
     split,
 )
 from tunewright.data.blocks import BlockRows, BlockTable
@@ -63,13 +62,18 @@ def prepare(
     for name, table in tables.items():
         if name not in SPLITS:
             continue
-        read = roles_read(roles, prepared.columns, config.columns)
         given = config.columns
         if name != "train":  # another file may have them under their usual names
             given = {role: column for role, column in given.items()
                      if named_as(column, table.column_names) in table.column_names}  # fmt: skip
-        choice = resolve_columns(read, table.column_names, given, training=True,
-                                 source=table.name)  # fmt: skip
+        choice = resolve_columns(roles, table.column_names, given, training=True,
+                                 source=table.name, before=prepared.columns)  # fmt: skip
+        prepared.notices += [
+            f'{table.name}: there is no column "{config.columns[role]}"; '
+            f'"{choice.mapping[role]}" is taken as {role}.'
+            for role in config.columns
+            if role not in given and role in choice.mapping
+        ]
         if fault := missing_beside(roles, prepared.columns, choice.mapping, table.name):
             raise fault
         if isinstance(table, BlockTable):
@@ -138,6 +142,10 @@ def _checked(
 def _divide(prepared: Prepared, label_role: str | None, config: SplitConfig) -> None:
     """Cuts missing splits out of the training rows."""
     rows, splits = prepared.splits["train"], prepared.splits
+    if config.idle:
+        prepared.notices.append(
+            f"data.split.{config.idle} is not read: data.split.method is {config.chosen}."
+        )
     wanted = config.model_copy(
         update={name: 0.0 for name in ("validation", "test") if name in splits}
     )
@@ -172,7 +180,7 @@ def _set_aside(
     label_role: str | None,
 ) -> str:
     has_classes = label_role is not None
-    method = "random" if config.method == "stratified" and not has_classes else config.method
+    method = "random" if config.chosen == "stratified" and not has_classes else config.chosen
     return (
         f"{name}: {len(part):,} of the {len(rows):,} rows of {prepared.name} were set "
         f"aside ({method}, seed {config.seed})."

@@ -129,7 +129,7 @@ def limit_of(table: BlockTable) -> int:
 
 def check_settings(table: BlockTable, config: DataConfig, given: Collection[str]) -> None:
     """Raises SettingsError for settings that need to see every row first."""
-    method = config.split.method
+    method = config.split.chosen
     if method in ("group", "time") and not {"validation", "test"}.issubset(given):
         raise SettingsError(
             f"data.split.method={method}",
@@ -178,7 +178,7 @@ def divide_blocks(
 
 
 def _random(config: SplitConfig) -> dict[str, str]:
-    return {} if config.method in ("stratified", "random") else {"method": "random"}
+    return {} if config.chosen in ("stratified", "random") else {"method": "random"}
 
 
 def in_memory(rows: Rows) -> Rows:

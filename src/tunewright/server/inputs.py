@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunewright.data import resolve_columns, roles_read
+from tunewright.data import resolve_columns
 from tunewright.data.checks import is_blank
 from tunewright.data.pictures import MAX_PIXELS, bytes_from_base64, num_pixels
 from tunewright.run.loaded import TrainedModel
@@ -92,10 +92,12 @@ def _row(model: TrainedModel, roles: Sequence[str], place: int, item: Any, name:
 def _by_columns(model: TrainedModel, item: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns the values of a task's roles: by the columns of training, or by the usual names."""
     remembered = {role: column for role, column in model.columns.items() if column in item}
-    roles = roles_read(model.predictor.task.roles, model.columns, {})
-    choice = resolve_columns(roles, list(item), remembered, training=False, source=name)
+    roles = model.predictor.task.roles
+    choice = resolve_columns(
+        roles, list(item), remembered, training=False, source=name, before=model.columns
+    )
     if choice.unused:
-        known = ", ".join(role.name for role in roles)
+        known = ", ".join(role.name for role in roles if role.name not in choice.unread)
         raise Refused(422, f'{name}: "{choice.unused[0]}" is no column. There is {known}.')
     training_only = {role.name for role in model.predictor.task.roles if role.only_training}
     return {

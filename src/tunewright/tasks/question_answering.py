@@ -208,9 +208,9 @@ class QuestionAnswering(Task):
         if self.long == "window":
             found.append(
                 f"What has more than {self.max_length} tokens with its question is read in windows "
-                f"of so many, each of which shares {self.stride} with the one before, and the best "
-                "answer of all is given. Stock `transformers` gives the same logits for a window, "
-                "and does not compare them."
+                f"of so many, each of which shares at most {self.stride} with the one before, and "
+                "the best answer of all is given. Stock `transformers` gives the same logits for a "
+                "window, and does not compare them."
             )
         if self.may_lack:
             found.append(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from tunewright.metrics.calibration import ANSWERS_NOTHING
 from tunewright.tasks.labels import LabelKind
 
-MAX_THRESHOLDS = 20  # of labels that a sentence names
+MAX_THRESHOLDS, MAX_CHARACTERS = 20, 400  # of labels that a sentence names
 
 
 def of_temperature(temperature: float) -> Iterator[str]:
@@ -45,9 +46,10 @@ def of_thresholds(labels: Sequence[str], thresholds: Sequence[float]) -> Iterato
     values = [f"{value:.3f}" for value in thresholds]
     if not values:
         return
-    pairs = zip(labels, values, strict=True)
-    shown = ", ".join(f"{label} {value}" for label, value in [*pairs][:MAX_THRESHOLDS])
-    hidden = len(values) - MAX_THRESHOLDS
+    pairs = [f"{label} {value}" for label, value in zip(labels, values, strict=True)]
+    fitting = sum(length <= MAX_CHARACTERS for length in accumulate(len(pair) for pair in pairs))
+    shown = ", ".join(pairs[: min(MAX_THRESHOLDS, fitting)])
+    hidden = len(values) - min(MAX_THRESHOLDS, fitting)
     each = values[0] if len(set(values)) == 1 else f"its own on: {shown}"
     more = f" and {hidden:,} more" if hidden > 0 and len(set(values)) > 1 else ""
     on = " on" if len(set(values)) == 1 else ""

@@ -72,9 +72,10 @@ def limits(
         length, stride = windows
         found.append(
             f"Texts of more than {length} tokens are read in windows of so many, each of which "
-            f"shares {stride} with the one before; a word is read where it stands deepest inside a "
-            f"window. The pipeline of stock `transformers` reads the first {length} tokens; with "
-            f"stride={stride} it reads windows, and joins what it finds in another way."
+            f"shares at most {stride} with the one before; a word is read where it stands deepest "
+            f"inside a window. The pipeline of stock `transformers` reads the first {length} "
+            f"tokens; with stride={stride} it reads windows, and joins what it finds in another "
+            "way."
         )
     if scheme == "IOB1":
         found.append("Tags are answered in IOB1, as in the data; the saved model's own are BIO.")

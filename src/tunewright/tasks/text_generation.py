@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tunewright.answers import Generated, Reply
 from tunewright.data.checks import is_blank
+from tunewright.data.wording import counted
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.metrics.perplexity import language_metrics
 from tunewright.metrics.spec import MetricSpec
@@ -147,7 +148,7 @@ class TextGeneration(Task):
     @property
     def reads_long(self) -> ReadsLong:
         """Conversations are cut or refused, plain texts are read in windows."""
-        return "mixed"
+        return "mixed" if self.long == "truncate" else "window"
 
     def learn(self, rows: Iterable[Row]) -> Self:
         count, empty = 0, list[Row]()
@@ -382,21 +383,22 @@ class TextGeneration(Task):
     def reduce(self, statistics: Statistics, counts: np.ndarray | None = None) -> dict[str, float]:
         found = language_metrics(statistics, counts)
         if self.write_answers:
-            counts_R = np.asarray(statistics["has_answer"], np.float64)
+            counts_R = _has_answer(statistics).astype(np.float64)
             counts_R = counts_R if counts is None else counts_R * counts
             found |= rouge_metrics(statistics, counts_R)
             found["chrf"] = chrf_of(counts_R @ np.asarray(statistics["chrf"], np.float64))
         return found
 
     def measured_as(self, statistics: Statistics) -> Sequence[str]:
-        hidden_R = np.asarray(statistics["hidden"])
-        num_without = int((hidden_R == 0).sum())
-        if not num_without:
-            return ()
-        return (
-            f"{num_without:,} of {len(hidden_R):,} rows have no answer, or none among the tokens "
-            "that are read; nothing of them is measured.",
-        )
+        unread = int((np.asarray(statistics["hidden"]) == 0).sum())
+        unknown = int((~_has_answer(statistics)).sum()) if self.write_answers else 0
+        rows = counted(len(statistics["hidden"]), "row")
+        told = {
+            "no answer among the tokens that are read; perplexity and token accuracy": unread,
+            "no answer to be written; ROUGE and chrF": unknown,
+        }
+        return [f"{number:,} of {rows} have {what} leave them out."
+                for what, number in told.items() if number]  # fmt: skip
 
     def _known_answer(self, row: Row) -> str:
         if is_plain_text(row):
@@ -419,6 +421,12 @@ class TextGeneration(Task):
         if answer.num_right == answer.num_known:
             return None
         return answer.loss / answer.num_known
+
+
+def _has_answer(statistics: Statistics) -> np.ndarray:
+    """Returns which rows have an answer that can be compared, bool (R,)."""
+    found = statistics.get("has_answer")  # not in figures that were stored by older versions
+    return np.ones(len(statistics["loss"]), bool) if found is None else np.asarray(found, bool)
 
 
 def own_ends(folder: Path) -> list[int]:

@@ -90,9 +90,9 @@ class Reading:
             return ()
         return (
             f"Texts of more than {self.max_length} tokens are read in windows of so many, each of "
-            f"which shares {self.stride} with the one before; a text is answered by the {pooled} "
-            f"of its windows' {what}. Stock `{library}` gives the same {what} for a window, and "
-            "does not pool them.",
+            f"which shares at most {self.stride} with the one before; a text is answered by the "
+            f"{pooled} of its windows' {what}. Stock `{library}` gives the same {what} for a "
+            "window, and does not pool them.",
         )
 
 

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from tunewright.answers import Generated
+from tunewright.data import is_blank
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.architecture import load_config
 from tunewright.models.attention import PACKED
@@ -45,7 +46,7 @@ from tunewright.models.tokens import encode_text
 from tunewright.models.transformer import Captioner, EncoderDecoder, Transformer
 from tunewright.models.writing import cut_at_stop
 from tunewright.tasks.base import Loss, Outputs, Task
-from tunewright.tasks.texts import texts_of
+from tunewright.tasks.texts import text_of, texts_of
 from tunewright.types import Features, Integers, Row, TokenStream
 
 DEFAULT_TARGET_LENGTH = 128
@@ -91,9 +92,10 @@ class Writer(Task):
 
     def targets_of(self, row: Row) -> tuple[str, ...]:
         """Returns the true texts: one, several where the column holds a list, or none."""
-        if row.values.get(self.target_role) is None:
-            return ()
-        return tuple(texts_of(row, self.target_role))
+        value = row.values.get(self.target_role)
+        if isinstance(value, list | tuple):
+            return tuple(texts_of(row, self.target_role))
+        return () if is_blank(value) else (text_of(row, self.target_role),)
 
     def languages(self) -> tuple[str | None, str | None]:
         """Returns the languages of source and target, for models that want to be told."""
