@@ -132,8 +132,8 @@ def test_answers_to_long_texts_do_not_depend_on_the_batch(tiny_folder, max_token
 def test_the_model_card_says_that_stock_libraries_pool_no_windows(pooling, words):
     task = TextClassification(max_length=16, stride=4, long="window", pooling=pooling)
     assert task.limits() == (
-        "Texts of more than 16 tokens are read in windows of so many, each of which shares at most 4 with "
-        f"the one before; a text is answered by {words} its windows' logits. Stock `transformers` "
+        "Texts of more than 16 tokens are read in windows of so many, each of which shares at most "
+        f"4 with the one before; a text is answered by {words} its windows' logits. Stock `transformers` "
         "gives the same logits for a window, and does not pool them.",
     )
     assert TextClassification().limits() == ()
