@@ -133,7 +133,7 @@ def test_the_model_card_says_that_stock_libraries_pool_no_windows(pooling, words
     task = TextClassification(max_length=16, stride=4, long="window", pooling=pooling)
     assert task.limits() == (
         "Texts of more than 16 tokens are read in windows of so many, each of which shares at most "
-        f"4 with the one before; a text is answered by {words} its windows' logits. Stock `transformers` "
-        "gives the same logits for a window, and does not pool them.",
+        f"4 with the one before; a text is answered by {words} its windows' logits. Stock "
+        "`transformers` gives the same logits for a window, and does not pool them.",
     )
     assert TextClassification().limits() == ()
