@@ -317,6 +317,17 @@ def test_queries_of_a_file_keep_their_columns(command, indexed, tmp_path):
     ]  # fmt: skip
 
 
+def test_the_column_of_queries_may_be_named(command, indexed, tmp_path):
+    (tmp_path / "asked.csv").write_text("text,wording\nno,shares of the bank\n")
+    told = command("search", "index", "--queries", "asked.csv=wording", "--mode", "bm25")
+    (row,) = (json.loads(line) for line in told.out.splitlines())
+    assert (row["text"], row["wording"], row["hits"][0]["id"]) == ("no", "shares of the bank", "b2")
+    assert (
+        'the column "text" is taken as query'
+        in command("search", "index", "--queries", "asked.csv").err
+    )
+
+
 def test_queries_come_from_standard_input(command, indexed, monkeypatch):
     piped('{"query": "bank"}\n', monkeypatch)
     ended = command("search", "index", "--queries", "-", "--top", 1)

@@ -167,7 +167,10 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
     queries: Annotated[
         str | None,
-        typer.Option(help="A file of queries, - for JSON lines on standard input.", metavar="FILE"),
+        typer.Option(
+            help="A file of queries, - for JSON lines on standard input; with =COLUMN theirs.",
+            metavar="FILE[=COLUMN]",
+        ),
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", help="How many documents.", min=1)] = 10,
     mode: Annotated[str, typer.Option(help="hybrid, dense (meaning) or bm25 (words).")] = "hybrid",

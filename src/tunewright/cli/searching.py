@@ -239,8 +239,8 @@ def search_and_show(
         reranker = load_reranker(reading, precision) if reading else None  # type: ignore[arg-type]
         question = replace(question, reranker=reranker)
         if judge is not None:
-            beir, split = _judged(judge)
-            _show_quality(index.evaluate(beir, question, split), as_json)
+            beir, split = _divided(judge)
+            _show_quality(index.evaluate(beir, question, split or "test"), as_json)
         elif queries is not None:
             write_rows(_answered(index, queries, question), output)
         elif query is not None:
@@ -249,8 +249,8 @@ def search_and_show(
 
 def _named_with_share(rerank: str | None) -> tuple[str | None, float]:
     """Returns a model and its share of the score, from MODEL or MODEL=SHARE."""
-    name, equals, share = (rerank or "").rpartition("=")
-    if not equals or Path(rerank or "").exists():
+    name, share = _divided(rerank or "")
+    if share is None:
         return rerank, 1.0
     try:
         found = float(share)
@@ -264,26 +264,33 @@ def _named_with_share(rerank: str | None) -> tuple[str | None, float]:
     return name, found
 
 
-def _judged(judge: str) -> tuple[str, str]:
-    """Returns a folder of judged queries and the split, from FOLDER or FOLDER=SPLIT."""
-    folder, equals, split = judge.rpartition("=")
-    return (judge, "test") if not equals or Path(judge).exists() else (folder, split)
+def _divided(word: str) -> tuple[str, str | None]:
+    """Returns the two sides of NAME=WORD; of a file that is called so, and without one, None."""
+    name, equals, more = word.rpartition("=")
+    return (name, more) if equals and not Path(word).exists() else (word, None)
 
 
 def _answered(index: Any, file: str, question: Any) -> Iterator[dict[str, Any]]:
     """Yields the queries of a file or of standard input with their hits, as they come."""
-    rows = _queries(sys.stdin.buffer if file == "-" else file)
+    name, column = _divided(file)
+    given = {} if column is None else {QUERY.name: column}
+    rows = _queries(sys.stdin.buffer if name == "-" else name, given)
     while part := list(islice(rows, QUERIES_AT_ONCE)):
         found = index.answers([query for query, _ in part], question)
         for (_, cells), hits in zip(part, found, strict=True):
             yield {**cells, "hits": [hit.to_json() for hit in hits]}
 
 
-def _queries(source: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _queries(source: Any, given: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    said: set[str] = set()
     for table in stream_tables(source):
         choice = resolve_columns(
-            (QUERY,), table.column_names, {}, training=False, source=table.name
+            (QUERY,), table.column_names, given, training=False, source=table.name
         )
+        for sentence in choice.notices(table.name):
+            if sentence not in said:
+                said.add(sentence)
+                show.say(sentence)
         for row in table.rows(choice.mapping):
             query = str(row.values["query"] or "")
             yield query, {choice.mapping["query"]: query, **row.extras}
