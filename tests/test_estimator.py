@@ -7,6 +7,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ from tunewright.errors import DataError, SettingsError
 
 TEXTS = ["a good film", "an awful film", "great food", "bad food", "fine music", "poor music"] * 3
 NAMES = ["good", "bad"] * 9
+
+
+class Mood(StrEnum):
+    GOOD = "good"
+    BAD = "bad"
+
+
 STEPS = {"precision": "fp32", "max_steps": 2}
 
 Make = Callable[..., TextClassifier]
@@ -282,8 +290,12 @@ LABELS = "Labels are texts, whole numbers or booleans, all of one type."
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([["a"], ["b"]] * 9, "y: it has the shape (18, 1). One label a text is needed."),
+        (np.array([["a"], ["b"]] * 9), "y: it has the shape (18, 1). One label a text is needed."),
         ([0.5, 1.0] * 9, f"y: it holds missing values or fractions. {LABELS}"),
+        ([["a"], ["a", "b"]] * 9, f"y: it holds values of the types list. {LABELS}"),
+        ([Mood.GOOD, Mood.BAD] * 9, f"y: it holds values of the types Mood. {LABELS}"),
+        ([float("nan"), "a"] * 9, f"y: it holds values of the types number, str. {LABELS}"),
+        ([True, 2] * 9, f"y: it holds values of the types bool, number. {LABELS}"),
         ([None, "a"] * 9, f"y: it holds values of the types NoneType, str. {LABELS}"),
         (np.array(["2020-01-01"] * 18, "M8[D]"), f"y: it is of the type datetime64[D]. {LABELS}"),
     ],

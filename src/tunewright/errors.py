@@ -22,6 +22,7 @@ Every message says, in one line: where - what was found - what is needed - what 
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -131,7 +132,7 @@ class TunewrightWarning(UserWarning):
 
 def warned(sentence: str) -> None:
     """Warns whoever called the package: the place that a warning names is theirs."""
-    here, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    here, level, frame = f"{Path(__file__).parent}{os.sep}", 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
         frame, level = frame.f_back, level + 1
     warnings.warn(sentence, TunewrightWarning, stacklevel=level)

@@ -36,12 +36,6 @@ TASK, WHERE = "text-classification", "TextClassifier"
 Array = npt.NDArray[Any]
 
 # Settings that the estimator makes itself, and what to do instead.
-# What labels may be, under the names of messages; a boolean is no number here.
-KINDS: dict[str, tuple[type, ...]] = {
-    "bool": (bool, np.bool_),
-    "str": (str,),
-    "number": (int, float, np.integer, np.floating),
-}
 TAKEN = {
     "model.name": "Pass model= instead.",
     "training.num_train_epochs": "Pass num_train_epochs= instead.",
@@ -315,11 +309,11 @@ def _labels(y: Any) -> Array:
     if labels.ndim != 1:
         raise DataError("y", f"it has the shape {labels.shape}", "One label a text is needed.")
     values = labels.tolist()
-    if labels.dtype == object and not all(isinstance(value, str) for value in values):
+    if labels.dtype == object and not all(type(value) is str for value in values):
         _check_alike(values)
         labels = np.array(values)
         if labels.dtype == object:
-            raise _no_labels(f"it holds values of the type {type(values[0]).__name__}")
+            raise _no_labels("it holds whole numbers beyond 64 bits")
     if labels.dtype.kind not in "OUTbiuf":
         raise _no_labels(f"it is of the type {labels.dtype}")
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
@@ -328,13 +322,19 @@ def _labels(y: Any) -> Array:
 
 
 def _check_alike(values: Sequence[Any]) -> None:
-    """Raises DataError for labels of several kinds."""
-    kinds = {
-        next((name for name, own in KINDS.items() if isinstance(value, own)), type(value).__name__)
-        for value in values
-    }
-    if len(kinds) > 1:
+    """Raises DataError for values that are no labels, and for labels of several kinds."""
+    kinds = set(map(_kind, values))
+    if len(kinds) > 1 or not kinds <= {"bool", "number", "str"}:
         raise _no_labels(f"it holds values of the types {', '.join(sorted(kinds))}")
+
+
+def _kind(value: Any) -> str:
+    """Returns what a label is; a boolean is no number here, and a text enumeration no text."""
+    if type(value) is bool or isinstance(value, np.bool_):
+        return "bool"
+    if type(value) in (int, float) or isinstance(value, np.number):
+        return "number"
+    return "str" if type(value) in (str, np.str_) else type(value).__name__
 
 
 def _no_labels(found: str) -> DataError:

@@ -314,7 +314,7 @@ def test_lines_that_are_no_texts_are_refused(command, trained, monkeypatch, firs
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     ended = command("predict", "runs/first")
     assert ended.status == 2
-    assert ended.err.endswith(f"Pass --format {kind}, or --format lines if it is one.\n")
+    assert ended.err.endswith(f"Pass --format {kind}, or lines if it is a text.\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     assert command("predict", "runs/first", "--format", "lines").status == 0
 

@@ -55,7 +55,7 @@ def test_a_byte_of_no_encoding_is_named_with_its_offset_and_line(folder):
     Path("a.csv").write_bytes("text,label\nfine,pos\ncaf\xe9,neg\n".encode("latin-1"))
     assert refusal("a.csv") == (
         "a.csv, line 3: the byte 0xe9 at offset 23 is not UTF-8. "
-        'The file looks like "cp1252", but that is a guess. '
+        'The file looks like "cp1252" or "cp1250", but that is a guess. '
         "Save it as UTF-8, or name its encoding, such as data.encoding=cp1252."
     )
 
@@ -232,7 +232,7 @@ def test_a_decimal_comma_gets_a_hint():
         read_number("1,5", "row 1")
     assert str(caught.value) == (
         'row 1: "1,5" is not a finite number. A number is needed here. '
-        'A decimal has a point, "1.5", and thousands no sign between them, "1000".'
+        'Write decimals with a point ("1.5"), and thousands without a sign ("1000").'
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tunewright.data.splits import Split, SplitConfig, split
-from tunewright.errors import DataError
+from tunewright.errors import DataError, SettingsError
 
 shares = st.tuples(st.floats(0, 0.45), st.floats(0, 0.45))
 labels = st.lists(st.sampled_from("abcde"), max_size=120)
@@ -187,12 +187,14 @@ def test_too_few_groups_are_refused():
 
 
 @pytest.mark.parametrize("name", ["group", "time"])
-def test_a_column_asks_for_its_method_and_is_idle_under_another(name):
+def test_a_column_asks_for_its_method_and_goes_with_no_other(name):
     column = {f"{name}_column": "author"}
     asked, other = SplitConfig(**column), SplitConfig(method="random", **column)
-    assert (asked.chosen, asked.idle) == (name, "")
-    assert (other.chosen, other.idle) == ("random", f"{name}_column")
-    with pytest.raises(ValidationError, match="need the method that is meant"):
+    assert (asked.chosen, other.chosen) == (name, "random")
+    asked.check_columns()
+    with pytest.raises(SettingsError, match=f"It is read by the method {name}"):
+        other.check_columns()
+    with pytest.raises(ValidationError, match="say which method is meant"):
         SplitConfig(group_column="author", time_column="when")
 
 

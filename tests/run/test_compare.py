@@ -8,6 +8,7 @@ import pytest
 
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES
+from tunewright.errors import SettingsError
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,15 @@ def test_the_rows_where_answers_differ_are_found(task, has_mcnemar, tiny_folder,
     assert [row["row"] for row in found.rows] == differ
     assert len(differ) == found.num_different > 0
     assert (found.mcnemar is not None) == has_mcnemar
+
+
+def test_other_rows_of_memory_are_other_rows(tiny_folder, tmp_path):
+    rows = [{"text": f"film {place}", "label": "ab"[place % 2]} for place in range(12)]
+    runs = [
+        tw.train(rows, model=tiny_folder("bert"), folder=str(tmp_path), max_steps=1, track=(),
+                 num_resamples=20, settings={"data": {"split": {"seed": seed}}})
+        for seed in (1, 2)
+    ]  # fmt: skip
+    assert tw.compare(runs[0], runs[0]).num_different == 0
+    with pytest.raises(SettingsError, match="they were judged on different rows"):
+        tw.compare(*runs)

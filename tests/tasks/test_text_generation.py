@@ -331,9 +331,9 @@ def test_a_row_without_an_answer_is_not_measured_and_that_is_said():
     stacked = task.stack(task.statistics(*pair) for pair in pairs)
     assert task.reduce(stacked)["rougeL"] == task.reduce(stacked)["chrf"] == pytest.approx(100)
     assert task.measured_as(stacked) == [
-        "1 of 3 rows have no answer among the tokens that are read; perplexity and token accuracy "
+        "1 of 3 rows: no answer among the tokens that are read; perplexity and token accuracy "
         "leave them out.",
-        "2 of 3 rows have no answer to be written; ROUGE and chrF leave them out.",
+        "2 of 3 rows: no answer to be written; ROUGE and chrF leave them out.",
     ]
     del stacked["has_answer"]  # as older versions stored it
     assert task.reduce(stacked)["rougeL"] == pytest.approx(100 / 3)

@@ -47,8 +47,8 @@ def predict(
 ) -> None:
     """Answer texts: files or standard input in, JSON lines or CSV out, as they come.
 
-    Rows keep their columns; where one is called like a field of the answer, all fields begin with
-    predicted_.
+    Rows keep their columns; where one of any file is called like a field of the answer, all fields
+    begin with predicted_.
     """
     from tunewright.cli.predicting import predict_and_write
 

@@ -100,25 +100,26 @@ def _watched(rows: Iterator[dict[str, Any]], formulas: Counter[str]) -> Iterator
 class FreeNames:
     """Puts answers beside the columns of their rows, under names that are not taken.
 
-    The fields of an answer keep together: where a column of any file is called like one, all begin
-    with `predicted_`, or with `predicted_2_` where that is taken, too. Files and lines begin with
-    `file_`, should they have to.
+    The fields of an answer keep together: where a column of any file, or of what came on standard
+    input so far, is called like one, all begin with `predicted_`, or with `predicted_2_` where that
+    is taken, too. File and line begin with `file_`, should they have to.
     """
 
     def __init__(self, columns: Iterable[str] = ()) -> None:
         self._columns = set(columns)
+        self._names: dict[str, set[str]] = {"file": set(), "predicted": set()}
 
     def beside(
         self, cells: Mapping[str, Any], answer: Mapping[str, Any], place: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Returns a row's place, its columns and its answer."""
         self._columns |= cells.keys()
-        return {
-            **self._named("file", place), **cells, **self._named("predicted", answer),
-        }  # fmt: skip
+        return {**self._free("file", place), **cells, **self._free("predicted", answer)}
 
-    def _named(self, word: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _free(self, word: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns values under names that are free, and were for all fields that came before."""
+        names = self._names[word]
+        names |= values.keys()
         prefixes = chain(("", f"{word}_"), (f"{word}_{number}_" for number in count(2)))
-        free = (each for each in prefixes if self._columns.isdisjoint(each + n for n in values))
-        prefix = next(free)
+        prefix = next(p for p in prefixes if self._columns.isdisjoint(p + name for name in names))
         return {prefix + name: value for name, value in values.items()}

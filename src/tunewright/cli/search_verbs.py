@@ -168,7 +168,8 @@ def search(
     queries: Annotated[
         str | None,
         typer.Option(
-            help="A file of queries, - for JSON lines on standard input; with =COLUMN theirs.",
+            help="A file of queries, - for JSON lines on standard input; with =COLUMN the column "
+            "that they are in.",
             metavar="FILE[=COLUMN]",
         ),
     ] = None,

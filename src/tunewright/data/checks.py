@@ -318,7 +318,7 @@ def read_number(value: object, where: str) -> float:
     if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
         hint = ""
         if "," in value:
-            hint = 'A decimal has a point, "1.5", and thousands no sign between them, "1000".'
+            hint = 'Write decimals with a point ("1.5"), and thousands without a sign ("1000").'
         raise _not_a_number(value, where, hint)
     try:
         number = float(value)

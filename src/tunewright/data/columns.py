@@ -31,7 +31,8 @@ class ColumnChoice:
         """Returns whole sentences on what was guessed in `source`, to be shown to the user."""
         guessed = (self._notice(role) for role in self.guessed)
         unread = (
-            f'the column "{column}" is not read: training had no {role}.'
+            f'the column "{column}" is not read: training had no {role}. '
+            f"data.columns.{role} names one."
             for role, column in self.unread.items()
         )
         return tuple(f"{source}: {sentence}" for sentence in (*guessed, *unread))

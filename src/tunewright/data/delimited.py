@@ -27,7 +27,7 @@ FLUSH_ROWS = 8192
 # A batch also ends after this many characters, so that long texts do not pile up.
 FLUSH_CHARACTERS = 16 << 20
 
-_EXCEL = re.compile(r"sep=(.)", re.IGNORECASE)
+_EXCEL = re.compile(r"sep=([^'\"]) *", re.IGNORECASE)
 
 Record = tuple[int, list[str]]
 
@@ -59,7 +59,7 @@ def read_delimited(
     dialect = Dialect(delimiter or sniffed(first, quote), quote)
     if delimiter is None and dialect.delimiter != ",":
         notes.append(f"{lines.name}: the columns are separated by {dialect.shown}.")
-    records = _records(lines, itertools.chain([first], walk), dialect)
+    records = _records(lines, itertools.chain([first], walk), dialect, lines.num_read)
     filled = _without_blanks(records, lines.name, notes)
     start, fields = next(filled, (1, [""]))
     names = _column_names(fields if header else [""] * len(fields), lines.name)
@@ -103,12 +103,11 @@ def sniffed(header: str, quote: str) -> str:
     return max(DELIMITERS, key=num_fields)
 
 
-def _records(lines: Lines, walk: Iterator[str], dialect: Dialect) -> Iterator[Record]:
-    """Yields each record with the physical line where it begins."""
+def _records(lines: Lines, walk: Iterator[str], dialect: Dialect, start: int) -> Iterator[Record]:
+    """Yields each record with the physical line where it begins; the first begins at `start`."""
     # The limit is one for the whole process; it is only ever raised here.
     csv.field_size_limit(max(csv.field_size_limit(), lines.max_text_bytes))
     fields = dialect.fields(walk)
-    start = 1
     try:
         for record in fields:
             yield start, record

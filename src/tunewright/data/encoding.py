@@ -1,7 +1,7 @@
 """Finds out how a text file is encoded, and reads its lines.
 
-The rules, in order: what the user says; a byte order mark; strict UTF-8; strict GB18030 when what
-comes out reads as Chinese; what the training data were. Anything else is an error that names the
+The rules, in order: what the user says; a byte order mark; strict UTF-8; what the training data
+were; strict GB18030 when what comes out reads as Chinese. Anything else is an error that names the
 first bad byte. What was found is reported with the table, so no encoding is ever guessed in
 silence.
 """
@@ -38,8 +38,10 @@ COMMON_CHINESE = frozenset(
 )
 # Chosen between the two shares above.
 MIN_COMMON_SHARE = 0.15
-# What Windows writes in Western Europe and America, and calls ANSI.
+# What Windows writes in Western Europe and America, and calls ANSI. By a few letters with accents
+# nobody can tell it from these.
 WINDOWS = "cp1252"
+LIKE_WINDOWS = ("cp1250", "cp1254", "cp1257", "latin-1", "iso8859-1", "iso8859-2", "iso8859-15")
 # No line may be longer than this many of the longest allowed texts: escapes make JSON longer.
 LINE_OF_TEXTS = 8
 
@@ -63,10 +65,10 @@ def find_encoding(
     if bad is None:
         return codec
     if requested is None and marked is None:
-        if is_chinese(open_stream):
-            return "gb18030"
         if usual is not None and (found := _strictly(open_stream, usual)):
             return found
+        if is_chinese(open_stream):
+            return "gb18030"
     raise bad_byte_error(open_stream, name, codec, bad)
 
 
@@ -157,12 +159,15 @@ def bad_byte_error(open_stream: Opener, name: str, codec: str, offset: int) -> D
         line = _line_of(stream, offset)
         value = stream.read(1)
     likely = _likely_encoding(open_stream)
+    is_close = likely in LIKE_WINDOWS
+    named = WINDOWS if is_close or likely is None else likely
+    either = f'"{WINDOWS}" or "{likely}"' if is_close else f'"{likely}"'
     shown = f"the byte 0x{value.hex()} at offset {offset:,}" if value else "the end of the file"
     return DataError(
         f"{name}, line {line}",
         f"{shown} is not {codec.upper()}",
-        f'The file looks like "{likely}", but that is a guess.' if likely else "",
-        f"Save it as UTF-8, or name its encoding, such as data.encoding={likely or WINDOWS}.",
+        f"The file looks like {either}, but that is a guess." if likely else "",
+        f"Save it as UTF-8, or name its encoding, such as data.encoding={named}.",
     )
 
 
@@ -181,23 +186,12 @@ def _line_of(stream: BinaryIO, offset: int) -> int:
 
 
 def _likely_encoding(open_stream: Opener) -> str | None:
-    """Returns charset-normalizer's opinion on the first 64 KiB, only to be offered to the user.
-
-    Of a few letters with accents nobody can tell which code page they are of: where the usual one
-    gives the same text, it is that one.
-    """
+    """Returns charset-normalizer's opinion on the first 64 KiB, only to be offered to the user."""
     from charset_normalizer import from_bytes
 
     with open_stream() as stream:
-        sample = stream.read(64 * 1024)
-    best = from_bytes(sample).best()
-    if not best or best.encoding == "utf_8":
-        return None
-    return (
-        WINDOWS
-        if sample.decode(WINDOWS, "replace") == str(best)
-        else best.encoding.replace("_", "-")
-    )
+        best = from_bytes(stream.read(64 * 1024)).best()
+    return best.encoding.replace("_", "-") if best and best.encoding != "utf_8" else None
 
 
 class Lines:
@@ -235,6 +229,8 @@ class Lines:
             line = self._text.readline(self._max_characters + 1)
         except UnicodeDecodeError as error:
             raise self.undecodable(error, f"after line {self.num_read}") from None
+        except UnicodeError as error:  # no byte order mark where there has to be one
+            raise DataError(self.name, str(error), "", "Name its encoding.") from None
         return line.removeprefix("\ufeff") if self.num_read == 0 else line
 
     def _nul(self, line: str) -> DataError:

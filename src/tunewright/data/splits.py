@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tunewright.errors import DataError
+from tunewright.errors import DataError, SettingsError
 
 Indices = npt.NDArray[np.int64]
 
@@ -33,8 +33,8 @@ class SplitConfig(BaseModel):
         default=None,
         description="How rows are chosen: 'stratified' keeps each class's share in every part, "
         "'random' ignores classes, 'group' keeps the rows of one group in one part, 'time' puts "
-        "the newest rows in test and the next newest in validation; when absent that whose column "
-        "is named, else 'stratified'.",
+        "the newest rows in test and the next newest in validation; when absent 'group' or 'time' "
+        "if its column is named, else 'stratified'.",
     )
     validation: float = Field(
         default=0.1,
@@ -74,20 +74,32 @@ class SplitConfig(BaseModel):
         if self.method == "time" and self.time_column is None:
             raise ValueError("method 'time' needs time_column")
         if self.method is None and None not in (self.group_column, self.time_column):
-            raise ValueError("group_column and time_column need the method that is meant")
+            raise ValueError("group_column and time_column are named: say which method is meant")
         return self
 
     @property
     def chosen(self) -> Method:
         """The method: that which is named, or whose column is."""
-        by_column = "group" if self.group_column else "time" if self.time_column else "stratified"
-        return self.method or by_column  # type: ignore[return-value]
+        named = (name for name, column in self._columns.items() if column is not None)
+        return self.method if self.method is not None else next(named, "stratified")
+
+    def check_columns(self) -> None:
+        """Raises SettingsError for a column that the method does not read.
+
+        What belongs together would be divided.
+        """
+        for name, column in self._columns.items():
+            if column is not None and name != self.chosen:
+                raise SettingsError(
+                    f"data.split.{name}_column",
+                    f"it is given, and data.split.method is {self.chosen}",
+                    f"It is read by the method {name}.",
+                    f"Write data.split.method={name}, or leave the column out.",
+                )
 
     @property
-    def idle(self) -> str:
-        """The column that is named and not read by the method, "" where none is."""
-        columns = {"group": self.group_column, "time": self.time_column}
-        return next((f"{k}_column" for k, v in columns.items() if v and k != self.chosen), "")
+    def _columns(self) -> dict[Method, str | None]:
+        return {"group": self.group_column, "time": self.time_column}
 
 
 @dataclass(frozen=True, slots=True)

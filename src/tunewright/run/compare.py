@@ -65,7 +65,7 @@ def compare_runs(
     lines = [list(lines_of(folder / "predictions.jsonl")) for folder in folders]
     _check_same_rows(lines[0], lines[1], f"{a} and {b}")
     statistics = [load_file(folder / "statistics.safetensors") for folder in folders]
-    told = ("row", "source", "line", PART.name, *task.text_roles, "true")
+    told = ("row", "index", "source", "line", PART.name, *task.text_roles, "true")
     different = [
         {**{key: x[key] for key in x if key in told},
          "a": x["answered"], "b": y["answered"]}
@@ -98,7 +98,7 @@ def _judged(
 
 def _check_same_rows(a: list[dict[str, Any]], b: list[dict[str, Any]], where: str) -> None:
     def key(line: Mapping[str, Any]) -> tuple[Any, ...]:
-        return line["source"], line["line"], line["row"], line["true"]
+        return line["source"], line["line"], line.get("index", line["row"]), line["true"]
 
     if [key(line) for line in a] == [key(line) for line in b]:
         return

@@ -166,7 +166,7 @@ class TrainedModel:
                 f"{STANDARD_INPUT}, line 1",
                 f"it looks like {'the header of a CSV file' if is_header else 'a row in JSON'}",
                 "Without a format every line is a text.",
-                f"Pass --format {'csv' if is_header else 'jsonl'}, or --format lines if it is one.",
+                f"Pass --format {'csv' if is_header else 'jsonl'}, or lines if it is a text.",
             )
 
     @property
@@ -174,7 +174,8 @@ class TrainedModel:
         """The roles that texts without names fill: those of the task, or those training knew."""
         task, known = self.predictor.task, self.columns
         if task.bare_roles:
-            return [r for r in task.bare_roles if r in known or r not in task.optional_texts]
+            optional = task.optional_texts if known else ()
+            return [role for role in task.bare_roles if role in known or role not in optional]
         return [r for r in task.text_roles if r in known] or list(task.text_roles)
 
     def _choice(

@@ -68,12 +68,7 @@ def prepare(
                      if named_as(column, table.column_names) in table.column_names}  # fmt: skip
         choice = resolve_columns(roles, table.column_names, given, training=True,
                                  source=table.name, before=prepared.columns)  # fmt: skip
-        prepared.notices += [
-            f'{table.name}: there is no column "{config.columns[role]}"; '
-            f'"{choice.mapping[role]}" is taken as {role}.'
-            for role in config.columns
-            if role not in given and role in choice.mapping
-        ]
+        prepared.notices += _instead(table.name, config.columns, given, choice.mapping)
         if fault := missing_beside(roles, prepared.columns, choice.mapping, table.name):
             raise fault
         if isinstance(table, BlockTable):
@@ -99,6 +94,18 @@ def prepare(
     else:
         _divide(prepared, label_role, config.split)
     return prepared
+
+
+def _instead(
+    source: str, named: Mapping[str, str], given: Mapping[str, str], mapping: Mapping[str, str]
+) -> list[str]:
+    """Returns sentences on columns that the user has named and a further file has not."""
+    return [
+        f'{source}: there is no column "{named[role]}"; '
+        + (f'"{mapping[role]}" is taken as {role}.' if role in mapping else f"{role} is not read.")
+        for role in named
+        if role not in given
+    ]
 
 
 def _tables(
@@ -142,15 +149,12 @@ def _checked(
 def _divide(prepared: Prepared, label_role: str | None, config: SplitConfig) -> None:
     """Cuts missing splits out of the training rows."""
     rows, splits = prepared.splits["train"], prepared.splits
-    if config.idle:
-        prepared.notices.append(
-            f"data.split.{config.idle} is not read: data.split.method is {config.chosen}."
-        )
     wanted = config.model_copy(
         update={name: 0.0 for name in ("validation", "test") if name in splits}
     )
     if wanted.validation == 0 and wanted.test == 0:
         return
+    config.check_columns()
     labels = [row.values[label_role] for row in rows] if label_role else None
     parts = split(
         labels,

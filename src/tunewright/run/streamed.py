@@ -159,6 +159,8 @@ def divide_blocks(
         else 0
         for name in ("validation", "test")
     }
+    if any(sizes.values()):
+        config.check_columns()
     places = sample_places(rows, min(total, sum(sizes.values()) + limit), config.seed)
     pool = check_rows(
         rows.tables(places).rows(rows.columns),

@@ -97,7 +97,12 @@ def _by_columns(model: TrainedModel, item: Mapping[str, Any], name: str) -> dict
         roles, list(item), remembered, training=False, source=name, before=model.columns
     )
     if choice.unused:
-        known = ", ".join(role.name for role in roles if role.name not in choice.unread)
+        known = ", ".join(
+            role.name
+            for role in roles
+            if not role.only_training
+            and not (role.beside and model.columns and role.name not in model.columns)
+        )
         raise Refused(422, f'{name}: "{choice.unused[0]}" is no column. There is {known}.')
     training_only = {role.name for role in model.predictor.task.roles if role.only_training}
     return {

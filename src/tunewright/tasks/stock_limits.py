@@ -47,7 +47,8 @@ def of_thresholds(labels: Sequence[str], thresholds: Sequence[float]) -> Iterato
     if not values:
         return
     pairs = [f"{label} {value}" for label, value in zip(labels, values, strict=True)]
-    fitting = sum(length <= MAX_CHARACTERS for length in accumulate(len(pair) for pair in pairs))
+    lengths = accumulate(len(pair) + 2 for pair in pairs)
+    fitting = max(1, sum(length <= MAX_CHARACTERS for length in lengths))
     shown = ", ".join(pairs[: min(MAX_THRESHOLDS, fitting)])
     hidden = len(values) - min(MAX_THRESHOLDS, fitting)
     each = values[0] if len(set(values)) == 1 else f"its own on: {shown}"

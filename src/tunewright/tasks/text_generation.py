@@ -21,7 +21,6 @@ from torch import Tensor
 
 from tunewright.answers import Generated, Reply
 from tunewright.data.checks import is_blank
-from tunewright.data.wording import counted
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.metrics.perplexity import language_metrics
 from tunewright.metrics.spec import MetricSpec
@@ -148,7 +147,7 @@ class TextGeneration(Task):
     @property
     def reads_long(self) -> ReadsLong:
         """Conversations are cut or refused, plain texts are read in windows."""
-        return "mixed" if self.long == "truncate" else "window"
+        return "mixed"
 
     def learn(self, rows: Iterable[Row]) -> Self:
         count, empty = 0, list[Row]()
@@ -392,12 +391,12 @@ class TextGeneration(Task):
     def measured_as(self, statistics: Statistics) -> Sequence[str]:
         unread = int((np.asarray(statistics["hidden"]) == 0).sum())
         unknown = int((~_has_answer(statistics)).sum()) if self.write_answers else 0
-        rows = counted(len(statistics["hidden"]), "row")
+        num_rows = len(statistics["hidden"])
         told = {
             "no answer among the tokens that are read; perplexity and token accuracy": unread,
             "no answer to be written; ROUGE and chrF": unknown,
         }
-        return [f"{number:,} of {rows} have {what} leave them out."
+        return [f"{number:,} of {num_rows:,} rows: {what} leave them out."
                 for what, number in told.items() if number]  # fmt: skip
 
     def _known_answer(self, row: Row) -> str:
