@@ -272,7 +272,7 @@ def compared(name: str, head: str, results: dict[str, Any]) -> str:
 def _told_settings(results: dict[str, Any]) -> str:
     return "\n".join(
         f"- {name}: " + ", ".join(f"{key} {_told(each)}" for key, each in found["settings"].items())
-        + f"; on {_told_places(found)}."
+        + f"; {_told_places(found)}."
         for name, found in results.items()
     )  # fmt: skip
 
@@ -287,9 +287,9 @@ def _told_places(found: dict[str, Any]) -> str:
     for runs in found["places"].values():
         for seed, place in runs.items():
             seeds.setdefault(place, set()).add(int(seed))
-    if len(seeds) == 1:
-        return f"one {next(iter(seeds))}"
-    return ", ".join(
+    if len(seeds) < 2:
+        return f"on one {next(iter(seeds))}" if seeds else "nothing is learned"
+    return "on " + ", ".join(
         f"one {place} (seeds {', '.join(map(str, sorted(numbers)))})"
         for place, numbers in seeds.items()
     )
