@@ -55,7 +55,7 @@ def main() -> None:
         draw(scaling, IMAGES / "scaling.png")
     parts = {
         "tuning": "\n\n".join(_tuning(device, speed) for device in _devices(speed)),
-        "compiled": "" if _has_compiled(speed) else " Peers that compile.",
+        "compiled": _not_compiled(speed),
         "tasks": _tasks(tasks),
         "together": TOGETHER if _has_task("multi-task", tasks) else "",
         "answering": _answering(answering),
@@ -123,8 +123,14 @@ def _measured(name: str, entry: Mapping[str, Any], roof: float, told: str = "") 
     return f"{_with_range(side)}{told} | {share} | {f'{memory / 1e9:.1f}' if memory else '-'}"
 
 
-def _has_compiled(results: Mapping[str, Any]) -> bool:
-    return any(side.endswith(COMPILED) for entry in results.values() for side in entry["sides"])
+def _not_compiled(results: Mapping[str, Any]) -> str:
+    """Returns where peers have not compiled, a sentence, "" where they have everywhere."""
+    compiled = {
+        name for name, entry in results.items() if any(s.endswith(COMPILED) for s in entry["sides"])
+    }
+    if compiled == set(results):
+        return ""
+    return f" Peers that compile{''.join(f', but for {name}' for name in sorted(compiled))}."
 
 
 def _first_rounds(entries: Mapping[str, Any]) -> list[str]:

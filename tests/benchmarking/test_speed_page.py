@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.speed_page import _has_compiled, _has_task, _num_texts, _tasks, _tuning
+from benchmarks.speed_page import _has_task, _not_compiled, _num_texts, _tasks, _tuning
 
 
 def side(speed, mfu=0.1):
@@ -86,10 +86,10 @@ def test_the_first_round_is_told_where_a_peer_compiles():
     known = {"news (a CPU)": entry("a CPU", sides, first_round_seconds=first)}
     told = "The first round, which does not count (news): ours 1 s, Trainer, fp32, compiled 61 s."
     assert _tuning("a CPU", known).endswith(told)
-    assert _has_compiled(known)
+    assert _not_compiled(known) == ""
     del sides["Trainer, fp32, compiled"], first["Trainer, fp32, compiled"]
     assert "first round" not in _tuning("a CPU", known)
-    assert not _has_compiled(known)
+    assert _not_compiled(known) == " Peers that compile."
 
 
 def test_the_numbers_of_texts_are_those_that_were_measured():
