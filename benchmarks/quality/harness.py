@@ -69,7 +69,8 @@ class Comparison:
     A run returns the statistics of one side or of several: one training may be measured in several
     ways. Those named in `kept` are written down, off: all. `gaps` are the pairs of sides whose
     difference is asked for, and `reducer` makes metrics of a side's statistics. A side named in
-    `before` has no seed: it is what training begins with.
+    `before` has no seed: it is what training begins with. Rows of the same number in `groups` are
+    one question asked several times: an interval draws all of them or none.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Comparison:
     seeds: Sequence[int] = (1, 2, 3)
     notes: Mapping[str, Any] = field(default_factory=dict)
     kept: Sequence[str] = ()
+    groups: Sequence[int] = ()
 
     def plain(self, statistics: Statistics) -> dict[str, list[float]]:
         """Returns what is written down of a run."""
@@ -151,7 +153,9 @@ class Results:
             entry = self._entry(comparison)
             yield entry
             entry["metrics"] = summary(entry, comparison.metrics, comparison.reducer)
-            entry["gaps"] = gaps(entry, comparison.gaps, comparison.metrics, comparison.reducer)
+            entry["gaps"] = gaps(
+                entry, comparison.gaps, comparison.metrics, comparison.reducer, comparison.groups
+            )
             if self.path:
                 whole = self.path.with_suffix(".new")
                 whole.write_text(json.dumps(self.found) + "\n", encoding="utf-8")
@@ -204,6 +208,7 @@ def gaps(
     pairs: Sequence[tuple[str, str]],
     metrics: Sequence[str],
     reducer: Callable[[Statistics], Reduce],
+    groups: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Returns the differences of pairs of sides, in points, each with its 95 % interval."""
     found = []
@@ -213,9 +218,9 @@ def gaps(
         if not seeds:
             continue
         runs = [_runs_of(entry, side, seeds) for side in (first, second)]
-        num_rows = len(next(iter(runs[0][0].values())))
+        group_R = np.array(groups or range(len(next(iter(runs[0][0].values())))))
         reducers = [[reducer(each) for each in side] for side in runs]
-        drawn = paired_intervals(*reducers, metrics, num_rows)
+        drawn = paired_intervals(*reducers, metrics, group_R)
         for metric, (gap, low, high) in drawn.items():
             num_seeds = len(seeds) if seeds != ONCE else 0
             found.append({"of": first, "over": second, "metric": metric, "seeds": num_seeds,
@@ -241,12 +246,13 @@ def means_of(entry: Mapping[str, Any], gap: Mapping[str, Any]) -> list[float]:
 
 
 def paired_intervals(
-    mine: Sequence[Reduce], others: Sequence[Reduce], metrics: Sequence[str], num_rows: int
+    mine: Sequence[Reduce], others: Sequence[Reduce], metrics: Sequence[str], group_R: np.ndarray
 ) -> dict[str, tuple[float, float, float]]:
     """Returns, in points, the mean difference of each metric and its 95 % interval.
 
-    Seeds and test rows are both drawn anew, each draw the same on both sides.
+    Seeds and groups of test rows are both drawn anew, each draw the same on both sides.
     """
+    num_groups = int(group_R.max()) + 1
     generator = np.random.Generator(np.random.PCG64(0))
 
     def differences(counts_R: np.ndarray | None, seeds: Sequence[int]) -> list[float]:
@@ -256,7 +262,8 @@ def paired_intervals(
     drawn = []
     for _ in range(NUM_RESAMPLES):
         seeds = generator.integers(0, len(mine), len(mine)).tolist()
-        counts_R = np.bincount(generator.integers(0, num_rows, num_rows), minlength=num_rows)
+        groups = generator.integers(0, num_groups, num_groups)
+        counts_R = np.bincount(groups, minlength=num_groups)[group_R]
         drawn.append(differences(counts_R, seeds))
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     whole = differences(None, range(len(mine)))

@@ -16,6 +16,7 @@ Splits = dict[str, list[Row]]
 NUM_CHOICES = 4
 # Reading four answers a question is slow; as many rows tell two models apart by about 2 points.
 NUM_QUESTIONS = {"train": 2000, "test": 1000}
+NUM_TIMES = 3
 
 
 def multiwoz_domains(root: Path) -> Splits:
@@ -74,7 +75,19 @@ def medquad_choices(root: Path) -> Splits:
     }
 
 
-def _with_choices(rows: list[Row], limit: int) -> list[Row]:
+def medquad_choices_thrice(root: Path) -> Splits:
+    """The same training rows; every test question three times, each with three other answers.
+
+    These are the three nearest answers that are wrong, the next three, and the three after them.
+    """
+    test = _read(root / "retrieval/medquad/test.jsonl.gz")
+    return {
+        "train": medquad_choices(root)["train"],
+        "test": _with_choices(test, len(test), NUM_TIMES),
+    }
+
+
+def _with_choices(rows: list[Row], limit: int, times: int = 1) -> list[Row]:
     answers = list(dict.fromkeys(row["positive"] for row in rows))
     right: dict[str, set[str]] = {}
     for row in rows:
@@ -87,10 +100,11 @@ def _with_choices(rows: list[Row], limit: int) -> list[Row]:
     for row, scores in zip(rows, near_RA, strict=False):
         order = np.argsort(-scores.toarray()[0], kind="stable")
         wrong = [answers[a] for a in order if answers[a] not in right[row["query"]]]
-        choices = wrong[: NUM_CHOICES - 1]
-        place = int(rng.integers(NUM_CHOICES))
-        choices.insert(place, row["positive"])
-        made.append({"question": row["query"], "choices": choices, "label": place})
+        for time in range(times):
+            choices = wrong[time * (NUM_CHOICES - 1) :][: NUM_CHOICES - 1]
+            place = int(rng.integers(NUM_CHOICES))
+            choices.insert(place, row["positive"])
+            made.append({"question": row["query"], "choices": choices, "label": place})
     return made
 
 

@@ -31,13 +31,17 @@ RESULTS = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, what both sides are told, and the metrics compared."""
+    """A data set, what both sides are told, and the metrics compared.
+
+    Test rows with the same text in the column `question` are drawn together.
+    """
 
     name: str
     task: str
     read: Callable[[Path], data.Splits]
     metrics: tuple[str, ...]
     settings: Settings
+    question: str = ""
 
 
 CASES = (
@@ -57,6 +61,14 @@ CASES = (
         ("accuracy", "mrr"),
         Settings(2, 1e-4),
     ),
+    Case(
+        "MedQuAD, 1 of 4, three times",
+        "multiple-choice",
+        data.medquad_choices_thrice,
+        ("accuracy", "mrr"),
+        Settings(2, 1e-4),
+        question="question",
+    ),
 )
 
 
@@ -71,6 +83,8 @@ def main() -> None:
 
 
 def compared(case: Case, splits: data.Splits, seeds: Sequence[int]) -> Comparison:
+    asked = [row[case.question] for row in splits["test"]] if case.question else []
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(asked))}
     return Comparison(
         case.name,
         case.settings,
@@ -82,6 +96,7 @@ def compared(case: Case, splits: data.Splits, seeds: Sequence[int]) -> Compariso
         (("ours", "peer"),),
         num_rows=len(splits["test"]),
         seeds=seeds,
+        groups=[numbers[text] for text in asked],
         **figures_of(case.task, case.metrics),
     )
 
