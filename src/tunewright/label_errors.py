@@ -12,7 +12,7 @@ which given labels these contradict.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -28,9 +28,9 @@ from sklearn.preprocessing import Normalizer
 from torch import Tensor
 
 from tunewright.answers import LabelValue
-from tunewright.data import ReadSettings, check_rows, read_table, resolve_columns
+from tunewright.data import as_rows, check_rows, read_table
 from tunewright.devices import Device, find_device, settle_allocator
-from tunewright.errors import DataError, SettingsError, listed
+from tunewright.errors import DataError, SettingsError, listed, warned
 from tunewright.models.architecture import load_config
 from tunewright.models.batch import PackedStream, fill, pack, padded
 from tunewright.models.folder import find_model
@@ -81,13 +81,14 @@ def find_label_errors(
     columns: Mapping[str, str] | None = None,
     folds: int = 5,
     seed: int = 42,
+    say: Callable[[str], None] = warned,
 ) -> list[SuspectLabel]:
     """Returns the rows whose labels are probably wrong, the least believable first.
 
     `source` is a path, a frame, a list of dicts, a pair (texts, labels), or rows; `columns` names
     the columns of `text`, `text_pair` and `label` where their names do not tell. `model` is read
     as it is and not trained. Each of the `folds` parts of the rows, drawn with `seed`, is judged
-    by a model of the others.
+    by a model of the others. `say` hears which columns were guessed and which rows were left out.
 
     Raises SettingsError when `cleanlab` is not installed or `folds` is less than 2, DataError when
     a class has fewer rows than there are folds, and what reading data or a model raises.
@@ -95,7 +96,7 @@ def find_label_errors(
     find_issues = _confident_learning()
     if folds < 2:
         raise SettingsError("find_label_errors", f"folds is {folds}", "At least 2 are needed.")
-    rows = _rows(source, columns or {})
+    rows = _rows(source, columns or {}, say)
     names, label_R = _codes(rows, folds)
     vectors_RD = _text_vectors(rows, model)
     probabilities_RC = _cross_fitted(vectors_RD, label_R, folds, seed)
@@ -131,14 +132,15 @@ def _confident_learning() -> Any:
     return find_label_issues
 
 
-def _rows(source: Any, columns: Mapping[str, str]) -> Rows:
+def _rows(source: Any, columns: Mapping[str, str], say: Callable[[str], None]) -> Rows:
     """Returns the labelled rows of a source; rows that are rows already stay as they are."""
     if isinstance(source, Sequence) and len(source) and isinstance(source[0], Row):
         return source
-    table = read_table(source, ReadSettings())
-    roles = TextClassification.roles
-    choice = resolve_columns(roles, table.column_names, columns, training=True, source=table.name)
-    return check_rows(table.rows(choice.mapping), roles).rows
+    table, roles = read_table(source), TextClassification.roles
+    checked = check_rows(as_rows(table, roles, columns, training=True, say=say), roles)
+    for sentence in checked.notices(table.name):
+        say(sentence)
+    return checked.rows
 
 
 def _codes(rows: Rows, folds: int) -> tuple[list[LabelValue], npt.NDArray[np.int64]]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tunewright.data import ReadSettings, is_blank, read_table, resolve_columns
+from tunewright.data import ReadSettings, as_rows, is_blank, read_table
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
@@ -191,12 +191,8 @@ def _grouped(
 ) -> dict[str, dict[int, list[str]]]:
     """Returns the positives and negatives of each anchor, each text once, in the rows' order."""
     table = read_table(source, settings)
-    choice = resolve_columns(
-        EMBEDDING_ROLES, table.column_names, columns, training=True, source=table.name
-    )
-    for sentence in (*table.notes, *choice.notices(table.name)):
-        say(sentence)
-    rows = list(table.rows(choice.mapping))
+    found = as_rows(table, EMBEDDING_ROLES, columns, training=True, say=say)
+    rows = list(found)
     groups: dict[str, dict[int, list[str]]] = {}
     for row in rows:
         check_texts(row, "ranking")
@@ -209,7 +205,7 @@ def _grouped(
     if len(scores) > 1:
         raise DataError(
             table.name,
-            f'its column "{choice.mapping["score"]}" holds scores, such as {listed(scores[:3])}',
+            f'its column "{found.columns["score"]}" holds scores, such as {listed(scores[:3])}',
             "Every pair is taken for a question and its answer.",
             "Keep only those that are, and leave the column out or give it another name.",
         )

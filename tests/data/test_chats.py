@@ -21,13 +21,15 @@ HELLO = (Message("user", "Hello"), Message("assistant", "Hi!"))
             {"role": "model", "content": "Hi!"},
         ],
         '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]',
+        "[{'role': 'user', 'content': 'Hello'}, {'role': 'assistant', 'content': 'Hi!'}]",
+        "[{'role': 'user', 'content': 'Hello'}\n {'role': 'assistant', 'content': 'Hi!'}]",
         # a column of parquet or Arrow has all keys in every turn
         [
             {"role": "user", "content": "Hello", "from": None, "value": None},
             {"role": None, "content": None, "from": "gpt", "value": "Hi!"},
         ],
     ],
-    ids=["messages", "sharegpt", "parts", "json", "missing keys"],
+    ids=["messages", "sharegpt", "parts", "json", "python", "pandas", "missing keys"],
 )
 def test_every_form_gives_the_same_turns(value):
     assert read_messages(value, "here") == HELLO

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
-from tunewright.data import ColumnChoice, resolve_columns
+from tunewright.data import ColumnChoice, Table, as_rows, resolve_columns
+from tunewright.data.wording import once
 from tunewright.errors import DataError, SettingsError
 from tunewright.types import Role
 
@@ -95,3 +97,35 @@ def test_a_role_that_the_task_has_not_is_refused():
         'data.columns.txt: "txt" is not a role of this task. '
         'It has "text", "text_pair", "label". Did you mean "text"?'
     )
+
+
+def after_training(names: list[str], before: dict[str, str], **given: str) -> ColumnChoice:
+    return resolve_columns(ROLES, names, given, training=False, source="others.csv", before=before)
+
+
+@pytest.mark.parametrize("name", ["body", "Body"])
+def test_the_columns_of_training_come_before_usual_names(name):
+    found = after_training(["text", name], {"text": "body"})
+    assert (found.mapping, found.guessed, found.unused) == ({"text": name}, (), ("text",))
+
+
+def test_a_column_of_training_that_is_missing_is_found_by_usual_names():
+    found = after_training(["sentence"], {"text": "body", "label": "stars"})
+    assert (found.mapping, found.guessed) == ({"text": "sentence"}, ("text",))
+
+
+def test_a_column_of_training_that_is_given_another_role_leaves_its_own():
+    found = after_training(
+        ["body", "text"], {"text": "body", "text_pair": "more"}, text_pair="body"
+    )
+    assert found.mapping == {"text": "text", "text_pair": "body"}
+
+
+def test_a_table_is_made_rows_and_what_was_guessed_is_said_once():
+    table = Table("a.csv", pa.table({"Review": ["fine"]}), notes=("a.csv: it is odd.",))
+    said: list[str] = []
+    say = once(said.append)
+    for _ in range(2):
+        rows = as_rows(table, ROLES, {}, training=False, say=say)
+    assert [row.values for row in rows] == [{"text": "fine"}]
+    assert said == ["a.csv: it is odd.", 'a.csv: the column "Review" is taken as text.']

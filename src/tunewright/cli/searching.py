@@ -15,9 +15,9 @@ from rich.markup import escape
 
 from tunewright.cli import show
 from tunewright.cli.words import own_settings, source_of
-from tunewright.data import ReadSettings, resolve_columns, stream_tables, write_rows
+from tunewright.data import ReadSettings, as_rows, stream_tables, write_rows
 from tunewright.data.readers import DEFAULTS
-from tunewright.data.wording import counted
+from tunewright.data.wording import counted, once
 from tunewright.errors import SettingsError
 from tunewright.types import Role
 
@@ -282,18 +282,12 @@ def _answered(index: Any, file: str, question: Any) -> Iterator[dict[str, Any]]:
 
 
 def _queries(source: Any, given: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    said: set[str] = set()
+    say = once(show.say)
     for table in stream_tables(source):
-        choice = resolve_columns(
-            (QUERY,), table.column_names, given, training=False, source=table.name
-        )
-        for sentence in choice.notices(table.name):
-            if sentence not in said:
-                said.add(sentence)
-                show.say(sentence)
-        for row in table.rows(choice.mapping):
+        rows = as_rows(table, (QUERY,), given, training=False, say=say)
+        for row in rows:
             query = str(row.values["query"] or "")
-            yield query, {choice.mapping["query"]: query, **row.extras}
+            yield query, {rows.columns["query"]: query, **row.extras}
 
 
 def _show_hits(query: str, hits: Sequence[Any], output: str, as_json: bool) -> None:

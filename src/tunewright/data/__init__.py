@@ -15,7 +15,7 @@ from tunewright.data.checks import (
 )
 from tunewright.data.columns import (
     ColumnChoice,
-    missing_beside,
+    as_rows,
     named_as,
     resolve_columns,
 )
@@ -39,6 +39,7 @@ __all__ = [
     "SplitConfig",
     "Table",
     "TableRows",
+    "as_rows",
     "bbc_news",
     "check_labels",
     "check_output",
@@ -49,7 +50,6 @@ __all__ = [
     "is_dropped",
     "is_missing",
     "is_source",
-    "missing_beside",
     "named_as",
     "plain_label",
     "read_number",

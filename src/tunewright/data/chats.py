@@ -3,16 +3,15 @@
 [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]     messages
 [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}]              sharegpt
 [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]                  parts
-'[{"role": "user", "content": "Hello"}]'                                  as JSON, in a CSV file
+'[{"role": "user", "content": "Hello"}]'              as text, in a CSV file, or as Python writes it
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from tunewright.data.arrays import without_lone_surrogates
+from tunewright.data.lists import read_written
 from tunewright.errors import DataError, listed, nearest
 from tunewright.types import Message, Speaker
 
@@ -38,24 +37,15 @@ def read_messages(value: Any, where: str) -> tuple[Message, ...]:
     Raises: DataError for anything else than a list of turns, for a role that is not known, with
     the nearest one, for content that is no text, and for a conversation without a turn.
     """
-    if isinstance(value, str):
-        value = _written(value, where)
+    if isinstance(value, str) and len(value) > MAX_WRITTEN_CHARACTERS:
+        raise DataError(where, f"it has {len(value):,} characters", NEEDED)
+    value = read_written(value, MAX_WRITTEN_CHARACTERS)
     if not isinstance(value, list | tuple) or not value:
         found = "it is empty" if value is None or value == [] else f"it is {value!r:.60}"
         raise DataError(where, found, NEEDED)
     if len(value) > MAX_TURNS:
         raise DataError(where, f"it has {len(value):,} turns", f"At most {MAX_TURNS:,} are read.")
     return tuple(_message(turn, f"{where}, turn {number}") for number, turn in enumerate(value, 1))
-
-
-def _written(text: str, where: str) -> Any:
-    """Reads a conversation that stands as JSON in a cell."""
-    if len(text) > MAX_WRITTEN_CHARACTERS:
-        raise DataError(where, f"it has {len(text):,} characters", NEEDED)
-    try:
-        return without_lone_surrogates(json.loads(text))
-    except (ValueError, RecursionError):
-        raise DataError(where, f"it is {text!r:.60}", NEEDED) from None
 
 
 def _message(turn: Any, where: str) -> Message:

@@ -1,12 +1,13 @@
-"""Finds out which column plays which role of a task."""
+"""Finds out which column plays which role of a task, and makes a table its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
 
+from tunewright.data.table import Table, TableRows
 from tunewright.errors import DataError, SettingsError, listed, nearest
 from tunewright.types import Role
 
@@ -56,15 +57,21 @@ def resolve_columns(
 
     A column in `given` (role to column) wins. Otherwise the role's own name is looked for, then its
     accepted names in their order; case does not matter. Roles that are `only_training` may be
-    missing unless `training`. `source` names the data in messages. `before` are the columns of the
-    rows that a model has learned from: where it has had no text beside another, it would read one
-    that is there, and answer all the same; such a column is left unread, unless it is given.
+    missing unless `training`. `source` names the data in messages.
+
+    `before` are the columns of the rows that a model has learned from, which come before all other
+    names. A model that has learned from one text would read another beside it, and one that has
+    learned from two the one alone, and both would answer all the same: a column for a text that
+    training had not is left unread, unless it is given, and one that is missing is an error.
 
     Raises: DataError when a named or needed column is missing, SettingsError when `given` names
     a role that the task has not.
     """
     given = {role: named_as(column, column_names) for role, column in given.items()}
     _check_given(roles, column_names, given, source)
+    named = {role: named_as(column, column_names) for role, column in before.items()}
+    free = [name for name in column_names if name not in given.values()]
+    given = {role: name for role, name in named.items() if name in free} | given
     mapping: dict[str, str] = {}
     guessed: list[str] = []
     passed_over: dict[str, tuple[str, ...]] = {}
@@ -84,8 +91,30 @@ def resolve_columns(
                 passed_over[role.name] = tuple(candidates[1:])
         elif role.required and (training or not role.only_training):
             raise _missing_role(role, column_names, taken, source)
+    _check_beside(roles, column_names, before, mapping, source)
     unused = tuple(name for name in column_names if name not in mapping.values())
     return ColumnChoice(mapping, tuple(guessed), passed_over, unused, unread)
+
+
+def as_rows(
+    table: Table,
+    roles: Sequence[Role],
+    given: Mapping[str, str],
+    *,
+    training: bool,
+    before: Mapping[str, str] = MappingProxyType({}),
+    say: Callable[[str], None],
+) -> TableRows:
+    """Returns a table as the rows of these roles, whose columns `resolve_columns` chooses.
+
+    `say` hears how the table was read and which columns were guessed.
+    """
+    choice = resolve_columns(
+        roles, table.column_names, given, training=training, source=table.name, before=before
+    )
+    for sentence in (*table.notes, *choice.notices(table.name)):
+        say(sentence)
+    return table.rows(choice.mapping)
 
 
 def named_as(column: str, column_names: Sequence[str]) -> str:
@@ -96,23 +125,23 @@ def named_as(column: str, column_names: Sequence[str]) -> str:
     return alike[0] if len(alike) == 1 else column
 
 
-def missing_beside(
-    roles: Sequence[Role], before: Mapping[str, str], mapping: Mapping[str, str], source: str
-) -> DataError | None:
-    """Returns what is wrong with data that lack a column which training read beside another.
-
-    `before` and `mapping` are the columns of training and of the data: without it a model would
-    read half of what it has learned from, and answer all the same.
-    """
+def _check_beside(
+    roles: Sequence[Role],
+    column_names: Sequence[str],
+    before: Mapping[str, str],
+    mapping: Mapping[str, str],
+    source: str,
+) -> None:
+    if list(column_names) == ["text"]:  # lines of text have no other columns
+        return
     for role in roles:
         if role.beside and role.name in before and role.name not in mapping:
-            return DataError(
+            raise DataError(
                 source,
                 f'there is no {role.name}, and training read it (from "{before[role.name]}")',
                 "A model reads what it has learned from.",
                 f"Name the column with data.columns.{role.name}=COLUMN.",
             )
-    return None
 
 
 def _check_given(

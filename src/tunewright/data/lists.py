@@ -62,16 +62,18 @@ def read_list(value: Any, separator: str | None, where: str) -> list[Item]:
 
     Raises: DataError for a missing value, and for one that holds anything else.
     """
+    found = value
     if isinstance(value, str) and (is_written(value) or _OF_PYTHON.fullmatch(value.strip())):
-        value = _written(value, where)
-    if isinstance(value, str):
-        parts = value.split(separator) if separator else [value]
+        found = _loaded(value.strip())
+        found = sorted(found) if isinstance(found, set) else found
+    if isinstance(found, str):
+        parts = found.split(separator) if separator else [found]
         return [part.strip() for part in parts if not is_blank(part)]
-    if isinstance(value, Item) and not is_blank(value):
-        return [value]
-    if not isinstance(value, list | tuple) or not all(map(_is_item, value)):
+    if isinstance(found, Item) and not is_blank(found):
+        return [found]
+    if not isinstance(found, list | tuple) or not all(map(_is_item, found)):
         raise _no_list(value, where)
-    return list(value)
+    return list(found)
 
 
 def read_flag(value: Any, where: str) -> bool:
@@ -98,22 +100,6 @@ def is_written(text: str) -> bool:
     """Says whether a text is likely a list that is written as text."""
     text = text.strip()
     return text.startswith("[") and text.endswith("]")
-
-
-def _written(text: str, where: str) -> Any:
-    """Reads a flat list of literals, written as JSON, Python or NumPy writes it."""
-    plain = text.strip()
-    if _SPACED.fullmatch(plain):
-        return _spaced(plain)
-    try:
-        if len(plain) <= MAX_CHARACTERS and plain.count("[") == 1:
-            return without_lone_surrogates(_array(plain) or ast.literal_eval(plain))
-        if len(plain) <= MAX_CHARACTERS and "[" not in plain:
-            found = without_lone_surrogates(ast.literal_eval(plain))
-            return sorted(found) if isinstance(found, set) else found
-    except _UNREADABLE:
-        pass
-    raise _no_list(text, where)
 
 
 def _spaced(plain: str) -> list[int | float]:
@@ -149,7 +135,7 @@ def texts_in(value: Any, source: str) -> list[Any]:
         each is None or isinstance(each, str) for each in found
     ):
         return [value]
-    return [without_lone_surrogates(each) for each in found if not is_blank(each)]
+    return [each for each in found if not is_blank(each)]
 
 
 def numbers_in(value: Any, source: str) -> list[Any]:
@@ -161,22 +147,21 @@ def numbers_in(value: Any, source: str) -> list[Any]:
     return [value]
 
 
-def read_written(value: Any) -> Any:
+def read_written(value: Any, max_characters: int = MAX_CHARACTERS) -> Any:
     """Returns the list or the object that a text holds, as JSON, Python or NumPy writes it.
 
     It is for roles that are never a text themselves, such as the tokens of one. What is no text,
-    and a text that holds neither, stays as it is. Half a character is U+FFFD, as in JSON files.
+    and a text that holds neither, stays as it is; so does JSON of more than `max_characters`. Half
+    a character is U+FFFD, as in JSON files.
     """
     plain = value.strip() if isinstance(value, str) else ""
     if plain[:1] + plain[-1:] not in _BRACKETS:
         return value
-    if _SPACED.fullmatch(plain):
-        return _spaced(plain)
-    found = _loaded(plain)
+    found = _loaded(plain, max_characters)
     found = _of_arrays(plain) if found is None else found
     if not isinstance(found, list | tuple | dict) or _is_deeper(found, MAX_DEPTH):
         return value
-    return without_lone_surrogates(found)
+    return found
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -191,18 +176,24 @@ def _is_delimited(source: str) -> bool:
     return any(suffix in (".csv", ".tsv") for suffix in PurePath(source.lower()).suffixes)
 
 
-def _loaded(plain: str) -> list[Any] | tuple[Any, ...] | dict[Any, Any] | None:
-    """Returns what is written as JSON, Python or NumPy writes it, None for no list or object."""
-    if len(plain) > MAX_CHARACTERS:
-        return None
+def _loaded(plain: str, max_characters: int = MAX_CHARACTERS) -> Any:
+    """Returns what is written as JSON, Python or NumPy writes it.
+
+    None for what is no list, tuple, set or object. Only JSON is read beyond `MAX_CHARACTERS`.
+    """
+    if _SPACED.fullmatch(plain):
+        return _spaced(plain)
     try:
-        found = json.loads(plain)
+        found = json.loads(plain) if len(plain) <= max_characters else None
     except (ValueError, RecursionError):
+        if len(plain) > MAX_CHARACTERS:
+            return None
         try:
             found = (_BESIDE.search(plain) and _array(plain)) or ast.literal_eval(plain)
         except _UNREADABLE:
             return None
-    return found if isinstance(found, list | tuple | dict) else None
+    holds = isinstance(found, list | tuple | set | dict)
+    return without_lone_surrogates(found) if holds else None
 
 
 def _of_arrays(plain: str) -> Any:
@@ -214,7 +205,8 @@ def _of_arrays(plain: str) -> Any:
         return None
     try:
         reader = tokenize.generate_tokens(io.StringIO(plain).readline)
-        return ast.literal_eval(_without_arrays([t.string for t in reader if t.string.strip()]))
+        plain = _without_arrays([t.string for t in reader if t.string.strip()])
+        return without_lone_surrogates(ast.literal_eval(plain))
     except _UNREADABLE:
         return None
 

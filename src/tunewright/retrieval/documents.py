@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tunewright.data import ReadSettings, Table, is_blank, read_table, resolve_columns
+from tunewright.data import ReadSettings, Table, as_rows, is_blank, read_table
 from tunewright.data import stream_tables as small_tables
 from tunewright.data.readers import DEFAULTS
+from tunewright.data.wording import once
 from tunewright.errors import DataError, listed, nearest
 from tunewright.tasks.texts import text_of
 from tunewright.types import Role, Row
@@ -71,25 +72,17 @@ def read_documents(
     Raises DataError as the readers do, for a column that is not there, and for a text or an id that
     is none.
     """
-    said: set[str] = set()
+    say = once(say)
     for table in _tables(source, settings, kind):
         is_beir = not text and set(BEIR) <= set(table.column_names)
         columns = BEIR[1:] if is_beir else text
         given = {"text": columns[0]} if columns else {}
-        choice = resolve_columns(
-            (TEXT, ID),
-            table.column_names,
-            given | ({"id": id_column} if id_column else {}),
-            training=False,
-            source=table.name,
-        )
-        joined = (f"{table.name}: {JOINED}",) if is_beir else ()
-        for sentence in (*table.notes, *choice.notices(table.name), *joined):
-            if sentence not in said:
-                said.add(sentence)
-                say(sentence)
+        given |= {"id": id_column} if id_column else {}
+        rows = as_rows(table, (TEXT, ID), given, training=False, say=say)
+        if is_beir:
+            say(f"{table.name}: {JOINED}")
         _check_columns(table, columns)
-        for row in table.rows(choice.mapping):
+        for row in rows:
             yield _document(row, columns[1:], " " if is_beir else "\n")
 
 

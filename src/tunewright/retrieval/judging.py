@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.data import read_number, read_table, resolve_columns
+from tunewright.data import as_rows, read_number, read_table
 from tunewright.data.wording import counted
 from tunewright.errors import DataError
 from tunewright.metrics.bootstrap import bootstrap
@@ -78,8 +78,8 @@ class JudgedQueries:
 def _rows(folder: Path, roles: Sequence[Role], split: str | None = None) -> list[dict[str, Any]]:
     path = folder / ("queries.jsonl" if split is None else f"qrels/{split}.tsv")
     table = read_table(path)
-    choice = resolve_columns(roles, table.column_names, {}, training=True, source=table.name)
-    return [dict(row.values) for row in table.rows(choice.mapping)]
+    rows = as_rows(table, roles, {}, training=True, say=lambda _: None)  # names of BEIR
+    return [dict(row.values) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

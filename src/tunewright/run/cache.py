@@ -37,7 +37,7 @@ from tunewright.models.tokenizers import backends_of
 from tunewright.tasks.base import Task
 from tunewright.training.flat_rows import FlatRows
 
-FORM = 6  # raised whenever rows are encoded or laid down in another way
+FORM = 7  # raised whenever rows are encoded or laid down in another way
 DEFAULT_GB = 10.0
 ARRAYS = "rows.safetensors"
 READINGS = 3  # of an entry, before it counts as damaged

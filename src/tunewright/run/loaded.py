@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tunewright.data import (
-    ColumnChoice,
     ReadSettings,
     Table,
+    TableRows,
+    as_rows,
     check_rows,
     is_source,
-    missing_beside,
-    named_as,
     read_table,
-    resolve_columns,
     stream_tables,
 )
 from tunewright.data.pictures import is_picture
 from tunewright.data.readers import DEFAULTS, STANDARD_INPUT
+from tunewright.data.wording import once
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed, warned
 from tunewright.models.architecture import is_decoder, load_config
@@ -99,17 +98,13 @@ class TrainedModel:
         the first one does not show another. `say` hears, once, how the file is read and which
         columns were found by their names.
         """
-        said: set[str] = set()
+        say = once(say)
         for table in stream_tables(source, settings or self.reading, kind or "lines"):
             if kind is None and table.place(0) == (STANDARD_INPUT, 1):
                 self._check_is_text(table.column("text")[0])
-            choice = self._choice(table, columns or {})
-            for sentence in (*table.notes, *choice.notices(table.name)):
-                if sentence not in said:
-                    said.add(sentence)
-                    say(sentence)
-            for row in table.rows(choice.mapping):
-                named = {name: row.values[role] for role, name in choice.mapping.items()}
+            rows = self._as_rows(table, columns or {}, say)
+            for row in rows:
+                named = {name: row.values[role] for role, name in rows.columns.items()}
                 cells = {name: _printable(value) for name, value in {**named, **row.extras}.items()}
                 yield row, {name: cells[name] for name in table.column_names}
 
@@ -126,15 +121,15 @@ class TrainedModel:
         What was chosen or is odd stands in the result's `notices`.
         """
         table = read_table(source, settings or self.reading)
-        choice = self._choice(table, columns or {}, training=True)
-        roles = self.predictor.task.roles
-        checked = check_rows(table.rows(choice.mapping), roles, drop_unlabelled=None)
+        notices: list[str] = []
+        rows = self._as_rows(table, columns or {}, notices.append, training=True)
+        checked = check_rows(rows, self.predictor.task.roles, drop_unlabelled=None)
         judge = judge or Judge()
         judge.check_own(self.predictor.task)
         for column in judge.slices:
             check_column(checked.rows, column)
         result = judge.judge(self.predictor, checked.rows, table.name, predictions)
-        notices = (*table.notes, *choice.notices(table.name), *checked.notices(table.name))
+        notices += checked.notices(table.name)
         return replace(result, notices=(*notices, *result.notices))
 
     def _rows(self, source: Any, columns: Mapping[str, str], say: Callable[[str], None]) -> Any:
@@ -149,11 +144,7 @@ class TrainedModel:
                 f"{source!r:.60}", "there is no such file", "Rows come from a file, or as a list.",
                 'One text is a list of one: predict(["..."]).',
             )  # fmt: skip
-        table = read_table(source, self.reading)
-        choice = self._choice(table, columns)
-        for sentence in (*table.notes, *choice.notices(table.name)):
-            say(sentence)
-        return table.rows(choice.mapping)
+        return self._as_rows(read_table(source, self.reading), columns, say)
 
     def _check_is_text(self, line: str) -> None:
         """Raises DataError for the first line of standard input where rows come as CSV or JSON."""
@@ -178,31 +169,18 @@ class TrainedModel:
             return [role for role in task.bare_roles if role in known or role not in optional]
         return [r for r in task.text_roles if r in known] or list(task.text_roles)
 
-    def _choice(
-        self, table: Table, columns: Mapping[str, str], training: bool = False
-    ) -> ColumnChoice:
-        """Finds the task's columns: those given, those of training, or the usual names."""
-        remembered = {
-            role: named
-            for role, name in self.columns.items()
-            if (named := named_as(name, table.column_names)) in table.column_names
-        }
-        pictures = self.predictor.task.picture_roles
-        if pictures and table.column_names == ["text"]:  # lines, each of which is a path
-            remembered = {pictures[0]: "text"}
-        roles = self.predictor.task.roles
-        choice = resolve_columns(
-            roles,
-            table.column_names,
-            {**remembered, **columns},
-            training=training,
-            source=table.name,
-            before=self.columns,
-        )
-        fault = missing_beside(roles, self.columns, choice.mapping, table.name)
-        if fault and table.column_names != ["text"]:  # lines of text have no other columns
-            raise fault
-        return choice
+    def _as_rows(
+        self,
+        table: Table,
+        columns: Mapping[str, str],
+        say: Callable[[str], None],
+        training: bool = False,
+    ) -> TableRows:
+        """Returns rows by the columns given, those of training, or the usual names."""
+        task, before = self.predictor.task, self.columns
+        if task.picture_roles and table.column_names == ["text"]:  # lines, each of which is a path
+            before = {task.picture_roles[0]: "text"}
+        return as_rows(table, task.roles, columns, training=training, before=before, say=say)
 
 
 def _is_object(line: str) -> bool:

@@ -13,8 +13,6 @@ from tunewright.data import (
     Table,
     TableRows,
     check_rows,
-    missing_beside,
-    named_as,
     read_splits,
     read_table,
     resolve_columns,
@@ -62,15 +60,15 @@ def prepare(
     for name, table in tables.items():
         if name not in SPLITS:
             continue
-        given = config.columns
-        if name != "train":  # another file may have them under their usual names
-            given = {role: column for role, column in given.items()
-                     if named_as(column, table.column_names) in table.column_names}  # fmt: skip
-        choice = resolve_columns(roles, table.column_names, given, training=True,
-                                 source=table.name, before=prepared.columns)  # fmt: skip
-        prepared.notices += _instead(table.name, config.columns, given, choice.mapping)
-        if fault := missing_beside(roles, prepared.columns, choice.mapping, table.name):
-            raise fault
+        choice = resolve_columns(
+            roles,
+            table.column_names,
+            config.columns if name == "train" else {},  # others may have them under usual names
+            training=True,
+            source=table.name,
+            before=prepared.columns,
+        )
+        prepared.notices += _instead(table.name, config.columns, choice.mapping)
         if isinstance(table, BlockTable):
             check_settings(table, config, tables)
             prepared.notices += choice.notices(table.name)
@@ -96,15 +94,13 @@ def prepare(
     return prepared
 
 
-def _instead(
-    source: str, named: Mapping[str, str], given: Mapping[str, str], mapping: Mapping[str, str]
-) -> list[str]:
+def _instead(source: str, named: Mapping[str, str], mapping: Mapping[str, str]) -> list[str]:
     """Returns sentences on columns that the user has named and a further file has not."""
     return [
         f'{source}: there is no column "{named[role]}"; '
         + (f'"{mapping[role]}" is taken as {role}.' if role in mapping else f"{role} is not read.")
         for role in named
-        if role not in given
+        if mapping.get(role, "").casefold() != named[role].casefold()
     ]
 
 

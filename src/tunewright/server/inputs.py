@@ -91,10 +91,9 @@ def _row(model: TrainedModel, roles: Sequence[str], place: int, item: Any, name:
 
 def _by_columns(model: TrainedModel, item: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns the values of a task's roles: by the columns of training, or by the usual names."""
-    remembered = {role: column for role, column in model.columns.items() if column in item}
     roles = model.predictor.task.roles
     choice = resolve_columns(
-        roles, list(item), remembered, training=False, source=name, before=model.columns
+        roles, list(item), {}, training=False, source=name, before=model.columns
     )
     if choice.unused:
         known = ", ".join(
