@@ -57,6 +57,15 @@ def test_the_least_believable_label_comes_first(model: Path) -> None:
     assert 0 <= scores[0] <= scores[-1] < 0.5
 
 
+def test_what_was_guessed_and_what_is_odd_is_said(model: Path, tmp_path: Path) -> None:
+    texts, labels = texts_and_labels()
+    file, heard = tmp_path / "reviews.csv", list[str]()
+    pd.DataFrame({"review": [*texts, " "], "label": [*labels, "film"]}).to_csv(file, index=False)
+    find_label_errors(file, model=model, say=heard.append)
+    assert heard[0] == f'{file}: the column "review" is taken as text.'
+    assert "1 row" in heard[1]
+
+
 def test_a_suspect_says_where_it_stands_and_what_it_says(model: Path, tmp_path: Path) -> None:
     texts, labels = texts_and_labels()
     file = tmp_path / "reviews.csv"

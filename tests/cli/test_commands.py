@@ -349,6 +349,16 @@ def test_columns_of_other_files_may_differ_in_case_or_go_by_usual_names(command,
     assert told in trained_again.err
 
 
+def test_validation_and_test_rows_are_read_as_training_rows_are(command, trained, tmp_path):
+    (tmp_path / "more.csv").write_text("text,review,stars\nno,a good film,good\nno,a bad one,bad\n")
+    ended = command("train", "reviews.csv", "--label", "stars", "--test", "more.csv",
+                    "--model", trained["model"], *QUICK)  # fmt: skip
+    assert ended.status == 0, ended.err
+    (run,) = (path for path in Path("runs").iterdir() if path.name != "first")
+    files = {each["split"]: each["columns"] for each in json.loads((run / "data.json").read_text())}
+    assert files["test"] == {"text": "review", "label": "stars"}
+
+
 def test_a_failed_evaluation_leaves_nothing(command, trained, tmp_path):
     (tmp_path / "new.csv").write_text("review,stars\na good film,\n")
     assert command("evaluate", "runs/first", "new.csv").status == 2

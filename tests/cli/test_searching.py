@@ -319,13 +319,29 @@ def test_queries_of_a_file_keep_their_columns(command, indexed, tmp_path):
 
 def test_the_column_of_queries_may_be_named(command, indexed, tmp_path):
     (tmp_path / "asked.csv").write_text("text,wording\nno,shares of the bank\n")
-    told = command("search", "index", "--queries", "asked.csv=wording", "--mode", "bm25")
+    told = command("search", "index", "--queries", "asked.csv", "--mode", "bm25",
+                   "data.columns.query=wording")  # fmt: skip
     (row,) = (json.loads(line) for line in told.out.splitlines())
     assert (row["text"], row["wording"], row["hits"][0]["id"]) == ("no", "shares of the bank", "b2")
     assert (
         'the column "text" is taken as query'
         in command("search", "index", "--queries", "asked.csv").err
     )
+
+
+def test_queries_are_read_in_their_encoding(command, indexed, tmp_path):
+    (tmp_path / "asked.csv").write_bytes("query\ncafé\nthé\n".encode("latin-1"))
+    asked = ("search", "index", "--queries", "asked.csv", "--mode", "bm25")
+    assert "name its encoding" in command(*asked).err
+    told = command(*asked, "encoding=latin-1")
+    assert [json.loads(line)["query"] for line in told.out.splitlines()] == ["café", "thé"]
+    assert told.err.count("asked.csv: the text is read as ISO8859-1.") == 1
+
+
+def test_a_query_of_several_words_needs_quotes(command, indexed):
+    told = command("search", "index", "shares", "of", "the", "bank")
+    assert told.status == 2
+    assert 'Put it into quotes: tunewright search index "shares of the bank"' in told.err
 
 
 def test_queries_come_from_standard_input(command, indexed, monkeypatch):

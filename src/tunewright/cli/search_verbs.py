@@ -164,14 +164,17 @@ def index(
 
 def search(
     folder: Annotated[str, typer.Argument(help="The folder of an index.", metavar="FOLDER")],
-    query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to look for; with --queries how the file is read, such as "
+            "data.columns.query=COLUMN.",
+            metavar="QUERY",
+        ),
+    ] = None,
     queries: Annotated[
         str | None,
-        typer.Option(
-            help="A file of queries, - for JSON lines on standard input; with =COLUMN the column "
-            "that they are in.",
-            metavar="FILE[=COLUMN]",
-        ),
+        typer.Option(help="A file of queries, - for JSON lines on standard input.", metavar="FILE"),
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", help="How many documents.", min=1)] = 10,
     mode: Annotated[str, typer.Option(help="hybrid, dense (meaning) or bm25 (words).")] = "hybrid",
@@ -206,4 +209,4 @@ def search(
     from tunewright.cli.searching import search_and_show
 
     asked = {"top": top, "mode": mode, "where": tuple(where or ()), "weight": weight}
-    search_and_show(folder, query, queries, judge, output, asked, rerank, precision, as_json)
+    search_and_show(folder, words or [], queries, judge, output, asked, rerank, precision, as_json)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from rich.markup import escape
 
 from tunewright.cli import show
-from tunewright.cli.words import own_settings, source_of
+from tunewright.cli.words import Asked, own_settings, source_of
 from tunewright.data import ReadSettings, as_rows, stream_tables, write_rows
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted, once
@@ -221,10 +221,12 @@ def _show_change(folder: str, change: Any, as_json: bool) -> None:
 
 
 def search_and_show(
-    folder: str, query: str | None, queries: str | None, judge: str | None, output: str,
+    folder: str, words: Sequence[str], queries: str | None, judge: str | None, output: str,
     asked: Mapping[str, Any], rerank: str | None, precision: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Answers one query, or many as they come, or measures the search on judged ones."""
+    query = None if queries is not None else _one_query(words)
+    of_file = Asked.of(words) if queries is not None else Asked()
     if sum(given is not None for given in (query, queries, judge)) != 1:
         raise SettingsError(
             "search", "it needs one of a query, --queries and --judge", "",
@@ -242,9 +244,19 @@ def search_and_show(
             beir, split = _divided(judge)
             _show_quality(index.evaluate(beir, question, split or "test"), as_json)
         elif queries is not None:
-            write_rows(_answered(index, queries, question), output)
+            rows = _queries(sys.stdin.buffer if queries == "-" else queries, of_file)
+            write_rows(_answered(index, rows, question), output)
         elif query is not None:
             _show_hits(query, index.answers([query], question)[0], output, as_json)
+
+
+def _one_query(words: Sequence[str]) -> str | None:
+    if len(words) > 1:
+        raise SettingsError(
+            "search", f"the query has {len(words)} words on the command line", "It is one text.",
+            f'Put it into quotes: tunewright search index "{" ".join(words)}"',
+        )  # fmt: skip
+    return words[0] if words else None
 
 
 def _named_with_share(rerank: str | None) -> tuple[str | None, float]:
@@ -270,21 +282,20 @@ def _divided(word: str) -> tuple[str, str | None]:
     return (name, more) if equals and not Path(word).exists() else (word, None)
 
 
-def _answered(index: Any, file: str, question: Any) -> Iterator[dict[str, Any]]:
-    """Yields the queries of a file or of standard input with their hits, as they come."""
-    name, column = _divided(file)
-    given = {} if column is None else {QUERY.name: column}
-    rows = _queries(sys.stdin.buffer if name == "-" else name, given)
+def _answered(
+    index: Any, rows: Iterator[tuple[str, dict[str, Any]]], question: Any
+) -> Iterator[dict[str, Any]]:
+    """Yields queries with their columns and hits, as they come."""
     while part := list(islice(rows, QUERIES_AT_ONCE)):
         found = index.answers([query for query, _ in part], question)
         for (_, cells), hits in zip(part, found, strict=True):
             yield {**cells, "hits": [hit.to_json() for hit in hits]}
 
 
-def _queries(source: Any, given: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _queries(source: Any, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]]:
     say = once(show.say)
-    for table in stream_tables(source):
-        rows = as_rows(table, (QUERY,), given, training=False, say=say)
+    for table in stream_tables(source, replace(DEFAULTS, **asked.reading)):
+        rows = as_rows(table, (QUERY,), asked.columns, training=False, say=say)
         for row in rows:
             query = str(row.values["query"] or "")
             yield query, {rows.columns["query"]: query, **row.extras}
