@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import tunewright as tw
 from tests.tiny import tiny_sentence_model
-from tunewright.errors import DataError, SettingsError
+from tunewright.errors import DataError, SettingsError, TunewrightWarning
 from tunewright.mining import hard_negatives, mine_negatives
 from tunewright.models.sentence_folder import SentenceSettings
 from tunewright.tasks.reranking import Reranking
@@ -85,7 +85,7 @@ PAIRS = [
 
 
 def test_mined_rows_train_an_embedding_and_a_reranker(model):
-    rows = mine_negatives(model, PAIRS, num_negatives=2, max_share=np.inf)
+    rows = mine_negatives(model, PAIRS, num_negatives=2, max_share=np.inf, say=len)
     assert [row["anchor"] for row in rows] == ["good film", "the bank card", "a new book", "win"]
     assert rows[0]["positive"] == ["a fine movie", "a great story"]
     for row in rows:
@@ -101,7 +101,7 @@ def test_mined_rows_train_an_embedding_and_a_reranker(model):
 
 def test_negatives_that_a_row_has_already_come_first(model):
     pairs = [{**pair, "negative": "stock"} for pair in PAIRS]
-    rows = mine_negatives(model, pairs, num_negatives=1, max_share=np.inf)
+    rows = mine_negatives(model, pairs, num_negatives=1, max_share=np.inf, say=len)
     assert all(row["negative"][0] == "stock" and len(row["negative"]) == 2 for row in rows)
 
 
@@ -134,18 +134,19 @@ def test_a_setting_out_of_its_range_is_refused(model, asked, found):
 def test_scored_pairs_are_not_taken_for_answers(model):
     scored = [{**pair, "label": number % 2} for number, pair in enumerate(PAIRS)]
     with pytest.raises(DataError, match=r'its column "label" holds scores, such as "0", "1"\.'):
-        mine_negatives(model, scored)
+        mine_negatives(model, scored, say=len)
 
 
 def test_the_columns_may_be_named(model):
     pairs = [{"a": pair["query"], "b": pair["answer"]} for pair in PAIRS]
-    named = mine_negatives(model, pairs, {"anchor": "a", "positive": "b"})
-    assert named == mine_negatives(model, PAIRS)
+    named = mine_negatives(model, pairs, {"anchor": "a", "positive": "b"}, say=len)
+    with pytest.warns(TunewrightWarning, match="is taken as"):
+        assert named == mine_negatives(model, PAIRS)
 
 
 def test_a_row_without_a_positive_and_a_model_of_another_task_are_refused(model, tiny_folder):
     with pytest.raises(DataError, match="it has no second text"):
-        mine_negatives(model, [*PAIRS, {"query": "a", "answer": None}])
+        mine_negatives(model, [*PAIRS, {"query": "a", "answer": None}], say=len)
 
     class Other:
         folder = "runs/other/model"

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from tunewright.data import ReadSettings, as_rows, is_blank, read_table
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted
-from tunewright.errors import DataError, SettingsError, listed
+from tunewright.errors import DataError, SettingsError, listed, warned
 from tunewright.prediction.oddities import Oddities, odd_rows
 from tunewright.retrieval.documents import read_documents
 from tunewright.run.loaded import TrainedModel
@@ -108,7 +108,7 @@ def mine_negatives(
     max_share: float = 0.95,
     seed: int | None = None,
     settings: ReadSettings = DEFAULTS,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = warned,
 ) -> list[dict[str, Any]]:
     """Returns the rows of `source` with hard negatives: `anchor`, `positive` and `negative`.
 

@@ -146,8 +146,9 @@ def test_a_long_answer_is_cut_and_counted(tokenizer):
     assert features.num_cut - whole.num_cut == whole.num_tokens - 60
 
 
-def test_a_conversation_that_is_too_long_can_be_an_error(tokenizer):
-    row = {"prompt": "the film " * 60, "completion": "good"}
+@pytest.mark.parametrize("long_one", ["prompt", "completion"])
+def test_a_conversation_that_is_too_long_can_be_an_error(tokenizer, long_one):
+    row = {"prompt": "a", "completion": "good"} | {long_one: "the film " * 60}
     task = learned([row], long="error", max_length=60)
     with pytest.raises(DataError) as caught:
         task.encode(rows_of([row])[0], tokenizer)

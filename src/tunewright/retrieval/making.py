@@ -10,6 +10,7 @@ from typing import Any
 from tunewright.data import ReadSettings
 from tunewright.data.readers import DEFAULTS
 from tunewright.devices import Precision
+from tunewright.errors import warned
 from tunewright.retrieval.documents import read_documents
 from tunewright.retrieval.embedder import Embedder
 from tunewright.retrieval.encoder import Encoder, load_encoder
@@ -33,6 +34,7 @@ def index(
     precision: Precision = "auto",
     exact: bool | None = None,
     vectors: StoredForm | None = None,
+    say: Callable[[str], None] = warned,
     tell: Callable[[Progress], None] = lambda _: None,
 ) -> SearchIndex:
     """Makes `folder` an index of the texts of `source`, or brings it up to date; returns it.
@@ -44,7 +46,8 @@ def index(
     (32). Without a `model` it is the one that the index was made by, or the starter. `embedder`
     takes its place: anything with `encode(texts) -> float32 (B, D)`. When `exact`, a vector has the
     same bits whatever is embedded beside it, which takes longer; without it, as the index was made.
-    `vectors` are stored as "float32", "int8" (a quarter) or "binary" (a 32nd of the bytes).
+    `vectors` are stored as "float32", "int8" (a quarter) or "binary" (a 32nd of the bytes). `say`
+    hears which columns were guessed.
 
     Raises DataError for texts and ids that cannot be read, ModelError when the index was made by
     another model.
@@ -55,7 +58,7 @@ def index(
     make_index(
         source, Path(folder), found, text=[text] if isinstance(text, str) else text,
         id_column=id_column, passage_tokens=passage_tokens, stride=stride, add=add,
-        vectors=vectors, tell=tell,
+        vectors=vectors, say=say, tell=tell,
     )  # fmt: skip
     return load_index(folder, embedder=found)
 
@@ -88,7 +91,7 @@ def make_index(
     add: bool = False,
     vectors: StoredForm | None = None,
     settings: ReadSettings = DEFAULTS,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = warned,
     tell: Callable[[Progress], None] = lambda _: None,
 ) -> IndexChange:
     """Reads a source into an index; returns what changed in it. See `index` and `update_index`."""

@@ -231,6 +231,9 @@ class TextGeneration(Task):
             raise too_long_error(row.where, room + num_cut, room)
         only_last = self.learn_from == "last answer"
         found = chat_sequences(processor, kept + answer, row.where, only_last)
+        longest = max(map(len, found))
+        if longest > length and self.long == "error":
+            raise too_long_error(row.where, longest, length)
         num_cut += sum(max(len(sequence) - length, 0) for sequence in found)
         return [sequence.first(length) for sequence in found], num_cut
 
