@@ -5,6 +5,7 @@ Nothing here imports torch, reads a file, or knows a task.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -352,3 +353,12 @@ class Answer(Protocol):
     """What a task says about a row, in the user's terms."""
 
     def to_json(self) -> dict[str, Any]: ...
+
+
+def finite(value: Any) -> Any:
+    """Returns plain values with null for every number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -207,10 +207,9 @@ def _mean_hidden(encoder: Any, stream: PackedStream) -> Tensor:
     """Returns the mean of the last hidden states of each sequence, (B, D), in fp32."""
     if is_packed(encoder):
         return mean_pool(packed_hidden(encoder, stream).float(), stream)
-    token_ids, mask, types = padded(stream, encoder.config.pad_token_id or 0)
-    segments = {} if types is None else {"token_type_ids": types}
-    outputs = encoder.base_model(input_ids=token_ids, attention_mask=mask, **segments)
-    weights_BT1 = mask[:, :, None].float()
+    inputs = padded(stream, encoder.config.pad_token_id or 0)
+    outputs = encoder.base_model(**inputs)
+    weights_BT1 = inputs["attention_mask"][:, :, None].float()
     return (outputs.last_hidden_state.float() * weights_BT1).sum(1) / weights_BT1.sum(1)
 
 

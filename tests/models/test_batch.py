@@ -66,8 +66,9 @@ def test_filling_starts_a_group_only_when_the_next_does_not_fit(texts, max_token
 @given(TEXTS, st.sampled_from(["left", "right"]))
 def test_padding_and_its_mask_give_back_the_texts(texts, side):
     stream = pack(features(texts)).streams["text"]
-    ids_BS, mask_BS, types = padded(stream, 0, side)
-    assert types is None
+    found = padded(stream, 0, side)
+    ids_BS, mask_BS = found["input_ids"], found["attention_mask"]
+    assert "token_type_ids" not in found
     assert [row[keep.bool()].tolist() for row, keep in zip(ids_BS, mask_BS, strict=True)] == texts
     assert int(ids_BS[~mask_BS.bool()].sum()) == 0
     edge_B = mask_BS[:, -1] if side == "left" else mask_BS[:, 0]
@@ -90,7 +91,7 @@ def test_segment_ids_are_packed_and_padded_beside_the_tokens():
     batch = pack([Features(row, {"text": stream}) for row, stream in enumerate(streams)])
     stream = batch.streams["text"]
     assert stream.type_ids_N.tolist() == [0, 0, 1, 0]
-    assert padded(stream, 0)[2].tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert padded(stream, 0)["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from dataclasses import replace
 from itertools import chain, count
 from typing import Any, BinaryIO
 
+from tunewright.answers import finite
 from tunewright.cli import show
 from tunewright.cli.words import Asked, as_asked, chosen, divided
 from tunewright.data import ReadSettings, escape_formula, stream_tables, write_rows
 from tunewright.data.wording import counted
 from tunewright.errors import SettingsError, listed
-from tunewright.run.record import finite
 
 KINDS = ("lines", "jsonl", "csv", "tsv")
 PRECISIONS = ("auto", "bf16", "fp32")

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tunewright.answers import finite
 from tunewright.cli import leads
 from tunewright.types import Estimate
 
@@ -26,15 +27,7 @@ MAX_METRICS = 12  # of more than these the headlines are shown; metrics.json has
 def print_json(value: Any) -> None:
     """Prints one JSON object on one line; what is not finite becomes null."""
     if LEADS:
-        print(json.dumps(_plain(value), ensure_ascii=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        print(json.dumps(finite(value), ensure_ascii=False))
 
 
 def findings(found: Iterable[tuple[str, str]]) -> None:

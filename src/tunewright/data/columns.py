@@ -157,14 +157,19 @@ def _check_given(
                 f"It has {listed(known)}.",
                 f'Did you mean "{near}"?' if near else "",
             )
-        if column not in column_names:
-            near = nearest(column, column_names)
-            raise DataError(
-                source,
-                f'there is no column "{column}"',
-                f"It has {listed(column_names)}.",
-                f'Did you mean "{near}"?' if near else "",
-            )
+        check_is_column(column, column_names, source)
+
+
+def check_is_column(name: str, column_names: Sequence[str], source: str) -> None:
+    """Raises DataError, with the nearest name, where `source` has no column of this name."""
+    if name not in column_names:
+        near = nearest(name, column_names)
+        raise DataError(
+            source,
+            f'there is no column "{name}"',
+            f"It has {listed(column_names)}.",
+            f'Did you mean "{near}"?' if near else "",
+        )
 
 
 def _candidates(role: Role, column_names: Sequence[str]) -> list[str]:

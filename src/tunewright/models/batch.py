@@ -293,10 +293,10 @@ def lengthened(stream: PackedStream) -> PackedStream:
 
 def padded(
     stream: PackedStream, pad_id: int, side: Literal["left", "right"] = "right"
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns token ids, attention mask and segment ids as (B, longest), padded on one side.
+) -> dict[str, Tensor]:
+    """Returns token ids, attention mask and segment ids, if any, padded on one side, (B, longest).
 
-    For models that cannot run packed.
+    They have the names of the library's forward, for models that cannot run packed.
     """
     lengths = stream.lengths
 
@@ -305,6 +305,10 @@ def padded(
             values_N.split(lengths), batch_first=True, padding_value=filler, padding_side=side
         )
 
-    mask = pad(torch.ones_like(stream.token_ids_N), 0)
-    types = None if stream.type_ids_N is None else pad(stream.type_ids_N, 0)
-    return pad(stream.token_ids_N, pad_id), mask, types
+    found = {
+        "input_ids": pad(stream.token_ids_N, pad_id),
+        "attention_mask": pad(torch.ones_like(stream.token_ids_N), 0),
+    }
+    if stream.type_ids_N is not None:
+        found["token_type_ids"] = pad(stream.type_ids_N, 0)
+    return found

@@ -164,14 +164,12 @@ def _packed_inputs(model: Any, stream: PackedStream) -> dict[str, Any]:
     }
 
 
-def _padded_inputs(model: Any, stream: PackedStream) -> dict[str, Any]:
+def _padded_inputs(model: Any, stream: PackedStream) -> dict[str, Tensor]:
     """Returns what the library's forward is given by its own users: rows of padded tokens."""
     side: Literal["left", "right"] = (
         "left" if model.config.model_type in SUMMED_UP_AT_END else "right"
     )
-    token_ids, mask, types = padded(stream, model.config.pad_token_id or 0, side)
-    segments = {} if types is None else {"token_type_ids": types}
-    return {"input_ids": token_ids, "attention_mask": mask, **segments}
+    return padded(stream, model.config.pad_token_id or 0, side)
 
 
 def classify(model: Any, stream: PackedStream) -> Tensor:

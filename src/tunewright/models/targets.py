@@ -241,8 +241,7 @@ def source_inputs(source: Source, pad_id: int | None) -> dict[str, Tensor]:
     """Returns what the library's forward calls a source: padded token ids, or pixels."""
     if isinstance(source, PackedPictures):
         return {"pixel_values": source.pixels_BCHW}
-    input_ids, mask, _ = padded(source, pad_id or 0)
-    return {"input_ids": input_ids, "attention_mask": mask}
+    return padded(source, pad_id or 0)
 
 
 def _piece(

@@ -8,18 +8,19 @@ A row is a document. What names it is the column `id` (or what `--id` says), els
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tunewright.answers import finite
 from tunewright.data import ReadSettings, Table, as_rows, is_blank, read_table
 from tunewright.data import stream_tables as small_tables
+from tunewright.data.columns import check_is_column
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import once
-from tunewright.errors import DataError, listed, nearest
+from tunewright.errors import DataError
 from tunewright.tasks.texts import text_of
 from tunewright.types import Role, Row
 
@@ -49,7 +50,7 @@ class Document:
 
     def columns_json(self) -> str:
         """Returns the columns as one line of JSON."""
-        return json.dumps(_plain(self.columns), ensure_ascii=False, default=str)
+        return json.dumps(finite(self.columns), ensure_ascii=False, default=str)
 
 
 def read_documents(
@@ -81,7 +82,8 @@ def read_documents(
         rows = as_rows(table, (TEXT, ID), given, training=False, say=say)
         if is_beir:
             say(f"{table.name}: {JOINED}")
-        _check_columns(table, columns)
+        for name in columns:
+            check_is_column(name, table.column_names, table.name)
         for row in rows:
             yield _document(row, columns[1:], " " if is_beir else "\n")
 
@@ -96,18 +98,6 @@ def _tables(source: Any, settings: ReadSettings, kind: str) -> Iterator[Table]:
         yield from small_tables(stream, settings, kind)
     else:
         yield read_table(source, settings)
-
-
-def _check_columns(table: Table, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in table.column_names:
-            near = nearest(name, table.column_names)
-            raise DataError(
-                table.name,
-                f'there is no column "{name}"',
-                f"It has {listed(table.column_names)}.",
-                f'Did you mean "{near}"?' if near else "",
-            )
 
 
 def _document(row: Row, more: Sequence[str], between: str) -> Document:
@@ -129,12 +119,3 @@ def _key(row: Row) -> str:
             )  # fmt: skip
         return str(value)
     return f"{Path(row.source).name}:{row.line}" if row.line else str(row.id)
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value that is JSON: numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,6 +17,7 @@ from typing import Any, Self, TextIO
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from tunewright.answers import finite
 from tunewright.data.ledger import Cuts
 from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import DataError, SettingsError
@@ -27,7 +28,6 @@ from tunewright.prediction.predictor import Predictor
 from tunewright.run.gallery import Gallery, Pictured, read_pictured
 from tunewright.run.gathering import gather_statistics, in_order
 from tunewright.run.prepare import column_of
-from tunewright.run.record import finite
 from tunewright.tasks import PART
 from tunewright.tasks.base import Task
 from tunewright.training.shares import shares

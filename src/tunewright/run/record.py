@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tunewright.answers import finite
 from tunewright.errors import SettingsError
 from tunewright.models.manifest import flush
 
@@ -184,12 +184,3 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Adds one object to a JSON lines file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(finite(value), ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """Returns plain values with null for every number that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -103,6 +103,22 @@ def ordered(names: Iterable[str], kind: LabelKind) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if kind == "integer" else sorted(names))
 
 
+def joined_labels(
+    earlier: Sequence[str], labels: Sequence[str], weights: Sequence[float], kind: LabelKind
+) -> dict[str, Any]:
+    """Returns what a model goes on with: its earlier labels first, and the new ones after them.
+
+    The earlier ones weigh 1 where the new data, whose labels have `weights` or none, lacks them.
+    """
+    joined = tuple(dict.fromkeys((*earlier, *labels)))
+    weight = dict(zip(labels, weights, strict=False))
+    return {
+        "labels": joined,
+        "label_kind": common_kind(kind, joined),
+        "weights": tuple(weight.get(name, 1.0) for name in joined) if weight else (),
+    }
+
+
 def check_named(found: Iterable[str], labels: Sequence[str], source: str) -> None:
     """Raises DataError when the data has labels that the given ones, if any, do not name."""
     unnamed = [name for name in found if labels and name not in labels]

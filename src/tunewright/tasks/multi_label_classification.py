@@ -40,6 +40,7 @@ from tunewright.tasks.labels import (
     Weights,
     check_named,
     common_kind,
+    joined_labels,
     kind_of,
     name_of,
     ordered,
@@ -316,15 +317,8 @@ class MultiLabelClassification(WindowedTask):
         """Returns the task with the earlier model's labels first, and the new ones after them."""
         if not isinstance(previous, MultiLabelClassification):
             return self
-        labels = tuple(dict.fromkeys((*previous.labels, *self.labels)))
-        weight = dict(zip(self.labels, self.weights, strict=False))
-        return replace(
-            self,
-            labels=labels,
-            label_kind=common_kind(self.label_kind, labels),
-            weights=tuple(weight.get(name, 1.0) for name in labels) if weight else (),
-            max_length=self.max_length or previous.max_length,
-        )
+        joined = joined_labels(previous.labels, self.labels, self.weights, self.label_kind)
+        return replace(self, **joined, max_length=self.max_length or previous.max_length)
 
     @property
     def _limits(self) -> np.ndarray:

@@ -289,9 +289,7 @@ class Reranking(WindowedTask):
     def stock_outputs(self, stock: Any, batch: Batch) -> Outputs:
         if not hasattr(stock, "rank"):
             return self.forward(stock, batch)
-        token_ids, mask, types = padded(batch.streams["text"], stock.tokenizer.pad_token_id or 0)
-        segments = {} if types is None else {"token_type_ids": types}
-        found = stock({"input_ids": token_ids, "attention_mask": mask, **segments})
+        found = stock(padded(batch.streams["text"], stock.tokenizer.pad_token_id or 0))
         return {"logits": found["scores"].flatten()}
 
 

@@ -416,9 +416,7 @@ class SentenceEmbedding(WindowedTask):
     def stock_outputs(self, stock: Any, batch: Batch) -> Outputs:
         if not hasattr(stock, "encode"):
             return self.forward(stock, batch)
-        token_ids, mask, types = padded(batch.streams["text"], stock.tokenizer.pad_token_id or 0)
-        segments = {} if types is None else {"token_type_ids": types}
-        found = stock({"input_ids": token_ids, "attention_mask": mask, **segments})
+        found = stock(padded(batch.streams["text"], stock.tokenizer.pad_token_id or 0))
         return {"vectors": found["sentence_embedding"]}
 
     def extra_files(self, model: Any) -> Mapping[str, str | bytes]:

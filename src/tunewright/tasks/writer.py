@@ -278,10 +278,10 @@ def framed(
 def _logits(model: Any, source: Source, target: PackedStream) -> Tensor:
     if is_packed(model):
         return model.packed(source, target)
-    decoder_ids, mask, _ = padded(target, model.config.pad_token_id or 0)
+    given = padded(target, model.config.pad_token_id or 0)
     inputs = source_inputs(source, model.config.pad_token_id)
-    found = model(**inputs, decoder_input_ids=decoder_ids, use_cache=False)
-    return found.logits[mask.bool()]
+    found = model(**inputs, decoder_input_ids=given["input_ids"], use_cache=False)
+    return found.logits[given["attention_mask"].bool()]
 
 
 def _scores(
