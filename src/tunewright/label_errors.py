@@ -88,7 +88,7 @@ def find_label_errors(
     `source` is a path, a frame, a list of dicts, a pair (texts, labels), or rows; `columns` names
     the columns of `text`, `text_pair` and `label` where their names do not tell. `model` is read
     as it is and not trained. Each of the `folds` parts of the rows, drawn with `seed`, is judged
-    by a model of the others. `say` hears which columns were guessed and which rows were left out.
+    by a model of the others. `say` hears which columns were guessed and how many texts are blank.
 
     Raises SettingsError when `cleanlab` is not installed or `folds` is less than 2, DataError when
     a class has fewer rows than there are folds, and what reading data or a model raises.
@@ -137,7 +137,8 @@ def _rows(source: Any, columns: Mapping[str, str], say: Callable[[str], None]) -
     if isinstance(source, Sequence) and len(source) and isinstance(source[0], Row):
         return source
     table, roles = read_table(source), TextClassification.roles
-    checked = check_rows(as_rows(table, roles, columns, training=True, say=say), roles)
+    rows = as_rows(table, roles, columns, training=True, say=say)
+    checked = check_rows(rows, roles, drop_unlabelled=None)
     for sentence in checked.notices(table.name):
         say(sentence)
     return checked.rows

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tunewright.data import ReadSettings, as_rows, is_blank, read_table
 from tunewright.data.readers import DEFAULTS
-from tunewright.data.wording import counted
+from tunewright.data.wording import counted, once
 from tunewright.errors import DataError, SettingsError, listed, warned
 from tunewright.prediction.oddities import Oddities, odd_rows
 from tunewright.retrieval.documents import read_documents
@@ -124,6 +124,7 @@ def mine_negatives(
     for a row without a positive, for scored pairs, and as readers do.
     """
     _check(num_negatives, skip, depth, max_share, seed)
+    say = once(say)
     task = model.predictor.task
     if task.name != "sentence-embedding":
         raise SettingsError(

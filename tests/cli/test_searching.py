@@ -338,10 +338,23 @@ def test_queries_are_read_in_their_encoding(command, indexed, tmp_path):
     assert told.err.count("asked.csv: the text is read as ISO8859-1.") == 1
 
 
-def test_a_query_of_several_words_needs_quotes(command, indexed):
-    told = command("search", "index", "shares", "of", "the", "bank")
-    assert told.status == 2
-    assert 'Put it into quotes: tunewright search index "shares of the bank"' in told.err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shares", "of", "banks"],
+         "search: the query has 3 words on the command line. It is one text. "
+         'Put it into quotes: tunewright search my-index "shares of banks"'),
+        (["bank", "encoding=latin-1"],
+         'search: "encoding=latin-1" is given beside a query. '
+         "How queries are read is said of a file of them, --queries."),
+        (["bank", "--queries", "asked.csv"], "search: it needs one of a query, --queries and"),
+        (["--queries", "asked.csv", "task=x"],
+         "Write, for example: encoding=latin-1 data.columns.query=COLUMN"),
+    ],
+)  # fmt: skip
+def test_words_of_a_search_that_make_no_query_are_named(command, words, message):
+    told = command("search", "my-index", *words)
+    assert (told.status, message in told.err) == (2, True), told.err
 
 
 def test_queries_come_from_standard_input(command, indexed, monkeypatch):

@@ -40,6 +40,12 @@ def test_half_a_character_in_json_is_mended():
     assert turns == (Message("user", "a\ufffdb"),)
 
 
+def test_what_a_tool_was_called_with_may_be_deep():
+    deep = "[" * 50 + "]" * 50
+    turns = f'{{"role": "user", "content": "Hello", "tool_calls": {deep}}}'
+    assert read_messages(f"[{turns}]", "here") == HELLO[:1]
+
+
 def test_an_empty_answer_is_read_as_it_is():
     turns = read_messages([{"role": "assistant", "content": ""}], "here")
     assert turns == (Message("assistant", ""),)

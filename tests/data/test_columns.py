@@ -129,3 +129,11 @@ def test_a_table_is_made_rows_and_what_was_guessed_is_said_once():
         rows = as_rows(table, ROLES, {}, training=False, say=say)
     assert [row.values for row in rows] == [{"text": "fine"}]
     assert said == ["a.csv: it is odd.", 'a.csv: the column "Review" is taken as text.']
+
+
+def test_a_column_never_plays_two_roles():
+    before = {"text": "Text", "label": "text"}
+    assert after_training(["Text", "text"], before).mapping == before
+    assert after_training(["TEXT", "text"], before).mapping == before | {"text": "TEXT"}
+    with pytest.raises(DataError, match='there is no column "text"'):
+        after_training(["text"], before)

@@ -66,6 +66,8 @@ def test_what_was_joined_comes_apart_again(names):
         ([" "], "it is [' ']"),
         ("[a, b]", "it is '[a, b]'"),
         ("[[1]]", "it is '[[1]]'"),
+        ("[" * 600 + "]" * 600, "it is '[[[[[[[[[["),
+        ("{'a', None, 'b'}", "it is \"{'a', None, 'b'}\""),
         ("[" + "(" * 300 + "]", "it is '[(((((((((("),
         ({"a": 1}, "it is {'a': 1}"),
     ],

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from rich.markup import escape
 
 from tunewright.cli import show
-from tunewright.cli.words import Asked, own_settings, source_of
+from tunewright.cli.words import Asked, divided, own_settings, source_of
 from tunewright.data import ReadSettings, as_rows, stream_tables, write_rows
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import counted, once
@@ -225,9 +225,8 @@ def search_and_show(
     asked: Mapping[str, Any], rerank: str | None, precision: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Answers one query, or many as they come, or measures the search on judged ones."""
-    query = None if queries is not None else _one_query(words)
-    of_file = Asked.of(words) if queries is not None else Asked()
-    if sum(given is not None for given in (query, queries, judge)) != 1:
+    texts, settings = (words, ()) if queries is None else divided(words)
+    if sum(map(bool, (texts, queries, judge))) != 1:
         raise SettingsError(
             "search", "it needs one of a query, --queries and --judge", "",
             'Write, for example: tunewright search index "a question"',
@@ -235,7 +234,10 @@ def search_and_show(
     from tunewright.retrieval.reranker import load_reranker
     from tunewright.retrieval.search_index import Question, load_index
 
+    if len(texts) > 1:
+        raise _several_words(folder, texts)
     reading, share = _named_with_share(rerank)
+    of_file = Asked.of(settings, example=f"encoding=latin-1 data.columns.{QUERY.name}=COLUMN")
     question = Question(**asked, rerank_weight=share)
     with load_index(folder, precision=precision) as index:  # type: ignore[arg-type]
         reranker = load_reranker(reading, precision) if reading else None  # type: ignore[arg-type]
@@ -246,17 +248,20 @@ def search_and_show(
         elif queries is not None:
             rows = _queries(sys.stdin.buffer if queries == "-" else queries, of_file)
             write_rows(_answered(index, rows, question), output)
-        elif query is not None:
-            _show_hits(query, index.answers([query], question)[0], output, as_json)
+        else:
+            _show_hits(texts[0], index.answers(list(texts), question)[0], output, as_json)
 
 
-def _one_query(words: Sequence[str]) -> str | None:
-    if len(words) > 1:
-        raise SettingsError(
-            "search", f"the query has {len(words)} words on the command line", "It is one text.",
-            f'Put it into quotes: tunewright search index "{" ".join(words)}"',
+def _several_words(folder: str, words: Sequence[str]) -> SettingsError:
+    if settings := divided(words)[1]:
+        return SettingsError(
+            "search", f'"{settings[0]}" is given beside a query',
+            "How queries are read is said of a file of them, --queries.",
         )  # fmt: skip
-    return words[0] if words else None
+    return SettingsError(
+        "search", f"the query has {len(words)} words on the command line", "It is one text.",
+        f'Put it into quotes: tunewright search {folder} "{" ".join(words)}"',
+    )  # fmt: skip
 
 
 def _named_with_share(rerank: str | None) -> tuple[str | None, float]:

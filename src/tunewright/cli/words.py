@@ -110,18 +110,20 @@ class Asked:
     reading: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pairs: Sequence[str], others: Sequence[str] = ()) -> Self:
+    def of(
+        cls, pairs: Sequence[str], others: Sequence[str] = (), example: str = READING_EXAMPLE
+    ) -> Self:
         """Returns what key=value words ask.
 
         Raises SettingsError for what is no setting of reading, but for sections among `others`.
         """
-        layer = only(overrides(pairs), ("data", *others), "how rows are read", READING_EXAMPLE)
+        layer = only(overrides(pairs), ("data", *others), "how rows are read", example)
         given = layer.get("data", {})
         data = compose({"data": given}, where="command line").data
         known = asdict(data.reading())
         for name in given:
             if name not in (*known, "columns"):
-                raise _not_here(f"data.{name}", "how rows are read", READING_EXAMPLE)
+                raise _not_here(f"data.{name}", "how rows are read", example)
         return cls(dict(data.columns), {name: known[name] for name in known if name in given})
 
 

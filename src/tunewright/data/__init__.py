@@ -16,7 +16,6 @@ from tunewright.data.checks import (
 from tunewright.data.columns import (
     ColumnChoice,
     as_rows,
-    named_as,
     resolve_columns,
 )
 from tunewright.data.config import DataConfig
@@ -50,7 +49,6 @@ __all__ = [
     "is_dropped",
     "is_missing",
     "is_source",
-    "named_as",
     "plain_label",
     "read_number",
     "read_spans",

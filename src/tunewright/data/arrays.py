@@ -84,8 +84,8 @@ def without_lone_surrogates(value: Any) -> Any:
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, list):
         return [without_lone_surrogates(item) for item in value]
-    if isinstance(value, tuple | set):
-        return type(value)(map(without_lone_surrogates, value))
+    if isinstance(value, tuple):
+        return tuple(map(without_lone_surrogates, value))
     if isinstance(value, dict):
         return {
             without_lone_surrogates(key): without_lone_surrogates(item)

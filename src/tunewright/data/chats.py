@@ -29,6 +29,7 @@ NEEDED = 'A conversation is a list of turns such as {"role": "user", "content": 
 
 MAX_TURNS = 10_000
 MAX_WRITTEN_CHARACTERS = 50_000_000
+MAX_WRITTEN_DEPTH = 100  # of what tools were called with, which is not read
 
 
 def read_messages(value: Any, where: str) -> tuple[Message, ...]:
@@ -39,7 +40,7 @@ def read_messages(value: Any, where: str) -> tuple[Message, ...]:
     """
     if isinstance(value, str) and len(value) > MAX_WRITTEN_CHARACTERS:
         raise DataError(where, f"it has {len(value):,} characters", NEEDED)
-    value = read_written(value, MAX_WRITTEN_CHARACTERS)
+    value = read_written(value, MAX_WRITTEN_CHARACTERS, MAX_WRITTEN_DEPTH)
     if not isinstance(value, list | tuple) or not value:
         found = "it is empty" if value is None or value == [] else f"it is {value!r:.60}"
         raise DataError(where, found, NEEDED)

@@ -56,14 +56,15 @@ class CheckedRows:
     rows: TableRows
     dropped: Dropped
     num_blank_kept: int
+    could_drop: bool = True
 
     def notices(self, source: str) -> tuple[str, ...]:
         """Returns whole sentences on what was dropped or is odd, to be shown to the user."""
-        dropped = self.dropped
+        dropped, kept = self.dropped, " kept (data.drop_blank=true drops them)"
         counts = (
             (dropped.unlabelled, "without a label dropped (data.drop_unlabelled)"),
             (dropped.blank, "with a blank text dropped (data.drop_blank)"),
-            (self.num_blank_kept, "with a blank text kept (data.drop_blank=true drops them)"),
+            (self.num_blank_kept, f"with a blank text{kept if self.could_drop else ''}"),
         )
         return tuple(f"{source}: {counted(n, 'row')} {words}." for n, words in counts if n)
 
@@ -98,8 +99,8 @@ def check_rows(
     one of several will do, such as tokens or a text, a row is blank when all of those that are
     there are.
 
-    Raises: DataError when labels are empty and `drop_unlabelled` is off, or None, where it cannot
-    be chosen, or no row is left.
+    Raises: DataError when labels are empty and `drop_unlabelled` is off, or None, where nothing
+    can be dropped, or no row is left.
     """
     needed = [role for role in roles if role.required and role.name in rows.columns]
     labels = [role.name for role in needed if role.only_training]
@@ -124,7 +125,8 @@ def check_rows(
         _first_lines(rows, unlabelled),
         _first_lines(rows, blank) if drop_blank else (),
     )
-    return CheckedRows(kept, dropped, 0 if drop_blank else len(blank))
+    num_blank = 0 if drop_blank else len(blank)
+    return CheckedRows(kept, dropped, num_blank, drop_unlabelled is not None)
 
 
 def is_dropped(

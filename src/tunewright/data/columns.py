@@ -52,6 +52,7 @@ def resolve_columns(
     training: bool,
     source: str,
     before: Mapping[str, str] = MappingProxyType({}),
+    bare_texts: bool = False,
 ) -> ColumnChoice:
     """Chooses a column for each role.
 
@@ -62,16 +63,15 @@ def resolve_columns(
     `before` are the columns of the rows that a model has learned from, which come before all other
     names. A model that has learned from one text would read another beside it, and one that has
     learned from two the one alone, and both would answer all the same: a column for a text that
-    training had not is left unread, unless it is given, and one that is missing is an error.
+    training had not is left unread, unless it is given, and one that is missing is an error, but
+    for `bare_texts`, which have no columns.
 
     Raises: DataError when a named or needed column is missing, SettingsError when `given` names
     a role that the task has not.
     """
-    given = {role: named_as(column, column_names) for role, column in given.items()}
+    given = {role: _named_as(column, column_names) for role, column in given.items()}
     _check_given(roles, column_names, given, source)
-    named = {role: named_as(column, column_names) for role, column in before.items()}
-    free = [name for name in column_names if name not in given.values()]
-    given = {role: name for role, name in named.items() if name in free} | given
+    given |= _remembered(roles, column_names, before, given)
     mapping: dict[str, str] = {}
     guessed: list[str] = []
     passed_over: dict[str, tuple[str, ...]] = {}
@@ -91,7 +91,8 @@ def resolve_columns(
                 passed_over[role.name] = tuple(candidates[1:])
         elif role.required and (training or not role.only_training):
             raise _missing_role(role, column_names, taken, source)
-    _check_beside(roles, column_names, before, mapping, source)
+    if not bare_texts:
+        _check_beside(roles, before, mapping, source)
     unused = tuple(name for name in column_names if name not in mapping.values())
     return ColumnChoice(mapping, tuple(guessed), passed_over, unused, unread)
 
@@ -110,14 +111,38 @@ def as_rows(
     `say` hears how the table was read and which columns were guessed.
     """
     choice = resolve_columns(
-        roles, table.column_names, given, training=training, source=table.name, before=before
+        roles,
+        table.column_names,
+        given,
+        training=training,
+        source=table.name,
+        before=before,
+        bare_texts=table.has_bare_texts,
     )
     for sentence in (*table.notes, *choice.notices(table.name)):
         say(sentence)
     return table.rows(choice.mapping)
 
 
-def named_as(column: str, column_names: Sequence[str]) -> str:
+def _remembered(
+    roles: Sequence[Role],
+    column_names: Sequence[str],
+    before: Mapping[str, str],
+    given: Mapping[str, str],
+) -> dict[str, str]:
+    """Returns the columns of training that are there and free, those of another case last."""
+    found: dict[str, str] = {}
+    wanted = {r.name: before[r.name] for r in roles if r.name in before and r.name not in given}
+    for in_any_case in (False, True):
+        for role, column in wanted.items():
+            free = [name for name in column_names if name not in (*given.values(), *found.values())]
+            name = _named_as(column, free) if in_any_case else column
+            if role not in found and name in free:
+                found[role] = name
+    return found
+
+
+def _named_as(column: str, column_names: Sequence[str]) -> str:
     """Returns the name that a column has in the data, where only its case is another."""
     if column in column_names:
         return column
@@ -126,14 +151,8 @@ def named_as(column: str, column_names: Sequence[str]) -> str:
 
 
 def _check_beside(
-    roles: Sequence[Role],
-    column_names: Sequence[str],
-    before: Mapping[str, str],
-    mapping: Mapping[str, str],
-    source: str,
+    roles: Sequence[Role], before: Mapping[str, str], mapping: Mapping[str, str], source: str
 ) -> None:
-    if list(column_names) == ["text"]:  # lines of text have no other columns
-        return
     for role in roles:
         if role.beside and role.name in before and role.name not in mapping:
             raise DataError(

@@ -65,7 +65,8 @@ def read_list(value: Any, separator: str | None, where: str) -> list[Item]:
     found = value
     if isinstance(value, str) and (is_written(value) or _OF_PYTHON.fullmatch(value.strip())):
         found = _loaded(value.strip())
-        found = sorted(found) if isinstance(found, set) else found
+        if found is None and not is_written(value):
+            found = value  # a text in brackets and quotes
     if isinstance(found, str):
         parts = found.split(separator) if separator else [found]
         return [part.strip() for part in parts if not is_blank(part)]
@@ -147,21 +148,22 @@ def numbers_in(value: Any, source: str) -> list[Any]:
     return [value]
 
 
-def read_written(value: Any, max_characters: int = MAX_CHARACTERS) -> Any:
+def read_written(
+    value: Any, max_characters: int = MAX_CHARACTERS, max_depth: int = MAX_DEPTH
+) -> Any:
     """Returns the list or the object that a text holds, as JSON, Python or NumPy writes it.
 
     It is for roles that are never a text themselves, such as the tokens of one. What is no text,
-    and a text that holds neither, stays as it is; so does JSON of more than `max_characters`. Half
-    a character is U+FFFD, as in JSON files.
+    and a text that holds neither, stays as it is; so do JSON of more than `max_characters`, and
+    what stands in one another more than `max_depth` times. Half a character is U+FFFD, as in JSON
+    files.
     """
     plain = value.strip() if isinstance(value, str) else ""
     if plain[:1] + plain[-1:] not in _BRACKETS:
         return value
-    found = _loaded(plain, max_characters)
-    found = _of_arrays(plain) if found is None else found
-    if not isinstance(found, list | tuple | dict) or _is_deeper(found, MAX_DEPTH):
-        return value
-    return found
+    found = _loaded(plain, max_characters, max_depth)
+    found = _of_arrays(plain, max_depth) if found is None else found
+    return found if isinstance(found, list | tuple | dict) else value
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -176,10 +178,11 @@ def _is_delimited(source: str) -> bool:
     return any(suffix in (".csv", ".tsv") for suffix in PurePath(source.lower()).suffixes)
 
 
-def _loaded(plain: str, max_characters: int = MAX_CHARACTERS) -> Any:
-    """Returns what is written as JSON, Python or NumPy writes it.
+def _loaded(plain: str, max_characters: int = MAX_CHARACTERS, max_depth: int = MAX_DEPTH) -> Any:
+    """Returns what is written as JSON, Python or NumPy writes it; a set is a list.
 
-    None for what is no list, tuple, set or object. Only JSON is read beyond `MAX_CHARACTERS`.
+    None for what is no list, tuple, set or object, or too deep a one. Only JSON is read beyond
+    `MAX_CHARACTERS`.
     """
     if _SPACED.fullmatch(plain):
         return _spaced(plain)
@@ -192,11 +195,17 @@ def _loaded(plain: str, max_characters: int = MAX_CHARACTERS) -> Any:
             found = (_BESIDE.search(plain) and _array(plain)) or ast.literal_eval(plain)
         except _UNREADABLE:
             return None
-    holds = isinstance(found, list | tuple | set | dict)
-    return without_lone_surrogates(found) if holds else None
+    found = sorted(found, key=repr) if isinstance(found, set) else found
+    return _plain(found, max_depth)
 
 
-def _of_arrays(plain: str) -> Any:
+def _plain(found: Any, max_depth: int) -> Any:
+    if not isinstance(found, list | tuple | dict) or _is_deeper(found, max_depth):
+        return None
+    return without_lone_surrogates(found)
+
+
+def _of_arrays(plain: str, max_depth: int) -> Any:
     """Returns what pandas writes of lists and objects that stand in one another, None otherwise.
 
     `{'text': array(['a'], dtype=object)}` is `{'text': ['a']}`, and `[{'a': 1} {'a': 2}]` has two.
@@ -206,7 +215,7 @@ def _of_arrays(plain: str) -> Any:
     try:
         reader = tokenize.generate_tokens(io.StringIO(plain).readline)
         plain = _without_arrays([t.string for t in reader if t.string.strip()])
-        return without_lone_surrogates(ast.literal_eval(plain))
+        return _plain(ast.literal_eval(plain), max_depth)
     except _UNREADABLE:
         return None
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -193,20 +193,20 @@ def _file_table(path: Path, settings: ReadSettings) -> Table:
 def _one_file(path: Path, settings: ReadSettings) -> Table:
     stamp = FileStamp.of(path)
     notes: list[str] = []
-    with _opened(path, settings, notes) as (batches, encoding):
-        table = table_of(str(path), list(_first_rows(batches, settings.max_rows)))
+    with _opened(path, settings, notes) as (batches, about):
+        table = table_of(str(path), list(_first_rows(batches, settings.max_rows)), **about)
     stamp.check()
-    return replace(table, encoding=encoding, notes=tuple(notes), files=(stamp,))
+    return replace(table, notes=tuple(notes), files=(stamp,))
 
 
 @contextmanager
 def _opened(
     path: Path, settings: ReadSettings, notes: list[str]
-) -> Iterator[tuple[Iterator[Batch], str]]:
-    """Opens a file and gives its batches and its encoding ("" when it is no text)."""
+) -> Iterator[tuple[Iterator[Batch], dict[str, Any]]]:
+    """Opens a file and gives its batches, and what a table of them says of it."""
     kind, _ = format_of(path)
     if kind in COLUMNAR:
-        yield COLUMNAR[kind](path), ""
+        yield COLUMNAR[kind](path), {}
         return
     file = text_file(path, settings.max_file_expansion)
     codec = find_encoding(file.open, file.name, settings.encoding, settings.usual_encoding)
@@ -217,9 +217,13 @@ def _opened(
     with file.open() as stream:
         lines = Lines(stream, codec, file.name, settings.max_text_bytes)
         try:
-            yield text_batches(lines, file.format, settings, notes), codec
+            yield text_batches(lines, file.format, settings, notes), _about(file.format, codec)
         finally:
             lines.close()
+
+
+def _about(kind: str, codec: str) -> dict[str, Any]:
+    return {"encoding": codec, "has_bare_texts": kind == "lines"}
 
 
 def text_batches(
@@ -319,7 +323,8 @@ def stream_tables(
         try:
             notes: list[str] = []
             batches = text_batches(lines, kind, settings, notes)
-            yield from _small_tables(STANDARD_INPUT, batches, codec, settings, notes)
+            about = _about(kind, codec)
+            yield from _small_tables(STANDARD_INPUT, batches, about, settings, notes)
         finally:
             lines.close()
         return
@@ -331,16 +336,20 @@ def _file_tables(path: Path, settings: ReadSettings) -> Iterator[Table]:
         raise DataError(str(path), "this is a folder", "A file is needed here.")
     stamp = FileStamp.of(path)
     notes: list[str] = []
-    with os_errors_named(str(path)), _opened(path, settings, notes) as (batches, codec):
-        yield from _small_tables(str(path), batches, codec, settings, notes)
+    with os_errors_named(str(path)), _opened(path, settings, notes) as (batches, about):
+        yield from _small_tables(str(path), batches, about, settings, notes)
     stamp.check()
 
 
 def _small_tables(
-    name: str, batches: Iterable[Batch], codec: str, settings: ReadSettings, notes: list[str]
+    name: str,
+    batches: Iterable[Batch],
+    about: Mapping[str, Any],
+    settings: ReadSettings,
+    notes: list[str],
 ) -> Iterator[Table]:
     for batch in _first_rows(batches, settings.max_rows):
         if batch.columns.num_rows:
-            table = table_of(name, [batch], encoding=codec, notes=tuple(notes))
+            table = table_of(name, [batch], notes=tuple(notes), **about)
             check_text_sizes(table, settings.max_text_bytes)
             yield table

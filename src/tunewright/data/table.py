@@ -42,7 +42,8 @@ class Table:
     `places` has, where a table without lines is a part of another, the place there; `sources`
     and `source_ids` name the file of each row where a table was read from several. `encoding` is
     the codec of text files, "" for others. `notes` are whole sentences on whatever was chosen or
-    changed while reading, to be shown to the user. `files` are the files that were read.
+    changed while reading, to be shown to the user. `files` are the files that were read. Where it
+    `has_bare_texts`, its rows are lines of plain text, which have no other columns.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Table:
     notes: tuple[str, ...] = ()
     files: tuple[FileStamp, ...] = field(default=(), repr=False)
     places: Numbers | None = field(default=None, repr=False)
+    has_bare_texts: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the pieces, which are made again from the columns."""

@@ -184,13 +184,15 @@ def first_places(tokenizer: Any, text: str, limit: int) -> tuple[np.ndarray, int
     return tokens.places_N2[:limit], tokens.num_tokens
 
 
-def too_long_error(where: str, num_tokens: int, max_length: int) -> DataError:
+def too_long_error(
+    where: str, num_tokens: int, max_length: int, choices: str = '"truncate" or "window"'
+) -> DataError:
     """Returns the error for a text of more tokens than are read at once."""
     return DataError(
         where,
         f"it has {num_tokens:,} tokens",
         f"The model reads {max_length:,} at once.",
-        'Cut it, or choose task.long="truncate" or "window".',
+        f"Cut it, or choose task.long={choices}.",
     )
 
 

@@ -178,7 +178,7 @@ class TrainedModel:
     ) -> TableRows:
         """Returns rows by the columns given, those of training, or the usual names."""
         task, before = self.predictor.task, self.columns
-        if task.picture_roles and table.column_names == ["text"]:  # lines, each of which is a path
+        if task.picture_roles and table.has_bare_texts:  # each of which is a path
             before = {task.picture_roles[0]: "text"}
         return as_rows(table, task.roles, columns, training=training, before=before, say=say)
 

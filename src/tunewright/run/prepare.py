@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunewright.data import (
@@ -68,7 +68,9 @@ def prepare(
             source=table.name,
             before=prepared.columns,
         )
-        prepared.notices += _instead(table.name, config.columns, choice.mapping)
+        instead = _instead(table.name, config.columns, choice.mapping)
+        prepared.notices += instead.values()
+        choice = replace(choice, guessed=tuple(r for r in choice.guessed if r not in instead))
         if isinstance(table, BlockTable):
             check_settings(table, config, tables)
             prepared.notices += choice.notices(table.name)
@@ -94,14 +96,14 @@ def prepare(
     return prepared
 
 
-def _instead(source: str, named: Mapping[str, str], mapping: Mapping[str, str]) -> list[str]:
-    """Returns sentences on columns that the user has named and a further file has not."""
-    return [
-        f'{source}: there is no column "{named[role]}"; '
+def _instead(source: str, named: Mapping[str, str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Returns sentences, by role, on columns that the user has named and a further file lacks."""
+    return {
+        role: f'{source}: there is no column "{named[role]}"; '
         + (f'"{mapping[role]}" is taken as {role}.' if role in mapping else f"{role} is not read.")
         for role in named
         if mapping.get(role, "").casefold() != named[role].casefold()
-    ]
+    }
 
 
 def _tables(

@@ -54,6 +54,7 @@ from tunewright.types import Features, ReadsLong, Role, Row, TokenStream
 DEFAULT_LENGTH = 1024
 # Decoders name their positions in many ways; a text is never written past them.
 NO_LIMIT = 1_000_000
+CUT = '"truncate"'  # what may be chosen for a conversation that is too long
 SHOWN_LINES = 5
 
 CHRF = next(spec for spec in TRANSLATION_METRICS if spec.name == "chrf")
@@ -228,12 +229,12 @@ class TextGeneration(Task):
         asked = turns[: len(turns) - len(answer)]
         kept, num_cut = fitted_prompt(processor, asked, room, row.where)
         if num_cut and self.long == "error":
-            raise too_long_error(row.where, room + num_cut, room)
+            raise too_long_error(row.where, room + num_cut, room, CUT)
         only_last = self.learn_from == "last answer"
         found = chat_sequences(processor, kept + answer, row.where, only_last)
         longest = max(map(len, found))
         if longest > length and self.long == "error":
-            raise too_long_error(row.where, longest, length)
+            raise too_long_error(row.where, longest, length, CUT)
         num_cut += sum(max(len(sequence) - length, 0) for sequence in found)
         return [sequence.first(length) for sequence in found], num_cut
 
