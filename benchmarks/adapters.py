@@ -234,7 +234,7 @@ def _written(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     import tunewright as tw
     from tunewright.data import read_table
-    from tunewright.models.generation import Generation
+    from tunewright.models.generating.generation import Generation
     from tunewright.run.judge import Judge
 
     predictor = tw.load(folder).predictor
@@ -281,13 +281,13 @@ def kept_for_backward(method: str, freeze_layers: int = 0) -> tuple[int, int]:
     """Returns the numbers that learn, and the bytes that a forward pass keeps for them."""
     import torch
 
-    from tunewright.models.adapter_config import AdapterConfig
-    from tunewright.models.adapters import attach
-    from tunewright.models.architecture import SEQUENCE_CLASSIFIER
+    from tunewright.models.adapting.adapter_config import AdapterConfig
+    from tunewright.models.adapting.adapters import attach
     from tunewright.models.batch import PackedStream
-    from tunewright.models.folder import find_model
+    from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER
+    from tunewright.models.files.folder import find_model
+    from tunewright.models.files.loading import load_classifier
     from tunewright.models.heads import choose_route, classify
-    from tunewright.models.loading import load_classifier
     from tunewright.training.fitting import kept_bytes
     from tunewright.training.optimizer import freeze
 
@@ -307,11 +307,11 @@ def kept_for_backward(method: str, freeze_layers: int = 0) -> tuple[int, int]:
 def rates_table(data: Path) -> str:
     """Returns what each method has learned in 30 updates at each of its step sizes, as Markdown."""
     from tunewright.devices import find_device
-    from tunewright.models.adapter_config import AdapterConfig
-    from tunewright.models.adapters import attach
-    from tunewright.models.dropout import replace_dropout
-    from tunewright.models.folder import find_model
-    from tunewright.models.tokenizers import load_tokenizer
+    from tunewright.models.adapting.adapter_config import AdapterConfig
+    from tunewright.models.adapting.adapters import attach
+    from tunewright.models.files.folder import find_model
+    from tunewright.models.layers.dropout import replace_dropout
+    from tunewright.models.text.tokenizers import load_tokenizer
     from tunewright.tasks import find_task
     from tunewright.training.budget import keep_budget
     from tunewright.training.loop import Loop

@@ -33,10 +33,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from benchmarks.masks import add_mask, begin_masked, check_mask
 from tunewright.devices import Device, find_device, measure_roof, settle_allocator
-from tunewright.models.folder import find_model
-from tunewright.models.native_products import ready_product
-from tunewright.models.own_layers import use_own_layers
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import find_model
+from tunewright.models.layers.native_products import ready_product
+from tunewright.models.layers.own_layers import use_own_layers
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.encoder import load_encoder
 from tunewright.tasks.text_classification import TextClassification

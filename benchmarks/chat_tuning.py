@@ -28,8 +28,8 @@ from typing import Any
 import torch
 
 from tunewright.devices import find_device, settle_allocator
-from tunewright.models.folder import find_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import find_model
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.text_generation import TextGeneration
 from tunewright.types import Features, Row
 

@@ -21,8 +21,8 @@ import torch
 from benchmarks.quality.harness import data_root, read_rows
 from benchmarks.sides import SEED, Own
 from tunewright.devices import find_device, settle_allocator
-from tunewright.models.folder import find_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import find_model
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.events import Step
 from tunewright.training.order import order_of_epoch

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from tunewright.devices import find_device, settle_allocator
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.embedding import keep_row_gradients
-from tunewright.models.folder import find_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import find_model
+from tunewright.models.layers.dropout import replace_dropout
+from tunewright.models.layers.embedding import keep_row_gradients
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.run.assembly import PASS_TOKENS
 from tunewright.tasks.base import Task
 from tunewright.tasks.related_texts import ANCHOR, POSITIVE

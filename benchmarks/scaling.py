@@ -29,8 +29,8 @@ from benchmarks import large_data
 from benchmarks.sides import Own
 from tunewright.devices import find_device, measure_roof, settle_allocator
 from tunewright.models.flop import FlopCount
-from tunewright.models.native_products import ready_product
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.layers.native_products import ready_product
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.schedule import Schedule
 from tunewright.types import Features, Row, TokenStream

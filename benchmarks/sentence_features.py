@@ -25,7 +25,7 @@ from benchmarks.quality.embedding import Remembered, Search
 from benchmarks.quality.harness import data_root, read_rows
 from tunewright.data import bbc_news
 from tunewright.devices import find_device
-from tunewright.models.folder import find_model
+from tunewright.models.files.folder import find_model
 from tunewright.retrieval.documents import Document
 from tunewright.retrieval.encoder import load_encoder
 from tunewright.retrieval.mapping import map_of

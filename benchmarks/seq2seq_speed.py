@@ -36,12 +36,12 @@ from transformers import (
 
 from benchmarks.ctranslate2_peer import Peer, compute_types, convert
 from tunewright.devices import find_device
-from tunewright.models.beams import search
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.generation import Generation
+from tunewright.models.generating.beams import search
+from tunewright.models.generating.generation import Generation
+from tunewright.models.layers.dropout import replace_dropout
 from tunewright.models.new_model import Sizes, save_new_transformer
-from tunewright.models.new_tokenizer import train_tokenizer
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.new_tokenizer import train_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.translation import Translation
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import build_optimizer

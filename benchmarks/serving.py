@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.answering import mixed_texts
 from tunewright.devices import find_device, measure_roof
-from tunewright.models.native_products import ready_product
+from tunewright.models.layers.native_products import ready_product
 
 RESULTS = Path(__file__).with_suffix(".json")
 CLIENTS = (1, 8, 32, 128)

@@ -12,9 +12,9 @@ import torch
 from transformers import TrainerCallback
 
 from tunewright.devices import Device
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.embedding import keep_row_gradients
-from tunewright.models.own_layers import use_own_layers
+from tunewright.models.layers.dropout import replace_dropout
+from tunewright.models.layers.embedding import keep_row_gradients
+from tunewright.models.layers.own_layers import use_own_layers
 from tunewright.run.assembly import PASS_TOKENS
 from tunewright.training.events import Step
 from tunewright.training.loop import Loop

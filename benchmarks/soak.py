@@ -35,7 +35,7 @@ from typing import Any
 from tunewright.data.starter import bbc_news
 from tunewright.devices import find_device
 from tunewright.models.new_model import is_new, save_new_model, sizes_of
-from tunewright.models.new_tokenizer import train_tokenizer
+from tunewright.models.text.new_tokenizer import train_tokenizer
 from tunewright.run.config import RunConfig, compose
 from tunewright.run.record import versions
 from tunewright.run.train import train

@@ -58,11 +58,11 @@ from tunewright.devices import (
     settle_kernels,
 )
 from tunewright.devices.memory import peak_bytes
+from tunewright.models.files.folder import find_model
 from tunewright.models.flop import FlopCount
-from tunewright.models.folder import find_model
-from tunewright.models.graphs import MET_BEFORE, record_passes
-from tunewright.models.native_products import ready_product
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.layers.graphs import MET_BEFORE, record_passes
+from tunewright.models.layers.native_products import ready_product
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.schedule import Schedule
 from tunewright.types import Row

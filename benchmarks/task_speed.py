@@ -68,9 +68,9 @@ from benchmarks.sides import (
     measured,
 )
 from tunewright.devices import find_device, measure_roof, settle_allocator
-from tunewright.models.folder import find_model
-from tunewright.models.native_products import ready_product
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import find_model
+from tunewright.models.layers.native_products import ready_product
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks import find_task
 from tunewright.training.schedule import Schedule
 from tunewright.types import Row

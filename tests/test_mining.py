@@ -9,7 +9,7 @@ import tunewright as tw
 from tests.tiny import tiny_sentence_model
 from tunewright.errors import DataError, SettingsError, TunewrightWarning
 from tunewright.mining import hard_negatives, mine_negatives
-from tunewright.models.sentence_folder import SentenceSettings
+from tunewright.models.files.sentence_folder import SentenceSettings
 from tunewright.tasks.reranking import Reranking
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
 from tunewright.types import Row

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from tunewright.models import transformer
-from tunewright.models.sentence_folder import SentenceSettings
+from tunewright.models.files.sentence_folder import SentenceSettings
 
 transformer.register()
 

@@ -31,10 +31,10 @@ from benchmarks.quality.harness import (
     run_of_ours,
     table,
 )
-from tunewright.models.architecture import load_config
-from tunewright.models.folder import find_model
+from tunewright.models.files.architecture import load_config
+from tunewright.models.files.folder import find_model
 from tunewright.models.new_model import Sizes, save_new_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIDES = ("pretrained", "random")

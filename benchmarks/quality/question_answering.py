@@ -38,7 +38,7 @@ from benchmarks.quality.harness import (
     summary,
     table,
 )
-from tunewright.models.folder import find_model
+from tunewright.models.files.folder import find_model
 from tunewright.tasks import find_task
 
 RESULTS = Path(__file__).with_suffix(".json")

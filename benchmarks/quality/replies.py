@@ -24,7 +24,7 @@ from benchmarks.quality.harness import Rows, data_root, read_rows
 from tunewright import load
 from tunewright.data import read_table
 from tunewright.devices import find_device
-from tunewright.models.generation import Generation
+from tunewright.models.generating.generation import Generation
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import compose
 from tunewright.run.judge import Judge

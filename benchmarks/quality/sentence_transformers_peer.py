@@ -27,7 +27,7 @@ from transformers import set_seed
 
 from benchmarks.quality.harness import Rows, Settings
 from tunewright.devices import find_device
-from tunewright.models.folder import find_model
+from tunewright.models.files.folder import find_model
 
 CERTAIN = 30.0  # a label whose softmax leaves nothing for labels of 0
 Encode = Callable[[Sequence[str]], np.ndarray]

@@ -23,7 +23,7 @@ from transformers import (
 from benchmarks.quality.harness import Settings
 from benchmarks.quality.sequence_data import Row, Splits
 from benchmarks.quality.trainer_settings import trainer_arguments
-from tunewright.models.folder import find_model
+from tunewright.models.files.folder import find_model
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Statistics, Task, stack
 from tunewright.tasks.multiple_choice import MultipleChoice

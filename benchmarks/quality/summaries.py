@@ -31,7 +31,7 @@ from tunewright.data import bbc_news, read_table
 from tunewright.devices import find_device
 from tunewright.metrics import bootstrap
 from tunewright.metrics.summaries import ROUGE_METRICS
-from tunewright.models.generation import Generation
+from tunewright.models.generating.generation import Generation
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import compose
 from tunewright.run.judge import Judge

@@ -42,7 +42,7 @@ from benchmarks.quality.harness import (
     table,
 )
 from benchmarks.quality.trainer_settings import trainer_arguments
-from tunewright.models.folder import find_model
+from tunewright.models.files.folder import find_model
 
 RESULTS = Path(__file__).with_suffix(".json")
 IGNORED = -100

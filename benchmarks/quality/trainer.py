@@ -18,7 +18,7 @@ from transformers import (
 from benchmarks.quality.cases import Case
 from benchmarks.quality.harness import read_rows
 from benchmarks.quality.trainer_settings import trainer_arguments
-from tunewright.models.folder import find_model
+from tunewright.models.files.folder import find_model
 
 
 def run(case: Case, data: Path, seed: int) -> tuple[np.ndarray, float]:

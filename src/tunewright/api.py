@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tunewright.data.audit import Audit
-from tunewright.models.new_tokenizer import TokenizerKind
+from tunewright.models.text.new_tokenizer import TokenizerKind
 from tunewright.run.compare import Comparison, compare_runs
 from tunewright.run.config import RunConfig, compose, set_key, task_keys
 from tunewright.run.finished import FinishedRun

@@ -31,12 +31,12 @@ from tunewright.answers import LabelValue
 from tunewright.data import as_rows, check_rows, read_table
 from tunewright.devices import Device, find_device, settle_allocator
 from tunewright.errors import DataError, SettingsError, listed, warned
-from tunewright.models.architecture import load_config
 from tunewright.models.batch import PackedStream, fill, pack, padded
-from tunewright.models.folder import find_model
+from tunewright.models.files.architecture import load_config
+from tunewright.models.files.folder import find_model
+from tunewright.models.files.loading import load_classifier
 from tunewright.models.heads import choose_route, is_packed, mean_pool, packed_hidden
-from tunewright.models.loading import load_classifier
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.types import Features, Row, Rows
 

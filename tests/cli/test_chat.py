@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tunewright.cli import run
-from tunewright.models.chat_template import PLAIN_TEMPLATE
+from tunewright.models.text.chat_template import PLAIN_TEMPLATE
 
 
 @pytest.fixture(scope="session")

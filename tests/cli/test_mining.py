@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiny import tiny_sentence_model
 from tunewright.mining import mine_negatives
-from tunewright.models.sentence_folder import SentenceSettings
+from tunewright.models.files.sentence_folder import SentenceSettings
 from tunewright.run.loaded import load
 
 PAIRS = [

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from tunewright.models import gpu_layers
-from tunewright.models.gpu_layers import FusedEnd, FusedIntermediate, Joined, use_gpu_layers
-from tunewright.models.sublayers import kept_weights
+from tunewright.models.layers import gpu_layers
+from tunewright.models.layers.gpu_layers import FusedEnd, FusedIntermediate, Joined, use_gpu_layers
+from tunewright.models.layers.sublayers import kept_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
 

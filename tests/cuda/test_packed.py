@@ -10,11 +10,11 @@ import torch
 
 from tests.training.loops import build_loop, weights
 from tunewright.devices import find_device, release_memory, settle_kernels
-from tunewright.models.attention import attend
-from tunewright.models.embedding import keep_row_gradients
-from tunewright.models.graphs import record_passes
-from tunewright.models.own_layers import use_own_layers
-from tunewright.models.varlen import is_fit
+from tunewright.models.layers.attention import attend
+from tunewright.models.layers.embedding import keep_row_gradients
+from tunewright.models.layers.graphs import record_passes
+from tunewright.models.layers.own_layers import use_own_layers
+from tunewright.models.layers.varlen import is_fit
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.types import Row
 

@@ -11,7 +11,7 @@ import pytest
 from tunewright.devices import device as devices
 from tunewright.devices import find_device, measure_bandwidth, measure_roof, roof
 from tunewright.devices.device import Device
-from tunewright.models.native_products import ready_product
+from tunewright.models.layers.native_products import ready_product
 from tunewright.native import native
 
 TILES = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_bf16"})

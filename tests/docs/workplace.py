@@ -17,8 +17,8 @@ from PIL import Image
 
 from tests.tiny import tiny_model
 from tests.tiny_gguf import save_gguf, tiny_llama
-from tunewright.models.folder import SMOLLM2_PACKAGE, STARTER_PACKAGE
-from tunewright.models.sentence_folder import SentenceSettings
+from tunewright.models.files.folder import SMOLLM2_PACKAGE, STARTER_PACKAGE
+from tunewright.models.files.sentence_folder import SentenceSettings
 
 MAX_LENGTH = 512  # as the starter's, so that the lengths in the pages are allowed
 

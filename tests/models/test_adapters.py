@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tunewright.errors import SettingsError
-from tunewright.models.adapter_config import ADAPTERS, PROMPTS, AdapterConfig
-from tunewright.models.adapters import Bottleneck, adapters_of, attach, is_adapter, stirred
-from tunewright.models.architecture import ENCODER, MASKED_LM, SEQUENCE_CLASSIFIER
+from tunewright.models.adapting.adapter_config import ADAPTERS, PROMPTS, AdapterConfig
+from tunewright.models.adapting.adapters import Bottleneck, adapters_of, attach, is_adapter, stirred
 from tunewright.models.batch import PackedStream
+from tunewright.models.files.architecture import ENCODER, MASKED_LM, SEQUENCE_CLASSIFIER
+from tunewright.models.files.loading import load_classifier, load_library_model
 from tunewright.models.heads import choose_route, classify
-from tunewright.models.loading import load_classifier, load_library_model
 
 LABELS = ("label-0", "label-1", "label-2")
 PROMPT = "padded: a prompt stands before each text, and a packed row would have one"

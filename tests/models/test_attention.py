@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tunewright.models.attention import attend, packed_attention
-from tunewright.models.blocks import paired_blocks_of
+from tunewright.models.layers.attention import attend, packed_attention
+from tunewright.models.layers.blocks import paired_blocks_of
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from tests.models.test_native_attention import TOLERANCE, everything
-from tunewright.models.attention import PACKED, attend, packed_attention, register
-from tunewright.models.attention_dropout import AttentionDropout, kept_keys
 from tunewright.models.batch import pack
-from tunewright.models.dropout import replace_dropout
+from tunewright.models.layers.attention import PACKED, attend, packed_attention, register
+from tunewright.models.layers.attention_dropout import AttentionDropout, kept_keys
+from tunewright.models.layers.dropout import replace_dropout
 from tunewright.native import native
 from tunewright.training.recompute import recompute_activations
 from tunewright.types import Features, TokenStream

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import NoRepeatNGramLogitsProcessor
 
-from tunewright.models.beams import search
-from tunewright.models.generation import Generation
+from tunewright.models.generating.beams import search
+from tunewright.models.generating.generation import Generation
 from tunewright.models.transformer import POSITIONS, Transformer, TransformerConfig
 
 END = 2

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from tunewright.models.batch import PackedPictures, PackedStream, lengthened
-from tunewright.models.beams import search
-from tunewright.models.generation import Generation
+from tunewright.models.generating.beams import search
+from tunewright.models.generating.generation import Generation
 from tunewright.models.transformer import POSITIONS, Captioner, CaptionerConfig, sinusoids
 from tunewright.models.transformer.captioner import waves
 

@@ -4,7 +4,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tunewright.errors import DataError, ModelError
-from tunewright.models.chat_template import PLAIN_TEMPLATE, check_template, render
+from tunewright.models.text.chat_template import PLAIN_TEMPLATE, check_template, render
 from tunewright.types import Message
 
 TURNS = (

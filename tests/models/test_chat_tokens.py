@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from tests.models.test_chat_template import CHATML
 from tunewright.errors import DataError
-from tunewright.models.chat_tokens import (
+from tunewright.models.text.chat_tokens import (
     ANSWER,
     chat_sequences,
     end_ids,
     fitted_prompt,
     prompt_length,
 )
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.types import Message
 
 # Shows the reasoning of the last answer only, as Qwen 3 does.
@@ -134,7 +134,7 @@ def test_then_the_end_of_the_longest_turn_is_cut(tokenizer):
 def test_a_huge_turn_is_cut_as_a_long_one_is(tokenizer, monkeypatch):
     turns = (Message("user", "the film " * 500),)
     at_once = fitted_prompt(tokenizer, turns, 40, "here")
-    monkeypatch.setattr("tunewright.models.chat_tokens.FAR_TOO_LONG", 10_000)
+    monkeypatch.setattr("tunewright.models.text.chat_tokens.FAR_TOO_LONG", 10_000)
     assert at_once == fitted_prompt(tokenizer, turns, 40, "here")
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.tiny import ARCHITECTURES
-from tunewright.models.architecture import CHOOSER
 from tunewright.models.batch import pack
+from tunewright.models.files.architecture import CHOOSER
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import CHOICE_HEADS, choice_logits, choose_route, is_packed
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.tokens import encode_text
+from tunewright.models.text.tokenizers import load_tokenizer
+from tunewright.models.text.tokens import encode_text
 from tunewright.types import Features
 
 PADDED = ("deberta-v2", "mpnet", "xlnet")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.tiny import tiny_model
-from tunewright.models.architecture import MASKED_LM
 from tunewright.models.batch import pack
 from tunewright.models.chosen_tokens import chosen_outputs
+from tunewright.models.files.architecture import MASKED_LM
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import choose_route, token_outputs
-from tunewright.models.loading import load_library_model
 from tunewright.types import Features, TokenStream
 
 PACKED = ("albert", "bert", "camembert", "distilbert", "electra", "ernie", "modernbert",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tunewright.models.batch import pack
-from tunewright.models.dropout import Dropout, DropoutSource, replace_dropout
+from tunewright.models.layers.dropout import Dropout, DropoutSource, replace_dropout
 from tunewright.types import Features, TokenStream
 
 WIDTH = 8

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tunewright.models import embedding
-from tunewright.models.architecture import ENCODER, MASKED_LM
-from tunewright.models.embedding import RowEmbedding, keep_row_gradients
-from tunewright.models.loading import load_library_model
+from tunewright.models.files.architecture import ENCODER, MASKED_LM
+from tunewright.models.files.loading import load_library_model
+from tunewright.models.layers import embedding
+from tunewright.models.layers.embedding import RowEmbedding, keep_row_gradients
 
 IDS = st.lists(st.integers(0, 19), min_size=1, max_size=30)
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from tunewright.models.new_model import Sizes, save_new_model
-from tunewright.models.new_tokenizer import train_tokenizer
+from tunewright.models.text.new_tokenizer import train_tokenizer
 
 # Each pair of a family goes with the words of the same family, and never with another's.
 FAMILIES = (("cat", "dog", "paw", "fur"), ("sun", "sky", "rain", "wind"), ("ink", "pen", "page"))

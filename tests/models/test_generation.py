@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from tunewright.errors import ModelError
-from tunewright.models.folder import put_generation
-from tunewright.models.generation import GENERATION_NAMES, Generation, read_generation
+from tunewright.models.files.folder import put_generation
+from tunewright.models.generating.generation import GENERATION_NAMES, Generation, read_generation
 
 SETTINGS = Generation(
     max_new_tokens=40,

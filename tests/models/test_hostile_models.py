@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import TinyFolder
 from tests.tiny import QWEN_PATTERN, tiny_labels
 from tunewright.errors import ModelError
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER
-from tunewright.models.folder import check_model_folder
-from tunewright.models.loading import load_classifier
-from tunewright.models.tokenizer_files import backtracks
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.weights import read_header
+from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER
+from tunewright.models.files.folder import check_model_folder
+from tunewright.models.files.loading import load_classifier
+from tunewright.models.files.weights import read_header
+from tunewright.models.text.tokenizer_files import backtracks
+from tunewright.models.text.tokenizers import load_tokenizer
 
 AGAIN = "Download or copy the file again."
 BELONGS = "Use the config.json that belongs to the weights."

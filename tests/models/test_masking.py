@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.errors import SettingsError
-from tunewright.models import masking
-from tunewright.models.masking import (
+from tunewright.models.text import masking
+from tunewright.models.text.masking import (
     character_words,
     chinese_cutter,
     draw_words,

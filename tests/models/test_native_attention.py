@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.models.attention import attend
-from tunewright.models.native_attention import native_attend
+from tunewright.models.layers.attention import attend
+from tunewright.models.layers.native_attention import native_attend
 from tunewright.native import native
 
 pytestmark = pytest.mark.skipif(native() is None, reason="there is no native code here")

@@ -11,8 +11,8 @@ from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertOutput
 
 from tunewright.models.batch import pack
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.native_layers import SublayerEnd, use_native_layers
+from tunewright.models.layers.dropout import replace_dropout
+from tunewright.models.layers.native_layers import SublayerEnd, use_native_layers
 from tunewright.native import native
 from tunewright.types import Features, TokenStream
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from tunewright.models.native_products import (
+from tunewright.models.layers.native_products import (
     Activation,
     Product,
     passed,
     use_native_products,
 )
-from tunewright.models.sublayers import kept_weights
+from tunewright.models.layers.sublayers import kept_weights
 from tunewright.native import native
 
 made = native()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.models.native_writing import Newest, native_likeliest
+from tunewright.models.generating.native_writing import Newest, native_likeliest
 from tunewright.native import native
 
 pytestmark = pytest.mark.skipif(native() is None, reason="there is no native code here")

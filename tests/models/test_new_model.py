@@ -7,12 +7,12 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import MASKED_LM, SEQUENCE_CLASSIFIER
-from tunewright.models.folder import check_model_folder
-from tunewright.models.loading import load_classifier, load_library_model
+from tunewright.models.files.architecture import MASKED_LM, SEQUENCE_CLASSIFIER
+from tunewright.models.files.folder import check_model_folder
+from tunewright.models.files.loading import load_classifier, load_library_model
 from tunewright.models.new_model import SIZES, Sizes, is_new, save_new_model, sizes_of
-from tunewright.models.new_tokenizer import train_tokenizer
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.models.text.new_tokenizer import train_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
 
 TEXTS = ["The films filmed in Paris", "酒店的服务非常好"] * 20
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tunewright.errors import DataError, SettingsError
-from tunewright.models.new_tokenizer import train_tokenizer
+from tunewright.models.text.new_tokenizer import train_tokenizer
 
 TEXTS = ["The films filmed in Paris", "酒店的服务非常好", "a film of 1999, filming filters"] * 30
 KINDS = ("wordpiece", "bpe", "unigram")

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tunewright.models import chosen_tokens
-from tunewright.models.architecture import CAUSAL_LM
 from tunewright.models.batch import pack
 from tunewright.models.chosen_tokens import next_token_logits, next_token_losses
+from tunewright.models.files.architecture import CAUSAL_LM
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import choose_route, is_packed
-from tunewright.models.loading import load_library_model
 from tunewright.types import Features, TokenStream
 
 DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "smollm3")

@@ -10,12 +10,12 @@ import torch
 from tests.models.test_adapters import PROMPT, stream
 from tests.tiny import tiny_model
 from tunewright.errors import ModelError, SettingsError
-from tunewright.models.adapter_config import ADAPTERS, AdapterConfig
-from tunewright.models.adapters import adapters_of, attach
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER
+from tunewright.models.adapting.adapter_config import ADAPTERS, AdapterConfig
+from tunewright.models.adapting.adapters import adapters_of, attach
+from tunewright.models.adapting.quantised import quantise, restore
+from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER
+from tunewright.models.files.loading import load_classifier
 from tunewright.models.heads import choose_route, classify
-from tunewright.models.loading import load_classifier
-from tunewright.models.quantised import quantise, restore
 
 LABELS = ("label-0", "label-1", "label-2")
 # Relative error of a matrix: half a step of 127, and of sixteen quantiles.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tunewright.errors import ModelError
-from tunewright.models.sentence_folder import SentenceSettings, read_sentence_settings
+from tunewright.models.files.sentence_folder import SentenceSettings, read_sentence_settings
 
 SETTINGS = SentenceSettings("last", True, 128, "query: ", "passage: ")
 

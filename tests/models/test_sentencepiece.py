@@ -11,12 +11,12 @@ import torch
 
 from tunewright.data import read_table
 from tunewright.errors import ModelError, SettingsError
-from tunewright.models.folder import FETCHED
-from tunewright.models.sentencepiece import read_pieces
-from tunewright.models.targets import frame_of
-from tunewright.models.tokenizer_files import VOCABULARIES, read_tokenizer
-from tunewright.models.tokenizers import TwoSided, load_tokenizer, target_side
-from tunewright.models.tokens import encode_text
+from tunewright.models.files.folder import FETCHED
+from tunewright.models.generating.targets import frame_of
+from tunewright.models.text.sentencepiece import read_pieces
+from tunewright.models.text.tokenizer_files import VOCABULARIES, read_tokenizer
+from tunewright.models.text.tokenizers import TwoSided, load_tokenizer, target_side
+from tunewright.models.text.tokens import encode_text
 from tunewright.run.cache import key_of
 from tunewright.tasks.translation import Translation
 

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from tunewright import load
-from tunewright.models.folder import SMOLLM2, SMOLLM2_PACKAGE
+from tunewright.models.files.folder import SMOLLM2, SMOLLM2_PACKAGE
 from tunewright.prediction.predictor import replace_generation
 
 pytestmark = [

@@ -7,11 +7,11 @@ import torch
 
 from tests.tiny import WRITERS
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import load_config
 from tunewright.models.batch import pack
-from tunewright.models.generation import Generation
-from tunewright.models.targets import Frame, frame_of, language_id, write_targets
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.architecture import load_config
+from tunewright.models.generating.generation import Generation
+from tunewright.models.generating.targets import Frame, frame_of, language_id, write_targets
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks import find_task
 from tunewright.types import Row
 

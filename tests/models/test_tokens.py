@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tunewright.errors import DataError
-from tunewright.models import tokens
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.tokens import encode_long, encode_text, encode_windows
+from tunewright.models.text import tokens
+from tunewright.models.text.tokenizers import load_tokenizer
+from tunewright.models.text.tokens import encode_long, encode_text, encode_windows
 
 WORDS = st.lists(st.sampled_from(["a", "fine", "film", "zq", "很好", "!", " "]), max_size=12)
 ANY_TEXT = settings(

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import CAUSAL_LM
-from tunewright.models.attention import PACKED
 from tunewright.models.chosen_tokens import next_token_logits
-from tunewright.models.generation import Generation
+from tunewright.models.files.architecture import CAUSAL_LM
+from tunewright.models.files.loading import load_library_model
+from tunewright.models.generating.generation import Generation
+from tunewright.models.generating.writing import check_generation, cut_at_stop, write
 from tunewright.models.heads import choose_route
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.writing import check_generation, cut_at_stop, write
+from tunewright.models.layers.attention import PACKED
+from tunewright.models.text.tokenizers import load_tokenizer
 
 PROMPTS = [[40, 41, 42, 43, 44, 45, 46], [90, 91, 92], [60], [70, 71, 72, 73, 74]]
 ROWS = [3, 8, 1, 0]

@@ -4,8 +4,8 @@ import pytest
 
 from tests.training.loops import CPU
 from tunewright.errors import ModelError
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.chat import Chat
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import find_task

@@ -8,7 +8,7 @@ import pytest
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
 from tunewright.models.heads import choose_route
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction import predictor as module
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.text_classification import TextClassification

@@ -8,7 +8,7 @@ import pytest
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
 from tunewright.errors import Overloaded
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.prediction.queue import RequestQueue
 from tunewright.tasks import find_task

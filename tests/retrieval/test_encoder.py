@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from tests.tiny import tiny_sentence_model
 from tunewright.errors import DataError, ModelError, SettingsError
+from tunewright.models.files.sentence_folder import SentenceSettings
 from tunewright.models.pooling import quantised, value_ranges
-from tunewright.models.sentence_folder import SentenceSettings
 from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.encoder import load_encoder, load_token_encoder
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 import tunewright as tw
 from tests.tiny import tiny_model
 from tunewright.errors import ModelError, ParityRefused, SettingsError
-from tunewright.models.adapter_config import ADAPTERS, LEARNING_RATES
-from tunewright.models.adapters import adapters_of
+from tunewright.models.adapting.adapter_config import ADAPTERS, LEARNING_RATES
+from tunewright.models.adapting.adapters import adapters_of
 from tunewright.run import export as export_module
 from tunewright.run.config import compose
 from tunewright.run.parity import task_outputs

@@ -16,7 +16,7 @@ import tunewright as tw
 from tests.run.test_train import LABELS, QUICK, TEXTS
 from tunewright.data import read_table
 from tunewright.errors import SettingsError
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.run import cache as caching
 from tunewright.run import encoded
 from tunewright.run.cache import ARRAYS, RowCache, key_of

@@ -6,9 +6,9 @@ import torch
 
 from tests.tasks.examples import EXAMPLES, rows_of
 from tunewright.errors import ParityRefused
-from tunewright.models.folder import save_model
-from tunewright.models.loading import load_classifier
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import save_model
+from tunewright.models.files.loading import load_classifier
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.run import parity as parity_module
 from tunewright.run.parity import (
     Parity,

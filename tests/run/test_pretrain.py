@@ -11,9 +11,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import tunewright
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import MASKED_LM
-from tunewright.models.folder import find_model
-from tunewright.models.loading import load_classifier, load_library_model
+from tunewright.models.files.architecture import MASKED_LM
+from tunewright.models.files.folder import find_model
+from tunewright.models.files.loading import load_classifier, load_library_model
 from tunewright.run.config import compose
 from tunewright.run.loaded import load
 from tunewright.run.pretrain import ADAPTING, FROM_NOTHING, NewTokenizer, pretrain

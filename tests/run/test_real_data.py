@@ -14,8 +14,8 @@ import pytest
 import tunewright as tw
 from tunewright.data import read_table
 from tunewright.data.chats import read_messages
-from tunewright.models.folder import find_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import find_model
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.question_answering import QuestionAnswering
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.tasks.text_generation import TextGeneration

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.training.processes import started
-from tunewright.models.manifest import read_manifest
+from tunewright.models.files.manifest import read_manifest
 from tunewright.run.config import compose, to_toml
 from tunewright.run.record import RunFolder
 from tunewright.run.verify_resume import verify_resume

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 
 from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import CPU
-from tunewright.models.folder import save_model
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import save_model
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.loaded import TrainedModel
 from tunewright.server.app import build_app

@@ -11,16 +11,16 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
 from tests.training.loops import CPU
 from tunewright.errors import SettingsError
-from tunewright.models.adapter_config import ADAPTERS, PROMPTS, AdapterConfig
-from tunewright.models.adapters import adapters_of, is_adapter
-from tunewright.models.bases import Base
+from tunewright.models.adapting.adapter_config import ADAPTERS, PROMPTS, AdapterConfig
+from tunewright.models.adapting.adapters import adapters_of, is_adapter
+from tunewright.models.adapting.bases import Base
+from tunewright.models.adapting.sharing import attach_to_all
 from tunewright.models.batch import pack
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.folder import check_model_folder, save_model
-from tunewright.models.generation import Generation
-from tunewright.models.sharing import attach_to_all
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.writing import write
+from tunewright.models.files.folder import check_model_folder, save_model
+from tunewright.models.generating.generation import Generation
+from tunewright.models.generating.writing import write
+from tunewright.models.layers.dropout import replace_dropout
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.run.parity import compare_with_stock, task_outputs
 from tunewright.tasks import TASKS, find_task
 from tunewright.training.budget import keep_budget

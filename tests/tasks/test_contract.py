@@ -14,8 +14,8 @@ from tests.tasks.examples import ARCHITECTURES, EXAMPLES, TRIED, rows_of
 from tests.training.loops import CPU, build_loop, gradients
 from tunewright.data import resolve_columns
 from tunewright.errors import DataError
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import TASKS, find_task
 from tunewright.tasks.base import load_task

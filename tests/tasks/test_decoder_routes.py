@@ -13,7 +13,7 @@ from tests.tasks.examples import rows_of
 from tests.tasks.test_text_generation import ROWS, learned, predictor
 from tests.tiny import DECODER, save_tokenizer
 from tunewright.models.batch import pack
-from tunewright.models.writing import stock_attention
+from tunewright.models.generating.writing import stock_attention
 
 SIZES = {
     "hidden_size": 32,

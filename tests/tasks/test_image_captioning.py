@@ -22,9 +22,9 @@ from tunewright.answers import Generated
 from tunewright.errors import DataError, SettingsError
 from tunewright.metrics.translation import best_constant, chrf_counts, chrf_of
 from tunewright.models.batch import pack
-from tunewright.models.folder import check_model_folder
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import check_model_folder
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import compose
 from tunewright.run.export import export

@@ -14,8 +14,8 @@ import tunewright as tw
 from tests.tasks.examples import EXAMPLES
 from tests.training.loops import CPU
 from tunewright.metrics.calibration import ANSWERS_NOTHING
-from tunewright.models.folder import save_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import save_model
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import TASKS, find_task
 from tunewright.types import Row

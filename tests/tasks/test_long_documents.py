@@ -11,8 +11,8 @@ from tests.tasks.test_text_classification import ABC, LOGITS, decoded, learned, 
 from tests.training.loops import CPU, build_loop, gradients
 from tunewright.errors import DataError
 from tunewright.models.batch import Batch
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.tokens import encode_text
+from tunewright.models.text.tokenizers import load_tokenizer
+from tunewright.models.text.tokens import encode_text
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.types import Row

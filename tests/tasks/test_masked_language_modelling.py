@@ -18,7 +18,7 @@ from tests.training.loops import CPU
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.heads import token_outputs
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.masked_language_modelling import NOT_HIDDEN, MaskedLanguageModelling
 from tunewright.types import Row

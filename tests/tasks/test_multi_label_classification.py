@@ -76,7 +76,7 @@ def test_labels_are_learned_from_lists_and_joined_texts(labels, expected, separa
 
 
 def test_a_separator_that_was_found_is_told(tiny_folder):
-    from tunewright.models.tokenizers import load_tokenizer
+    from tunewright.models.text.tokenizers import load_tokenizer
 
     folder = tiny_folder("bert")
     build = [

@@ -11,7 +11,7 @@ import torch
 import tunewright as tw
 from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
 from tunewright.errors import DataError, SettingsError
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.run.judge import lines_of
 from tunewright.tasks.multi_task import MultiTask
 from tunewright.types import Features, TokenStream

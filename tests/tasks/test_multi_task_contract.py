@@ -12,8 +12,8 @@ import tunewright as tw
 from tests.tasks.examples import UNLIKE_PARTS, rows_of
 from tests.training.loops import CPU
 from tunewright.data import resolve_columns
-from tunewright.models.sentence_folder import SentenceSettings
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.sentence_folder import SentenceSettings
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import MULTI_TASK_ROLES, TASKS
 from tunewright.tasks.base import Task

@@ -20,8 +20,8 @@ from tests.tasks.examples import (
 from tests.tasks.test_contract import figures
 from tests.training.loops import CPU
 from tunewright.answers import Entities, FoundAnswer, Label, Similarity
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import MULTI_TASK_ROLES, TASKS, find_task
 from tunewright.tasks.multi_task import MultiTask

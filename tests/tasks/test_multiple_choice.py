@@ -15,7 +15,7 @@ from tests.tasks.examples import EXAMPLES, rows_of
 from tunewright.answers import Choice
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import Batch, pack
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.base import build_task, stack
 from tunewright.tasks.multiple_choice import MultipleChoice
 from tunewright.tasks.windows import Window

@@ -11,8 +11,8 @@ import pytest
 from tests.tasks.examples import ARCHITECTURES, TRIED, URL, rows_of
 from tests.training.loops import CPU
 from tunewright.errors import DataError
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import compose
 from tunewright.run.groundwork import audit_only

@@ -18,7 +18,7 @@ from tunewright.answers import FoundAnswer
 from tunewright.data import read_table
 from tunewright.errors import DataError, ModelError
 from tunewright.models.batch import pack
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.found_spans import best_spans, true_answers
 from tunewright.tasks.question_answering import QuestionAnswering

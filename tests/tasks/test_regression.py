@@ -13,7 +13,7 @@ from tests.training.loops import CPU
 from tunewright.answers import Number
 from tunewright.errors import DataError
 from tunewright.models.batch import pack
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks.regression import Regression
 from tunewright.types import Features, TokenStream

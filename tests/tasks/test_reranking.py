@@ -11,8 +11,8 @@ from tests.training.loops import CPU, build_loop, gradients
 from tunewright.answers import Ranking, Relevance
 from tunewright.errors import DataError
 from tunewright.models.batch import Batch
-from tunewright.models.folder import save_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import save_model
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.parity import compare_with_stock
 from tunewright.tasks.candidates import candidates

@@ -14,8 +14,8 @@ from tests.training.loops import CPU, build_loop, gradients
 from tunewright.answers import Similarity, Vector
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.batch import pack
-from tunewright.models.folder import save_model
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import save_model
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.parity import compare_with_stock
 from tunewright.tasks.related_texts import Relations, related_texts
@@ -442,7 +442,7 @@ def test_the_answers_of_an_evaluation_are_ranked_among_all_positives(tiny_folder
 
 
 def test_the_starter_comes_with_its_own_settings():
-    folder = pytest.importorskip("tunewright.models.folder").find_model("starter")
+    folder = pytest.importorskip("tunewright.models.files.folder").find_model("starter")
     task = SentenceEmbedding().started_from(folder)
     assert (task.pooling, task.normalize, task.max_length) == ("mean", True, 256)
 

@@ -9,7 +9,7 @@ from tunewright.answers import Label
 from tunewright.data import read_table
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.models.batch import Batch
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks import TASKS, find_task
 from tunewright.tasks.base import build_task
 from tunewright.tasks.text_classification import TextClassification

@@ -14,10 +14,10 @@ from tunewright.answers import Reply
 from tunewright.data.audit import AuditConfig, audit
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.batch import pack
-from tunewright.models.chat_tokens import ANSWER, TEXT
-from tunewright.models.folder import put_generation, save_model
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.files.folder import put_generation, save_model
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.chat_tokens import ANSWER, TEXT
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks.text_classification import TextClassification

@@ -19,7 +19,7 @@ from tunewright.data.tags import spans_of, tags_of
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.heads import probe_stream
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import base
 from tunewright.tasks.token_classification import IGNORED, TokenClassification

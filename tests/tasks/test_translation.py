@@ -13,8 +13,8 @@ from tests.tasks.examples import rows_of
 from tunewright.answers import Generated
 from tunewright.errors import DataError, SettingsError
 from tunewright.metrics.translation import translation_metrics
-from tunewright.models.generation import Generation
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.run.config import compose
 from tunewright.run.loaded import load
 from tunewright.run.record import ABOUT

@@ -14,8 +14,8 @@ from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU, build_loop, gradients, sizes_of_passes
 from tunewright.errors import DataError
 from tunewright.models.batch import pack
-from tunewright.models.tokenizers import load_tokenizer
-from tunewright.models.tokens import bare_ids, encode_long, encode_text
+from tunewright.models.text.tokenizers import load_tokenizer
+from tunewright.models.text.tokens import bare_ids, encode_long, encode_text
 from tunewright.prediction.predictor import Predictor
 from tunewright.server.served import raw_vectors
 from tunewright.tasks import find_task

@@ -8,11 +8,11 @@ from typing import Any
 
 from tunewright.devices import Device
 from tunewright.devices.processes import ALONE, Processes
-from tunewright.models.adapter_config import AdapterConfig
-from tunewright.models.adapters import attach
+from tunewright.models.adapting.adapter_config import AdapterConfig
+from tunewright.models.adapting.adapters import attach
 from tunewright.models.batch import Batch
-from tunewright.models.dropout import replace_dropout
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.layers.dropout import replace_dropout
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.base import Outputs, Task
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import MovingAverage, build_optimizer

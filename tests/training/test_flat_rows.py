@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tasks.examples import ARCHITECTURES, EXAMPLES, SETTINGS, rows_of
-from tunewright.models.tokenizers import load_tokenizer
+from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks import find_task
 from tunewright.training.flat_rows import FlatRows, Flattener
 from tunewright.types import Features, TokenStream

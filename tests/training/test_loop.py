@@ -13,8 +13,8 @@ from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU, build_loop, gradients, weights
 from tunewright.devices import seed_kernels
 from tunewright.errors import NonFiniteLoss
-from tunewright.models import embedding
 from tunewright.models.heads import HEADS
+from tunewright.models.layers import embedding
 from tunewright.tasks.base import Loss
 from tunewright.tasks.masked_language_modelling import NOT_HIDDEN, MaskedLanguageModelling
 from tunewright.tasks.text_classification import TextClassification

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tunewright.models.embedding import RowEmbedding
+from tunewright.models.layers.embedding import RowEmbedding
 from tunewright.native import native
 from tunewright.training.native_adamw import NativeAdamW, gradient_norm, norm_on_device
 from tunewright.training.optimizer import set_factor

@@ -6,7 +6,7 @@ from torch import nn
 
 from tunewright.errors import SettingsError
 from tunewright.models.depths import depths
-from tunewright.models.loading import load_classifier
+from tunewright.models.files.loading import load_classifier
 from tunewright.training.optimizer import (
     MovingAverage,
     build_optimizer,

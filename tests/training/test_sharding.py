@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tunewright.errors import SettingsError
-from tunewright.models.adapter_config import AdapterConfig
+from tunewright.models.adapting.adapter_config import AdapterConfig
 from tunewright.training.sharding import Shard, _layers, check_can_be_sharded, in_step
 from tunewright.types import Features, TokenStream
 

@@ -38,7 +38,7 @@ def examine(as_json: bool) -> None:
         measure_roof,
         settle_allocator,
     )
-    from tunewright.models.native_products import ready_product
+    from tunewright.models.layers.native_products import ready_product
     from tunewright.native import keeper, native, why_not
     from tunewright.run.record import versions
 

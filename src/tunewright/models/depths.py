@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from tunewright.models.architecture import backbone_prefix, is_backbone
+from tunewright.models.files.architecture import backbone_prefix, is_backbone
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|albert_layers)\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|(?:^|\.)w[tp]e\.")

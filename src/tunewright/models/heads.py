@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tunewright.models.adapters import stirred
-from tunewright.models.attention import PACKED, PaddedOnly, register
+from tunewright.models.adapting.adapters import stirred
+from tunewright.models.adapting.prompts import is_causal
 from tunewright.models.batch import PackedStream, filled, padded
-from tunewright.models.prompts import is_causal
-from tunewright.models.tokenizers import POSITIONS_AFTER_PADDING
+from tunewright.models.layers.attention import PACKED, PaddedOnly, register
+from tunewright.models.text.tokenizers import POSITIONS_AFTER_PADDING
 
 Head = Callable[[Any, Tensor, PackedStream], Tensor]
 Forward = Callable[[Any, PackedStream], Tensor]

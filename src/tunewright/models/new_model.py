@@ -20,8 +20,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from tunewright.errors import SettingsError, listed, nearest
+from tunewright.models.files.folder import save_model
 from tunewright.models.first_weights import begin_with_counts
-from tunewright.models.folder import save_model
 from tunewright.models.picture_form import PREPROCESSOR, PictureForm
 from tunewright.models.transformer import (
     Captioner,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tunewright.errors import ModelError
-from tunewright.models.weights import read_json_object
+from tunewright.models.files.weights import read_json_object
 
 PREPROCESSOR = "preprocessor_config.json"
 MAX_PREPROCESSOR_BYTES = 1_000_000

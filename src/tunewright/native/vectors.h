@@ -1,8 +1,8 @@
 /* What a CPU does between the matrix products of a packed batch, and those products of bfloat16.
 
-   Compiled at first use by build.py and called through ctypes (models/native_attention.py and its
-   neighbours); every function has a counterpart in plain torch, against which it is tested. It is
-   written with the vector extension of GCC and clang, so that one text serves AVX-512, AVX2 and
+   Compiled at first use by build.py and called through ctypes (models/layers/native_attention.py
+   and its neighbours); every function has a counterpart in plain torch, against which it is tested.
+   It is written with the vector extension of GCC and clang, so that one text serves AVX-512, AVX2 and
    NEON; intrinsics stand only where the extension has no word for it.
 
    Tensors are float32, or bfloat16 where `narrow` is set; sums are float32 throughout. Work is

@@ -15,9 +15,9 @@ import torch
 from tunewright.answers import Generated
 from tunewright.errors import ModelError
 from tunewright.models.batch import pack
-from tunewright.models.chat_tokens import prompt_length
-from tunewright.models.sublayers import kept_weights
-from tunewright.models.writing import cut_at_stop, write
+from tunewright.models.generating.writing import cut_at_stop, write
+from tunewright.models.layers.sublayers import kept_weights
+from tunewright.models.text.chat_tokens import prompt_length
 from tunewright.prediction.predictor import Predictor, replace_generation
 from tunewright.tasks.text_generation import NO_LIMIT, TextGeneration
 from tunewright.types import Message, Row

@@ -15,10 +15,10 @@ import torch
 
 from tunewright.devices import Device
 from tunewright.models.batch import fill, pack
-from tunewright.models.generation import Generation
+from tunewright.models.generating.generation import Generation
 from tunewright.models.heads import is_packed
-from tunewright.models.native_products import has_native_products
-from tunewright.models.sublayers import kept_weights
+from tunewright.models.layers.native_products import has_native_products
+from tunewright.models.layers.sublayers import kept_weights
 from tunewright.prediction.ahead import made_ahead, spread
 from tunewright.tasks.base import Task
 from tunewright.types import Features, Row

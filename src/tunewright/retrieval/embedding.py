@@ -19,7 +19,7 @@ from tunewright.data import is_blank
 from tunewright.devices import Precision
 from tunewright.errors import warned
 from tunewright.models.pooling import Codes, Floats, Pooling, VectorForm, quantised
-from tunewright.models.tokens import Long
+from tunewright.models.text.tokens import Long
 from tunewright.prediction.oddities import Oddities
 from tunewright.retrieval.documents import Document, read_documents
 from tunewright.retrieval.encoder import Encoder, check_choice, load_encoder

@@ -24,11 +24,11 @@ from pydantic.dataclasses import dataclass
 
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import ModelError, SettingsError, listed
-from tunewright.models.architecture import load_config
 from tunewright.models.batch import Batch
-from tunewright.models.folder import check_model_folder, find_model
+from tunewright.models.files.architecture import load_config
+from tunewright.models.files.folder import check_model_folder, find_model
 from tunewright.models.heads import hidden_states
-from tunewright.models.own_layers import use_own_layers
+from tunewright.models.layers.own_layers import use_own_layers
 from tunewright.models.pooling import (
     Codes,
     Floats,
@@ -38,8 +38,8 @@ from tunewright.models.pooling import (
     pool,
     quantised,
 )
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
-from tunewright.models.tokens import Long, encode_text
+from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
+from tunewright.models.text.tokens import Long, encode_text
 from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.embedder import Purpose
 from tunewright.retrieval.passages import Places

@@ -14,11 +14,11 @@ from typing import get_args
 
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import ModelError
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER, head_names, load_config
-from tunewright.models.folder import check_model_folder, find_model
-from tunewright.models.own_layers import use_own_layers
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
-from tunewright.models.weights import read_headers
+from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER, head_names, load_config
+from tunewright.models.files.folder import check_model_folder, find_model
+from tunewright.models.files.weights import read_headers
+from tunewright.models.layers.own_layers import use_own_layers
+from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.predictor import Predictor
 from tunewright.retrieval.encoder import check_choice
 from tunewright.retrieval.fusion import fused

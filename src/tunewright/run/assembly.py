@@ -9,24 +9,24 @@ from typing import Any
 
 from tunewright.data.wording import counted
 from tunewright.errors import SettingsError, listed
-from tunewright.models.adapters import adapters_of
-from tunewright.models.architecture import (
+from tunewright.models.adapting.adapters import adapters_of
+from tunewright.models.adapting.bases import Base
+from tunewright.models.adapting.peft_config import NEW_HEADS
+from tunewright.models.adapting.sharing import attach_to_all
+from tunewright.models.files.architecture import (
     ENCODER,
     Kind,
     backbone_prefix,
     is_backbone,
     stored_name,
 )
-from tunewright.models.bases import Base
-from tunewright.models.dropout import DropoutSource, replace_dropout
-from tunewright.models.embedding import keep_row_gradients
-from tunewright.models.gpu_layers import why_not_fused
-from tunewright.models.graphs import Graphs, record_passes
+from tunewright.models.files.weights import read_headers
 from tunewright.models.heads import is_packed
-from tunewright.models.own_layers import use_own_layers
-from tunewright.models.peft_config import NEW_HEADS
-from tunewright.models.sharing import attach_to_all
-from tunewright.models.weights import read_headers
+from tunewright.models.layers.dropout import DropoutSource, replace_dropout
+from tunewright.models.layers.embedding import keep_row_gradients
+from tunewright.models.layers.gpu_layers import why_not_fused
+from tunewright.models.layers.graphs import Graphs, record_passes
+from tunewright.models.layers.own_layers import use_own_layers
 from tunewright.native import why_not
 from tunewright.run.groundwork import Groundwork
 from tunewright.training.budget import keep_budget

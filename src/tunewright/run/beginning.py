@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import CAPTIONER
+from tunewright.models.files.architecture import CAPTIONER
 from tunewright.models.new_model import save_new_captioner, save_new_transformer, sizes_of
-from tunewright.models.new_tokenizer import train_tokenizer
+from tunewright.models.text.new_tokenizer import train_tokenizer
 from tunewright.run.config import RunConfig
 from tunewright.run.groundwork import Notice
 from tunewright.run.prepare import Prepared, prepare

@@ -32,8 +32,8 @@ from tunewright import __version__
 from tunewright.caches import cache_folder, temporary_folder, usual_folder
 from tunewright.data.table import TableRows
 from tunewright.errors import ModelError, SettingsError
-from tunewright.models.manifest import MANIFEST, check_manifest, flush, read_manifest, seal
-from tunewright.models.tokenizers import backends_of
+from tunewright.models.files.manifest import MANIFEST, check_manifest, flush, read_manifest, seal
+from tunewright.models.text.tokenizers import backends_of
 from tunewright.tasks.base import Task
 from tunewright.training.flat_rows import FlatRows
 

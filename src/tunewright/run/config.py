@@ -16,8 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tunewright.data.audit import AuditConfig
 from tunewright.data.config import DataConfig
 from tunewright.errors import SettingsError, listed, nearest
-from tunewright.models.adapter_config import LEARNING_RATES, AdapterConfig
-from tunewright.models.generation import Generation
+from tunewright.models.adapting.adapter_config import LEARNING_RATES, AdapterConfig
+from tunewright.models.generating.generation import Generation
 from tunewright.tasks import find_task
 from tunewright.training.config import TrainingConfig, several
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import ParityRefused, SettingsError
-from tunewright.models.adapters import adapters_of
-from tunewright.models.architecture import text_part
-from tunewright.models.folder import save_model
+from tunewright.models.adapting.adapters import adapters_of
+from tunewright.models.files.architecture import text_part
+from tunewright.models.files.folder import save_model
 from tunewright.run.loaded import READING, load
 from tunewright.run.parity import Parity, compare_outputs, stock_outputs, task_outputs
 from tunewright.tasks.base import Task

@@ -13,10 +13,10 @@ from tunewright.data.findings import UnseenLabel
 from tunewright.data.ledger import TruncationLedger
 from tunewright.devices import find_device, settle_allocator, settle_kernels
 from tunewright.devices.processes import join_processes
-from tunewright.models.adapter_config import prompt_length
-from tunewright.models.architecture import load_config
-from tunewright.models.folder import check_model_folder, find_model
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.models.adapting.adapter_config import prompt_length
+from tunewright.models.files.architecture import load_config
+from tunewright.models.files.folder import check_model_folder, find_model
+from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
 from tunewright.run.begun import digest_of_blocks
 from tunewright.run.cache import RowCache
 from tunewright.run.config import RunConfig

@@ -25,14 +25,14 @@ from tunewright.data.readers import DEFAULTS, STANDARD_INPUT
 from tunewright.data.wording import once
 from tunewright.devices import Precision, find_device, settle_allocator
 from tunewright.errors import DataError, ModelError, SettingsError, listed, warned
-from tunewright.models.architecture import is_decoder, load_config
-from tunewright.models.bases import is_adapter_folder, read_base
-from tunewright.models.folder import check_model_folder, find_model
-from tunewright.models.generation import Generation, read_generation
-from tunewright.models.own_layers import use_own_layers
-from tunewright.models.sentence_folder import MODULES
-from tunewright.models.sharing import share_frozen
-from tunewright.models.tokenizers import load_tokenizer, max_length_of
+from tunewright.models.adapting.bases import is_adapter_folder, read_base
+from tunewright.models.adapting.sharing import share_frozen
+from tunewright.models.files.architecture import is_decoder, load_config
+from tunewright.models.files.folder import check_model_folder, find_model
+from tunewright.models.files.sentence_folder import MODULES
+from tunewright.models.generating.generation import Generation, read_generation
+from tunewright.models.layers.own_layers import use_own_layers
+from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.oddities import Oddities, odd_rows
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.judge import EvaluationResult, Judge

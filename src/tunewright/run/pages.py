@@ -20,7 +20,7 @@ from tunewright.metrics.curves import (
     roc_curve,
     thinned,
 )
-from tunewright.models.bases import PEFT_CONFIG, is_adapter_folder, read_base
+from tunewright.models.adapting.bases import PEFT_CONFIG, is_adapter_folder, read_base
 from tunewright.reports import content
 from tunewright.reports.card import OURS
 from tunewright.run.config import read_config

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import ParityRefused
-from tunewright.models.adapters import adapters_of
+from tunewright.models.adapting.adapters import adapters_of
 from tunewright.models.batch import fill, pack
 from tunewright.models.heads import TOLERANCE
 from tunewright.tasks.base import Task

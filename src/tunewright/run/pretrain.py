@@ -17,10 +17,10 @@ from typing import Any
 from tunewright.data.blocks import BlockRows, sample_places
 from tunewright.devices.processes import join_processes
 from tunewright.errors import SettingsError
-from tunewright.models.architecture import is_decoder, load_config
-from tunewright.models.folder import find_model
+from tunewright.models.files.architecture import is_decoder, load_config
+from tunewright.models.files.folder import find_model
 from tunewright.models.new_model import Sizes, is_new, save_new_model, sizes_of
-from tunewright.models.new_tokenizer import TokenizerKind, train_tokenizer
+from tunewright.models.text.new_tokenizer import TokenizerKind, train_tokenizer
 from tunewright.run.beginning import start_folder
 from tunewright.run.config import ModelConfig, RunConfig, TaskChoice
 from tunewright.run.finished import FinishedRun

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from tunewright.answers import finite
 from tunewright.errors import SettingsError
-from tunewright.models.manifest import flush
+from tunewright.models.files.manifest import flush
 
 ABOUT = "run.json"
 LOCK = ".lock"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from tunewright.errors import SettingsError
-from tunewright.models.manifest import flush
+from tunewright.models.files.manifest import flush
 from tunewright.run.record import append_line
 from tunewright.training.events import Evaluation, Event, Shrunk, Spike, Step
 

@@ -14,8 +14,8 @@ from tunewright.data.audit import Audit
 from tunewright.data.wording import counted
 from tunewright.devices import Device, measure_roof
 from tunewright.errors import ParityRefused
-from tunewright.models.folder import put_generation, save_model
-from tunewright.models.native_products import ready_product
+from tunewright.models.files.folder import put_generation, save_model
+from tunewright.models.layers.native_products import ready_product
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.assembly import build_loop, load_model
 from tunewright.run.begun import Begun

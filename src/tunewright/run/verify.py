@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunewright.errors import ModelError, SettingsError
-from tunewright.models.architecture import ENCODER
-from tunewright.models.folder import check_model_folder
-from tunewright.models.manifest import MANIFEST, check_manifest
+from tunewright.models.files.architecture import ENCODER
+from tunewright.models.files.folder import check_model_folder
+from tunewright.models.files.manifest import MANIFEST, check_manifest
 from tunewright.run.record import RunFolder, is_run_folder
 from tunewright.tasks import find_task
 from tunewright.tasks.base import load_task

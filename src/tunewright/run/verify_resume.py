@@ -28,7 +28,7 @@ import numpy as np
 
 from tunewright.devices import usable_cores
 from tunewright.errors import RunError
-from tunewright.models.manifest import read_manifest
+from tunewright.models.files.manifest import read_manifest
 from tunewright.run import killable
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.record import RunFolder, new_folder

@@ -19,8 +19,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from tunewright.answers import Generated
-from tunewright.models.chat_tokens import prompt_length, whole_length
-from tunewright.models.generation import Generation
+from tunewright.models.generating.generation import Generation
+from tunewright.models.text.chat_tokens import prompt_length, whole_length
 from tunewright.prediction.chat import Asked, ask, reply
 from tunewright.prediction.predictor import Predictor, replace_generation
 from tunewright.server.common import Body, note

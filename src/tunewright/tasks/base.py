@@ -30,12 +30,12 @@ from tunewright.answers import Answer, LabelValue
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.figures import Figure, Mistake
 from tunewright.metrics import MetricSpec
-from tunewright.models.architecture import ENCODER, Kind
 from tunewright.models.batch import Batch, PackedStream
-from tunewright.models.generation import Generation
+from tunewright.models.files.architecture import ENCODER, Kind
+from tunewright.models.files.loading import load_stock
+from tunewright.models.generating.generation import Generation
 from tunewright.models.heads import choose_route
-from tunewright.models.loading import load_stock
-from tunewright.models.new_tokenizer import TokenizerStyle
+from tunewright.models.text.new_tokenizer import TokenizerStyle
 from tunewright.types import Features, PictureStream, ReadsLong, Role, Row, Rows
 
 Outputs = Mapping[str, Tensor]

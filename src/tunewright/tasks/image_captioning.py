@@ -31,8 +31,8 @@ from tunewright.metrics.translation import (
     chrf_of,
     signatures,
 )
-from tunewright.models.architecture import CAPTIONER, Kind, load_config
 from tunewright.models.batch import Batch, PackedPictures, PackedStream
+from tunewright.models.files.architecture import CAPTIONER, Kind, load_config
 from tunewright.models.picture_form import PREPROCESSOR, Change, PictureForm, read_picture_form
 from tunewright.tasks import CAPTION_ROLES
 from tunewright.tasks.base import Statistics

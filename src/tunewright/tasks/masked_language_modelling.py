@@ -30,12 +30,12 @@ from tunewright.metrics.perplexity import (
     language_metrics,
 )
 from tunewright.metrics.spec import MetricSpec
-from tunewright.models.architecture import MASKED_LM, Kind, load_config
 from tunewright.models.batch import Batch, PackedStream
 from tunewright.models.chosen_tokens import chosen_outputs
+from tunewright.models.files.architecture import MASKED_LM, Kind, load_config
+from tunewright.models.files.loading import load_library_model, set_dropout
 from tunewright.models.heads import choose_route, token_outputs
-from tunewright.models.loading import load_library_model, set_dropout
-from tunewright.models.masking import (
+from tunewright.models.text.masking import (
     ChineseWords,
     character_words,
     chinese_cutter,
@@ -43,7 +43,7 @@ from tunewright.models.masking import (
     settled,
     token_words,
 )
-from tunewright.models.tokens import encode_windows
+from tunewright.models.text.tokens import encode_windows
 from tunewright.tasks import PASSAGE
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window, stack
 from tunewright.tasks.related_texts import number_of

@@ -27,11 +27,11 @@ from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Table
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.multilabel import MULTI_LABEL_METRICS, MultiLabelReducer, fit_thresholds
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
+from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER, Kind
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import classify
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import Long
+from tunewright.models.text.tokens import Long
 from tunewright.tasks import LABELS, TEXT, TEXT_PAIR, stock_limits
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.labels import (

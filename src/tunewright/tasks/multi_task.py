@@ -25,10 +25,10 @@ from tunewright.answers import LabelValue
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Mistake
 from tunewright.metrics import MetricSpec
-from tunewright.models.architecture import Kind
+from tunewright.models.adapting.sharing import Models, share_backbone
 from tunewright.models.batch import Batch
-from tunewright.models.generation import Generation
-from tunewright.models.sharing import Models, share_backbone
+from tunewright.models.files.architecture import Kind
+from tunewright.models.generating.generation import Generation
 from tunewright.tasks import MULTI_TASK_ROLES, part_usage
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.parts import (

@@ -25,11 +25,11 @@ from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Table
 from tunewright.metrics import MetricSpec, fit_temperature, softmax
 from tunewright.metrics.choices import CHOICE_METRICS, choice_metrics
-from tunewright.models.architecture import CHOOSER, Kind
 from tunewright.models.batch import Batch
+from tunewright.models.files.architecture import CHOOSER, Kind
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import choice_logits
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import Long
+from tunewright.models.text.tokens import Long
 from tunewright.tasks import CHOICE_ROLES, stock_limits
 from tunewright.tasks.base import Loss, Outputs, Scope, Statistics, Task
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of

@@ -28,11 +28,11 @@ from tunewright.metrics.answers import (
     answer_scores,
     best_threshold,
 )
-from tunewright.models.architecture import SPAN_FINDER, Kind
 from tunewright.models.batch import Batch
+from tunewright.models.files.architecture import SPAN_FINDER, Kind
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import token_outputs
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import Long, encode_windows
+from tunewright.models.text.tokens import Long, encode_windows
 from tunewright.tasks import ANSWERS, CONTEXT, QUESTION
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
 from tunewright.tasks.found_spans import best_spans, learnt_answers, true_answers

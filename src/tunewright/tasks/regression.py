@@ -24,11 +24,16 @@ from tunewright.errors import DataError, SettingsError
 from tunewright.figures import Figure, Scatter
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.regression import REGRESSION_METRICS, RegressionReducer
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind, backbone_prefix, is_backbone
 from tunewright.models.batch import Batch
+from tunewright.models.files.architecture import (
+    SEQUENCE_CLASSIFIER,
+    Kind,
+    backbone_prefix,
+    is_backbone,
+)
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import classify
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import Long
+from tunewright.models.text.tokens import Long
 from tunewright.tasks import SCORE, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics
 from tunewright.tasks.texts import fitting_length, optional_text_of, text_of

@@ -26,12 +26,12 @@ from tunewright.errors import DataError
 from tunewright.figures import Figure, Mistake
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.ranking import RANKING_METRICS, WEIGHT, ranking_metrics
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
-from tunewright.models.bases import is_adapter_folder
+from tunewright.models.adapting.bases import is_adapter_folder
 from tunewright.models.batch import Batch, padded
+from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER, Kind
+from tunewright.models.files.loading import load_library_model, quiet_library
 from tunewright.models.heads import classify
-from tunewright.models.loading import load_library_model, quiet_library
-from tunewright.models.tokens import Long
+from tunewright.models.text.tokens import Long
 from tunewright.tasks import RERANKING_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics
 from tunewright.tasks.candidates import (

@@ -25,14 +25,14 @@ from tunewright.figures import Figure, Mistake, Scatter
 from tunewright.metrics import MetricSpec
 from tunewright.metrics.ranking import RANKING_METRICS, ranking_metrics
 from tunewright.metrics.regression import REGRESSION_METRICS, RegressionReducer
-from tunewright.models.architecture import ENCODER, Kind
-from tunewright.models.bases import is_adapter_folder
+from tunewright.models.adapting.bases import is_adapter_folder
 from tunewright.models.batch import Batch, padded
+from tunewright.models.files.architecture import ENCODER, Kind
+from tunewright.models.files.loading import load_library_model, quiet_library
+from tunewright.models.files.sentence_folder import SentenceSettings, read_sentence_settings
 from tunewright.models.heads import hidden_states
-from tunewright.models.loading import load_library_model, quiet_library
 from tunewright.models.pooling import Pooling, normalised, pool, truncated
-from tunewright.models.sentence_folder import SentenceSettings, read_sentence_settings
-from tunewright.models.tokens import Long
+from tunewright.models.text.tokens import Long
 from tunewright.tasks import EMBEDDING_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, stack
 from tunewright.tasks.contrastive import contrastive_loss, cosent_loss, cosine_loss

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Self
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from tunewright.models.architecture import SEQ2SEQ, Kind
 from tunewright.models.batch import Batch, PackedStream
+from tunewright.models.files.architecture import SEQ2SEQ, Kind
+from tunewright.models.generating.targets import BY_LANGUAGE
 from tunewright.models.heads import probe_stream
-from tunewright.models.targets import BY_LANGUAGE
 from tunewright.tasks.texts import fitting_length, text_of
 from tunewright.tasks.writer import Writer, framed
 from tunewright.types import Features, Row

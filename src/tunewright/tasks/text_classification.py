@@ -33,11 +33,11 @@ from tunewright.metrics import (
     prepare_classification,
     softmax,
 )
-from tunewright.models.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
+from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER, Kind
+from tunewright.models.files.loading import load_classifier
 from tunewright.models.heads import classify
-from tunewright.models.loading import load_classifier
-from tunewright.models.tokens import Long
+from tunewright.models.text.tokens import Long
 from tunewright.tasks import LABEL, TEXT, TEXT_PAIR, stock_limits
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
 from tunewright.tasks.labels import (

@@ -26,10 +26,16 @@ from tunewright.metrics.perplexity import language_metrics
 from tunewright.metrics.spec import MetricSpec
 from tunewright.metrics.summaries import ROUGE_METRICS, rouge_metrics, rouge_scores
 from tunewright.metrics.translation import TRANSLATION_METRICS, chrf_counts, chrf_of
-from tunewright.models.architecture import CAUSAL_LM, Kind, is_decoder
 from tunewright.models.batch import Batch, PackedStream
-from tunewright.models.chat_template import PLAIN_TEMPLATE
-from tunewright.models.chat_tokens import (
+from tunewright.models.chosen_tokens import next_token_logits, next_token_losses
+from tunewright.models.files.architecture import CAUSAL_LM, Kind, is_decoder
+from tunewright.models.files.loading import load_library_model
+from tunewright.models.files.weights import read_json_object
+from tunewright.models.generating.generation import GENERATION_CONFIG, MAX_CONFIG_BYTES, Generation
+from tunewright.models.generating.writing import Writing, cut_at_stop, write
+from tunewright.models.heads import choose_route
+from tunewright.models.text.chat_template import PLAIN_TEMPLATE
+from tunewright.models.text.chat_tokens import (
     GIVEN,
     TEXT,
     Marked,
@@ -38,13 +44,7 @@ from tunewright.models.chat_tokens import (
     fitted_prompt,
     prompt_length,
 )
-from tunewright.models.chosen_tokens import next_token_logits, next_token_losses
-from tunewright.models.generation import GENERATION_CONFIG, MAX_CONFIG_BYTES, Generation
-from tunewright.models.heads import choose_route
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import bare_ids, too_long_error
-from tunewright.models.weights import read_json_object
-from tunewright.models.writing import Writing, cut_at_stop, write
+from tunewright.models.text.tokens import bare_ids, too_long_error
 from tunewright.tasks import CHAT_ROLES
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
 from tunewright.tasks.conversations import check_prompt_template, is_plain_text, messages_of

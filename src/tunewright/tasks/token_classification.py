@@ -49,12 +49,12 @@ from tunewright.metrics.entities import (
     EntityReducer,
     entity_statistics,
 )
-from tunewright.models.architecture import TOKEN_CLASSIFIER, Kind
 from tunewright.models.batch import Batch
 from tunewright.models.crf import CRF, Steps, log_likelihood, most_likely
+from tunewright.models.files.architecture import TOKEN_CLASSIFIER, Kind
+from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import token_outputs
-from tunewright.models.loading import load_library_model
-from tunewright.models.tokens import Long, encode_windows
+from tunewright.models.text.tokens import Long, encode_windows
 from tunewright.tasks import ENTITIES, PLAIN_TEXT, TAGS, TOKENS
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, each_window
 from tunewright.tasks.labels import Weights, weights_of

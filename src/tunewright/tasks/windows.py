@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tunewright.models.batch import Batch
-from tunewright.models.tokens import Long, encode_long
+from tunewright.models.text.tokens import Long, encode_long
 from tunewright.tasks.base import Task
 from tunewright.tasks.texts import DEFAULT_MAX_LENGTH
 from tunewright.types import Features, Target, TokenStream

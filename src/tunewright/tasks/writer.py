@@ -24,14 +24,11 @@ from torch import Tensor
 from tunewright.answers import Generated
 from tunewright.data import is_blank
 from tunewright.errors import DataError, SettingsError
-from tunewright.models.architecture import load_config
-from tunewright.models.attention import PACKED
 from tunewright.models.batch import Batch, PackedStream, padded
-from tunewright.models.generation import Generation
-from tunewright.models.heads import TOLERANCE, is_packed
-from tunewright.models.loading import load_library_model
-from tunewright.models.smoothing import smoothed_cross_entropy
-from tunewright.models.targets import (
+from tunewright.models.files.architecture import load_config
+from tunewright.models.files.loading import load_library_model
+from tunewright.models.generating.generation import Generation
+from tunewright.models.generating.targets import (
     Frame,
     Source,
     frame_of,
@@ -41,10 +38,13 @@ from tunewright.models.targets import (
     taken,
     write_targets,
 )
-from tunewright.models.tokenizers import target_side
-from tunewright.models.tokens import encode_text
+from tunewright.models.generating.writing import cut_at_stop
+from tunewright.models.heads import TOLERANCE, is_packed
+from tunewright.models.layers.attention import PACKED
+from tunewright.models.smoothing import smoothed_cross_entropy
+from tunewright.models.text.tokenizers import target_side
+from tunewright.models.text.tokens import encode_text
 from tunewright.models.transformer import Captioner, EncoderDecoder, Transformer
-from tunewright.models.writing import cut_at_stop
 from tunewright.tasks.base import Loss, Outputs, Task
 from tunewright.tasks.texts import text_of, texts_of
 from tunewright.types import Features, Integers, Row, TokenStream

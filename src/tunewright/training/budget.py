@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tunewright.models.ranks import Ranks
+from tunewright.models.adapting.ranks import Ranks
 
 
 def keep_budget(model: Any, optimizer: torch.optim.Optimizer, total_steps: int) -> None:

@@ -36,8 +36,8 @@ from torch import Tensor
 
 from tunewright.devices.processes import ALONE, Processes
 from tunewright.errors import ModelError, RunError
-from tunewright.models.manifest import check_manifest, flush, read_manifest, seal
-from tunewright.models.weights import read_json_object
+from tunewright.models.files.manifest import check_manifest, flush, read_manifest, seal
+from tunewright.models.files.weights import read_json_object
 from tunewright.training.sharding import Shard
 from tunewright.training.shares import shares
 

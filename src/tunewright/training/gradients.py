@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tunewright.devices.processes import Processes
-from tunewright.models.embedding import RowEmbedding
+from tunewright.models.layers.embedding import RowEmbedding
 
 
 def add_up_gradients(

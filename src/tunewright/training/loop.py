@@ -30,10 +30,10 @@ from tunewright.devices import Device, release_memory, seed_kernels
 from tunewright.devices.processes import ALONE, Processes, check_answers
 from tunewright.errors import OutOfMemory
 from tunewright.models.batch import Batch, fill, pack
-from tunewright.models.dropout import DropoutSource
 from tunewright.models.flop import FlopCount
-from tunewright.models.graphs import Graphs
 from tunewright.models.heads import is_packed
+from tunewright.models.layers.dropout import DropoutSource
+from tunewright.models.layers.graphs import Graphs
 from tunewright.tasks.base import Outputs, Task
 from tunewright.training.caching import Cache, Pass, hand_on, outputs_of
 from tunewright.training.events import Shrunk, Spike, Step

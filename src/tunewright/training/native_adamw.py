@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright.models.embedding import RowEmbedding
+from tunewright.models.layers.embedding import RowEmbedding
 from tunewright.native import Native, native
 
 _PART = 16384  # numbers whose squares are added up together, as in vectors.h

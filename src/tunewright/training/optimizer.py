@@ -10,7 +10,7 @@ from torch import nn
 
 from tunewright.errors import SettingsError
 from tunewright.models.depths import depths, num_layers
-from tunewright.models.embedding import RowEmbedding
+from tunewright.models.layers.embedding import RowEmbedding
 from tunewright.training.native_adamw import NativeAdamW
 from tunewright.training.sharding import own_rows
 

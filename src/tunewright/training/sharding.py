@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 from tunewright.devices.allocator import return_large_blocks
 from tunewright.devices.processes import Processes
 from tunewright.errors import SettingsError
-from tunewright.models.adapter_config import PROMPTS, AdapterConfig
+from tunewright.models.adapting.adapter_config import PROMPTS, AdapterConfig
 from tunewright.models.batch import Batch
 from tunewright.tasks.base import Outputs, Task
 from tunewright.training.caching import Pass

@@ -27,7 +27,7 @@ from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from tunewright.models.batch import PackedPictures, PackedStream, lengthened
-from tunewright.models.dropout import read_stream
+from tunewright.models.layers.dropout import read_stream
 from tunewright.models.transformer.config import TransformerConfig
 from tunewright.models.transformer.layers import Context, Packed, Padded, narrowed
 from tunewright.models.transformer.model import EncoderDecoder

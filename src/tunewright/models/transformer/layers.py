@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EncoderDecoderCache
 
-from tunewright.models.attention import attend
+from tunewright.models.layers.attention import attend
 from tunewright.models.transformer.config import ACTIVATIONS, TransformerConfig
 from tunewright.models.transformer.positions import (
     RelativePositions,

@@ -36,7 +36,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from tunewright.models.batch import PackedStream, filled_together
-from tunewright.models.dropout import read_stream
+from tunewright.models.layers.dropout import read_stream
 from tunewright.models.transformer.config import TransformerConfig
 from tunewright.models.transformer.layers import Context, Packed, Padded, Stack, narrowed
 from tunewright.models.transformer.positions import sinusoids
