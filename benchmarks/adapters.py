@@ -235,7 +235,7 @@ def _written(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     import tunewright as tw
     from tunewright.data import read_table
     from tunewright.models.generating.generation import Generation
-    from tunewright.run.judge import Judge
+    from tunewright.run.judging.judge import Judge
 
     predictor = tw.load(folder).predictor
     predictor = replace(

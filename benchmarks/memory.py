@@ -28,8 +28,8 @@ from tunewright.models.layers.embedding import keep_row_gradients
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.run.assembly import PASS_TOKENS
 from tunewright.tasks.base import Task
-from tunewright.tasks.related_texts import ANCHOR, POSITIVE
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
+from tunewright.tasks.shared.related_texts import ANCHOR, POSITIVE
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.training.loop import Loop
 from tunewright.training.optimizer import build_optimizer

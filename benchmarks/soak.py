@@ -32,15 +32,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tunewright.data.starter import bbc_news
+from tunewright.data.formats.starter import bbc_news
 from tunewright.devices import find_device
 from tunewright.models.new_model import is_new, save_new_model, sizes_of
 from tunewright.models.text.new_tokenizer import train_tokenizer
 from tunewright.run.config import RunConfig, compose
 from tunewright.run.record import versions
+from tunewright.run.resuming.verify import verify
+from tunewright.run.resuming.verify_resume import verify_resume
 from tunewright.run.train import train
-from tunewright.run.verify import verify
-from tunewright.run.verify_resume import verify_resume
 from tunewright.training.checkpoint import Checkpoints
 
 HERE = Path(__file__).parent

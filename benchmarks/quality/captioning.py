@@ -30,7 +30,7 @@ from tunewright.answers import Generated
 from tunewright.metrics import bootstrap
 from tunewright.metrics.translation import chrf_counts, chrf_of
 from tunewright.run.config import compose, overrides
-from tunewright.run.groundwork import Notice
+from tunewright.run.preparing.groundwork import Notice
 from tunewright.run.train import train
 from tunewright.tasks.image_captioning import ImageCaptioning
 from tunewright.training.events import Evaluation, Step

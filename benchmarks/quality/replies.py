@@ -27,7 +27,7 @@ from tunewright.devices import find_device
 from tunewright.models.generating.generation import Generation
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import compose
-from tunewright.run.judge import Judge
+from tunewright.run.judging.judge import Judge
 from tunewright.run.loaded import TrainedModel
 from tunewright.run.train import train
 

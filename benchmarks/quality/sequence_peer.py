@@ -28,7 +28,7 @@ from tunewright.tasks import find_task
 from tunewright.tasks.base import Statistics, Task, stack
 from tunewright.tasks.multiple_choice import MultipleChoice
 from tunewright.tasks.regression import Regression
-from tunewright.tasks.windows import Window
+from tunewright.tasks.shared.windows import Window
 from tunewright.types import Row as OurRow
 
 PROBLEMS = {

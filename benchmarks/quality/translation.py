@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.quality.harness import data_root
 from tunewright.devices import find_device
 from tunewright.run.config import compose
-from tunewright.run.groundwork import Notice
+from tunewright.run.preparing.groundwork import Notice
 from tunewright.run.train import train
 from tunewright.training.events import Evaluation, Step
 

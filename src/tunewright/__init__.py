@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from tunewright.retrieval.embedding import embed
     from tunewright.retrieval.making import index
     from tunewright.retrieval.search_index import load_index
-    from tunewright.run.cache import cache
     from tunewright.run.export import export
     from tunewright.run.finished import FinishedRun
     from tunewright.run.loaded import load, load_adapters
+    from tunewright.run.preparing.cache import cache
     from tunewright.server.run import serve
     from tunewright.types import Estimate
 
@@ -45,7 +45,7 @@ _HOMES = {
     "TunewrightError": "tunewright.errors",
     "TunewrightWarning": "tunewright.errors",
     "audit": "tunewright.api",
-    "cache": "tunewright.run.cache",
+    "cache": "tunewright.run.preparing.cache",
     "compare": "tunewright.api",
     "embed": "tunewright.retrieval.embedding",
     "index": "tunewright.retrieval.making",

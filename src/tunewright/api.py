@@ -8,16 +8,16 @@ from os import PathLike, fspath
 from types import MappingProxyType
 from typing import Any
 
-from tunewright.data.audit import Audit
+from tunewright.data.auditing.audit import Audit
 from tunewright.models.text.new_tokenizer import TokenizerKind
-from tunewright.run.compare import Comparison, compare_runs
 from tunewright.run.config import RunConfig, compose, set_key, task_keys
 from tunewright.run.finished import FinishedRun
-from tunewright.run.groundwork import audit_only
-from tunewright.run.judge import OwnMetric
+from tunewright.run.judging.compare import Comparison, compare_runs
+from tunewright.run.judging.judge import OwnMetric
+from tunewright.run.preparing.groundwork import audit_only
 from tunewright.run.pretrain import ADAPTING, NewTokenizer, base_for
 from tunewright.run.pretrain import pretrain as pretrain_run
-from tunewright.run.resume import resume as resume_run
+from tunewright.run.resuming.resume import resume as resume_run
 from tunewright.run.train import train as train_run
 from tunewright.run.training import Told
 from tunewright.tasks import find_task

@@ -27,7 +27,7 @@ from tunewright.prediction.oddities import Oddities, odd_rows
 from tunewright.retrieval.documents import read_documents
 from tunewright.run.loaded import TrainedModel
 from tunewright.tasks import EMBEDDING_ROLES
-from tunewright.tasks.related_texts import (
+from tunewright.tasks.shared.related_texts import (
     NEGATIVE,
     POSITIVE,
     check_texts,

@@ -17,8 +17,8 @@ import pytest
 from tests.cli.conftest import QUICK
 from tunewright.devices.cores import Cores
 from tunewright.errors import TunewrightWarning
-from tunewright.run.cache import RowCache
 from tunewright.run.loaded import load
+from tunewright.run.preparing.cache import RowCache
 
 RUN_FOLDER = {
     ".lock", "audit.json", "begun.json", "checkpoints", "data.json", "evaluation",

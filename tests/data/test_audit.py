@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tunewright.data.audit import Audit, AuditConfig, audit
-from tunewright.data.ledger import TruncationLedger
-from tunewright.data.scan import text_hash
+from tunewright.data.auditing.audit import Audit, AuditConfig, audit
+from tunewright.data.auditing.ledger import TruncationLedger
+from tunewright.data.auditing.scan import text_hash
 from tunewright.errors import AuditRefused
 from tunewright.types import Row
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.data import block_files, read_table
-from tunewright.data.blocks import BlockRows, block_table, sample_places
+from tunewright.data import read_table
+from tunewright.data.large import block_files
+from tunewright.data.large.blocks import BlockRows, block_table, sample_places
 from tunewright.data.readers import ReadSettings
 from tunewright.errors import DataError
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunewright.data.chats import read_messages
+from tunewright.data.cells.chats import read_messages
 from tunewright.errors import DataError
 from tunewright.types import Message
 

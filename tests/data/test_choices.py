@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunewright.data.choices import Choices, filled, find_choice_columns
+from tunewright.data.cells.choices import Choices, filled, find_choice_columns
 from tunewright.errors import DataError
 
 TEXTS = Choices(("cat", "dog", "7"))

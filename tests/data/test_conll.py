@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.data import ReadSettings, read_splits, read_table, stream_tables
-from tunewright.data.tags import Scheme, scheme_of, spans_of
+from tunewright.data.cells.tags import Scheme, scheme_of, spans_of
 from tunewright.errors import DataError
 
 TOKENS = [["Ada", "met", "Bo"], ["#", "好"]]

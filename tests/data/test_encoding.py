@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tunewright.data import ReadSettings, read_table, stream_tables
-from tunewright.data.encoding import Lines, check_encoding, first_bad_byte, marked_encoding
+from tunewright.data.formats.encoding import Lines, check_encoding, first_bad_byte, marked_encoding
 from tunewright.errors import DataError, SettingsError
 
 CHINESE = "text,label\n这家酒店的服务很好，房间也很干净。,好评\n房间太小了，我们不会再来。,差评\n"

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from tunewright.data import ReadSettings, read_table
-from tunewright.data.sources import FileStamp
+from tunewright.data.formats.sources import FileStamp
 from tunewright.errors import DataError
 
 

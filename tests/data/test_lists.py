@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.data.lists import (
+from tunewright.data.cells.lists import (
     find_separator,
     numbers_in,
     read_flag,

@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from tunewright.data import DataConfig, read_table
-from tunewright.data.parallel import partner_of
+from tunewright.data.formats.parallel import partner_of
 from tunewright.data.readers import ReadSettings
 from tunewright.errors import DataError
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tunewright.data.pictures import (
+from tunewright.data.cells.pictures import (
     MAX_BYTES,
     bytes_from_base64,
     content_digest,

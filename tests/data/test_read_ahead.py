@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from tunewright.data import read_ahead
-from tunewright.data.read_ahead import ReadAhead
+from tunewright.data.large import read_ahead
+from tunewright.data.large.read_ahead import ReadAhead
 
 
 @pytest.fixture

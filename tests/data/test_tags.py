@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2, Entities
 
-from tunewright.data.tags import (
+from tunewright.data.cells.tags import (
     check_prefixes,
     continued,
     is_allowed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunewright.data import AuditConfig, check_rows, read_table
-from tunewright.data.audit import audit
+from tunewright.data.auditing.audit import audit
 from tunewright.types import Role, Row
 
 EITHER = (

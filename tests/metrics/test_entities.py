@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from seqeval import metrics as seqeval
 from seqeval.scheme import IOB1, IOB2, IOBES, IOE2
 
-from tunewright.data.tags import spans_of, strict_spans_of
+from tunewright.data.cells.tags import spans_of, strict_spans_of
 from tunewright.metrics.entities import (
     ENTITY_METRICS,
     MAX_CONFUSED,

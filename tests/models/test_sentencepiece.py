@@ -17,7 +17,7 @@ from tunewright.models.text.sentencepiece import read_pieces
 from tunewright.models.text.tokenizer_files import VOCABULARIES, read_tokenizer
 from tunewright.models.text.tokenizers import TwoSided, load_tokenizer, target_side
 from tunewright.models.text.tokens import encode_text
-from tunewright.run.cache import key_of
+from tunewright.run.preparing.cache import key_of
 from tunewright.tasks.translation import Translation
 
 SENTENCES = (

@@ -17,7 +17,7 @@ from tunewright.models.adapting.adapter_config import ADAPTERS, LEARNING_RATES
 from tunewright.models.adapting.adapters import adapters_of
 from tunewright.run import export as export_module
 from tunewright.run.config import compose
-from tunewright.run.parity import task_outputs
+from tunewright.run.judging.parity import task_outputs
 from tunewright.training.events import Step
 
 TEXTS = [

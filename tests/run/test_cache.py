@@ -17,10 +17,10 @@ from tests.run.test_train import LABELS, QUICK, TEXTS
 from tunewright.data import read_table
 from tunewright.errors import SettingsError
 from tunewright.models.text.tokenizers import load_tokenizer
-from tunewright.run import cache as caching
-from tunewright.run import encoded
-from tunewright.run.cache import ARRAYS, RowCache, key_of
-from tunewright.run.groundwork import Notice
+from tunewright.run.preparing import cache as caching
+from tunewright.run.preparing import encoded
+from tunewright.run.preparing.cache import ARRAYS, RowCache, key_of
+from tunewright.run.preparing.groundwork import Notice
 from tunewright.tasks.text_classification import TextClassification
 
 KINDS = {"row_id": "int", "window": "int"}

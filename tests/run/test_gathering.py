@@ -5,12 +5,12 @@ import pytest
 
 from tests.training.processes import started
 from tunewright.devices.processes import ALONE
-from tunewright.run.gathering import gather_statistics, in_order
+from tunewright.run.judging.gathering import gather_statistics, in_order
 
 GATHERED = """
 import numpy as np
 from tunewright.devices.processes import join_processes
-from tunewright.run.gathering import gather_statistics
+from tunewright.run.judging.gathering import gather_statistics
 processes = join_processes()
 rows = [
     {"number": 3, "share": 0.1 + 0.2, "right": True, "texts": [5, 2**62],
@@ -37,7 +37,7 @@ TALLIED = """
 import numpy as np
 from tunewright.answers import Label
 from tunewright.devices.processes import join_processes
-from tunewright.run.judge import Tally
+from tunewright.run.judging.judge import Tally
 from tunewright.tasks.text_classification import TextClassification
 from tunewright.types import Row
 processes = join_processes()

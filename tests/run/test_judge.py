@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.tasks.examples import rows_of
 from tunewright.answers import Entities, Entity, Generated, Number, Ranking
-from tunewright.run.judge import Judge, Tally
+from tunewright.run.judging.judge import Judge, Tally
 from tunewright.run.pages import mistakes_of
 from tunewright.tasks.multiple_choice import MultipleChoice
 from tunewright.tasks.regression import Regression

@@ -9,8 +9,8 @@ from tunewright.errors import ParityRefused
 from tunewright.models.files.folder import save_model
 from tunewright.models.files.loading import load_classifier
 from tunewright.models.text.tokenizers import load_tokenizer
-from tunewright.run import parity as parity_module
-from tunewright.run.parity import (
+from tunewright.run.judging import parity as parity_module
+from tunewright.run.judging.parity import (
     Parity,
     compare_logits,
     compare_with_stock,

@@ -8,10 +8,10 @@ import pytest
 
 import tunewright as tw
 from tunewright.devices.memory import free_bytes, held_bytes, main_memory, peak_bytes
-from tunewright.run import room
 from tunewright.run.config import compose
-from tunewright.run.groundwork import Notice
-from tunewright.run.plan import Plan, plan
+from tunewright.run.preparing import room
+from tunewright.run.preparing.groundwork import Notice
+from tunewright.run.preparing.plan import Plan, plan
 
 ROWS = [{"text": f"a {w} film {n}", "label": w} for n in range(30) for w in ("good", "bad")]
 

@@ -13,7 +13,7 @@ import pytest
 
 import tunewright as tw
 from tunewright.data import read_table
-from tunewright.data.chats import read_messages
+from tunewright.data.cells.chats import read_messages
 from tunewright.models.files.folder import find_model
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.question_answering import QuestionAnswering

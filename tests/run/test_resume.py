@@ -12,8 +12,8 @@ import pytest
 import tunewright as tw
 from tunewright.devices import Device
 from tunewright.errors import Interrupted, SettingsError, Stopped
-from tunewright.run import groundwork
-from tunewright.run.groundwork import Notice
+from tunewright.run.preparing import groundwork
+from tunewright.run.preparing.groundwork import Notice
 from tunewright.run.record import RunFolder
 from tunewright.run.training import Started
 from tunewright.training.events import Evaluation, Phase, Saved, Step

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tunewright.data.sources import FileStamp
+from tunewright.data.formats.sources import FileStamp
 from tunewright.errors import SettingsError
-from tunewright.run.same_files import SameFiles
+from tunewright.run.resuming.same_files import SameFiles
 
 TEXT = b"a good film\n" * 1000
 

@@ -17,7 +17,7 @@ from tests.training.processes import started
 from tunewright.models.files.manifest import read_manifest
 from tunewright.run.config import compose, to_toml
 from tunewright.run.record import RunFolder
-from tunewright.run.verify_resume import verify_resume
+from tunewright.run.resuming.verify_resume import verify_resume
 from tunewright.training.checkpoint import Checkpoints
 
 CLOCKED = ("tokens_per_second", "mfu")
@@ -161,7 +161,7 @@ SHORT_OF_MEMORY = """
 import sys
 from pathlib import Path
 from tunewright.devices.processes import join_processes
-from tunewright.run import streamed
+from tunewright.run.preparing import streamed
 from tunewright.run.config import compose, read_config
 from tunewright.run.train import train
 rank = join_processes().rank

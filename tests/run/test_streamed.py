@@ -14,13 +14,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 import tunewright as tw
 from tests.run.test_resume import Cut
-from tunewright.data import DataConfig, block_files, blocks
+from tunewright.data import DataConfig
+from tunewright.data.large import block_files, blocks
 from tunewright.errors import DataError, SettingsError
 from tunewright.run import pretrain as pretraining
-from tunewright.run import streamed
 from tunewright.run.config import compose
-from tunewright.run.groundwork import Notice
-from tunewright.run.plan import plan
+from tunewright.run.preparing import streamed
+from tunewright.run.preparing.groundwork import Notice
+from tunewright.run.preparing.plan import plan
 from tunewright.run.training import Started
 from tunewright.training import on_demand
 from tunewright.training.events import Saved, Step

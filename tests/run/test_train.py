@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 import tunewright as tw
 from tunewright.errors import AuditRefused, SettingsError, TunewrightWarning
-from tunewright.run.groundwork import Notice
+from tunewright.run.preparing.groundwork import Notice
 from tunewright.run.training import Started
 from tunewright.training.events import Evaluation, Finished, Phase, Saved, Step
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from tunewright.errors import RunError
-from tunewright.run import verify_resume as module
 from tunewright.run.config import compose
-from tunewright.run.verify_resume import verify_resume
+from tunewright.run.resuming import verify_resume as module
+from tunewright.run.resuming.verify_resume import verify_resume
 
 pytestmark = pytest.mark.slow
 

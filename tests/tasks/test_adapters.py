@@ -21,7 +21,7 @@ from tunewright.models.generating.generation import Generation
 from tunewright.models.generating.writing import write
 from tunewright.models.layers.dropout import replace_dropout
 from tunewright.models.text.tokenizers import load_tokenizer
-from tunewright.run.parity import compare_with_stock, task_outputs
+from tunewright.run.judging.parity import compare_with_stock, task_outputs
 from tunewright.tasks import TASKS, find_task
 from tunewright.training.budget import keep_budget
 from tunewright.training.loop import Loop

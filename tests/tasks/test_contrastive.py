@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.tasks import contrastive
-from tunewright.tasks.contrastive import (
+from tunewright.tasks.shared import contrastive
+from tunewright.tasks.shared.contrastive import (
     contrastive_loss,
     cosent_loss,
     cosine_loss,

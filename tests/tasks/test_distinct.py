@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.tasks.distinct import LOOK_AHEAD, distinct_updates
+from tunewright.tasks.shared.distinct import LOOK_AHEAD, distinct_updates
 
 texts = st.lists(st.sets(st.integers(0, 40), min_size=1, max_size=3), min_size=1, max_size=60)
 

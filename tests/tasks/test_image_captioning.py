@@ -30,7 +30,7 @@ from tunewright.run.config import compose
 from tunewright.run.export import export
 from tunewright.run.loaded import load
 from tunewright.run.record import ABOUT
-from tunewright.run.resume import resume
+from tunewright.run.resuming.resume import resume
 from tunewright.run.train import train
 from tunewright.tasks.image_captioning import ImageCaptioning
 from tunewright.training.order import VARY, generator_of

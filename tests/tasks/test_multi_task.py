@@ -12,7 +12,7 @@ import tunewright as tw
 from tests.tasks.examples import EXAMPLES, SETTINGS, rows_of
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.text.tokenizers import load_tokenizer
-from tunewright.run.judge import lines_of
+from tunewright.run.judging.judge import lines_of
 from tunewright.tasks.multi_task import MultiTask
 from tunewright.types import Features, TokenStream
 

@@ -25,7 +25,7 @@ from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import MULTI_TASK_ROLES, TASKS, find_task
 from tunewright.tasks.multi_task import MultiTask
-from tunewright.tasks.part_usage import example_row
+from tunewright.tasks.shared.part_usage import example_row
 from tunewright.types import Row
 
 # A run of four kinds ---------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tunewright.models.batch import Batch, pack
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.tasks.base import build_task, stack
 from tunewright.tasks.multiple_choice import MultipleChoice
-from tunewright.tasks.windows import Window
+from tunewright.tasks.shared.windows import Window
 from tunewright.types import Row
 
 ROWS = rows_of(EXAMPLES["multiple-choice"])

@@ -15,9 +15,9 @@ from tunewright.models.generating.generation import Generation
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.config import compose
-from tunewright.run.groundwork import audit_only
-from tunewright.run.judge import Judge
+from tunewright.run.judging.judge import Judge
 from tunewright.run.loaded import TrainedModel
+from tunewright.run.preparing.groundwork import audit_only
 from tunewright.tasks import find_task
 
 ODD = {

@@ -20,8 +20,8 @@ from tunewright.errors import DataError, ModelError
 from tunewright.models.batch import pack
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
-from tunewright.tasks.found_spans import best_spans, true_answers
 from tunewright.tasks.question_answering import QuestionAnswering
+from tunewright.tasks.shared.found_spans import best_spans, true_answers
 from tunewright.types import TokenStream
 
 VALUES = EXAMPLES["question-answering"]

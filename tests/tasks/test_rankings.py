@@ -8,9 +8,9 @@ import pytest
 from tests.tasks.examples import rows_of
 from tunewright.answers import Ranking, Relevance, Similarity
 from tunewright.figures import Mistake
-from tunewright.tasks.rankings import place_bars
 from tunewright.tasks.reranking import Reranking
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
+from tunewright.tasks.shared.rankings import place_bars
 
 LISTS = rows_of(
     [

@@ -14,9 +14,9 @@ from tunewright.models.batch import Batch
 from tunewright.models.files.folder import save_model
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
-from tunewright.run.parity import compare_with_stock
-from tunewright.tasks.candidates import candidates
+from tunewright.run.judging.parity import compare_with_stock
 from tunewright.tasks.reranking import Reranking, listwise_loss
+from tunewright.tasks.shared.candidates import candidates
 from tunewright.types import Row
 
 LISTS = rows_of(EXAMPLES["reranking"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tunewright.metrics.ranking import ranking_metrics
-from tunewright.tasks.retrieved import retrieval_figures
+from tunewright.tasks.shared.retrieved import retrieval_figures
 
 
 def row(anchor, positives, vector, vectors):

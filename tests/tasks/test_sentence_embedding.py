@@ -17,9 +17,9 @@ from tunewright.models.batch import pack
 from tunewright.models.files.folder import save_model
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
-from tunewright.run.parity import compare_with_stock
-from tunewright.tasks.related_texts import Relations, related_texts
+from tunewright.run.judging.parity import compare_with_stock
 from tunewright.tasks.sentence_embedding import SentenceEmbedding
+from tunewright.tasks.shared.related_texts import Relations, related_texts
 from tunewright.types import Row
 
 ROWS = rows_of(EXAMPLES["sentence-embedding"])

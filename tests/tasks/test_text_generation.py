@@ -11,7 +11,7 @@ from tests.models.test_chat_template import CHATML
 from tests.tasks.examples import rows_of
 from tests.training.loops import CPU, build_loop, gradients
 from tunewright.answers import Reply
-from tunewright.data.audit import AuditConfig, audit
+from tunewright.data.auditing.audit import AuditConfig, audit
 from tunewright.errors import DataError, ModelError, SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.files.folder import put_generation, save_model

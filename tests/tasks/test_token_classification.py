@@ -15,15 +15,15 @@ import tunewright as tw
 from tests.tasks.examples import EXAMPLES, rows_of
 from tests.training.loops import CPU
 from tunewright.answers import Entities, Entity
-from tunewright.data.tags import spans_of, tags_of
+from tunewright.data.cells.tags import spans_of, tags_of
 from tunewright.errors import DataError, SettingsError
 from tunewright.models.batch import pack
 from tunewright.models.heads import probe_stream
 from tunewright.models.text.tokenizers import load_tokenizer
 from tunewright.prediction.predictor import Predictor
 from tunewright.tasks import base
+from tunewright.tasks.shared.words import joined, read_places, read_tagged, word_of
 from tunewright.tasks.token_classification import IGNORED, TokenClassification
-from tunewright.tasks.words import joined, read_places, read_tagged, word_of
 
 VALUES = EXAMPLES["token-classification"]
 ROWS = rows_of(VALUES)

@@ -19,7 +19,7 @@ from tunewright.models.text.tokens import bare_ids, encode_long, encode_text
 from tunewright.prediction.predictor import Predictor
 from tunewright.server.served import raw_vectors
 from tunewright.tasks import find_task
-from tunewright.tasks.windows import PLACE, texts_of
+from tunewright.tasks.shared.windows import PLACE, texts_of
 from tunewright.types import Row
 
 LENGTH, STRIDE = 10, 2

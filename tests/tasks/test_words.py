@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.tasks.examples import rows_of
 from tunewright.data import read_table
-from tunewright.tasks.words import read_tagged
+from tunewright.tasks.shared.words import read_tagged
 
 TEXTS = st.text(st.sampled_from("ab 很!é"), max_size=30)
 MARKS = st.lists(

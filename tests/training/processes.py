@@ -22,7 +22,7 @@ from typing import Any
 from tests.tasks.examples import ARCHITECTURES, TRIED, rows_of
 from tests.training.loops import build_loop
 from tunewright.models.adapting.adapter_config import AdapterConfig
-from tunewright.run.verify_resume import environments
+from tunewright.run.resuming.verify_resume import environments
 from tunewright.tasks import find_task
 from tunewright.training.events import Step
 from tunewright.training.sharding import Shard

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tunewright.data import block_files
-from tunewright.data.blocks import block_table
+from tunewright.data.large import block_files
+from tunewright.data.large.blocks import block_table
 from tunewright.data.readers import ReadSettings
 from tunewright.training.on_demand import EncodedOnDemand
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from tunewright.cli import show
 from tunewright.cli.words import config_of, sources_of
 from tunewright.data import write_rows
-from tunewright.data.audit import Audit, AuditConfig
-from tunewright.data.findings import SplitAudit
+from tunewright.data.auditing.audit import Audit, AuditConfig
+from tunewright.data.auditing.findings import SplitAudit
 from tunewright.errors import AuditRefused
 
 SUSPECTS_SHOWN, TEXT_SHOWN = 20, 60
@@ -33,7 +33,7 @@ def audit_and_show(
     """Audits, shows what was found and writes it to `output`; a failing gate exits with 3."""
     config = config_of(words, {}, columns, named)
     sources = sources_of(config)
-    from tunewright.run.groundwork import audit_only
+    from tunewright.run.preparing.groundwork import audit_only
 
     audited = audit_only(sources, config)
     found, suspects = audited.audit, []

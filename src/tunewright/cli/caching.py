@@ -9,7 +9,7 @@ from tunewright.cli import show
 
 def cache_and_show(clear: bool, as_json: bool) -> None:
     """Prints what the cache holds, after all of it is removed where that is asked for."""
-    from tunewright.run.cache import cache
+    from tunewright.run.preparing.cache import cache
 
     contents = cache(clear)
     if as_json:

@@ -63,7 +63,7 @@ def compare_and_show(
     a: str, b: str, words: Sequence[str], columns: Mapping[str, str | None], as_json: bool
 ) -> None:
     """Prints the differences between two runs, and the rows where they differ."""
-    from tunewright.run.compare import compare_runs
+    from tunewright.run.judging.compare import compare_runs
 
     data, asked = rows_asked(words, columns)
     comparison = compare_runs(a, b, data, asked.columns, asked.reading)

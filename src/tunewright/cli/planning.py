@@ -24,7 +24,7 @@ def plan_and_show(
     config = config_of(words, {}, columns, named)
     sources = sources_of(config)
     show.say("Reading the data and training a moment ...")
-    from tunewright.run.plan import plan
+    from tunewright.run.preparing.plan import plan
 
     found = plan(sources, config, tell=lambda notice: show.say(f"  {notice.sentence}"))
     if as_json:

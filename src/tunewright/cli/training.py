@@ -36,7 +36,7 @@ def resume_and_show(run: str, words: Sequence[str], as_json: bool) -> None:
     settings = overrides(words)
     show.say("Reading the run and its data ...")
     started = time.monotonic()
-    from tunewright.run.resume import resume
+    from tunewright.run.resuming.resume import resume
 
     with Watcher() as watcher:
         finished = resume(run, settings=settings, tell=watcher.hear)

@@ -17,7 +17,7 @@ DIFFERENT = 1
 
 def verify_and_show(folder: str, as_json: bool) -> None:
     """Prints what was compared and what is damaged; exits with 1 when something is."""
-    from tunewright.run.verify import verify
+    from tunewright.run.resuming.verify import verify
 
     found = verify(Path(folder))
     damaged = [item for item in found if item.damage]
@@ -40,7 +40,7 @@ def verify_resume_and_show(
     """Trains undisturbed and under kills; exits with 1 when they end differently."""
     config = config_of(words, {}, {}, {})
     sources_of(config)
-    from tunewright.run.verify_resume import verify_resume
+    from tunewright.run.resuming.verify_resume import verify_resume
 
     verdict = verify_resume(
         config,

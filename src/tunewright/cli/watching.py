@@ -42,7 +42,7 @@ class Watcher:
 
     def hear(self, event: Any) -> None:
         """Shows one event of `tunewright.run.train`."""
-        from tunewright.run.groundwork import Notice
+        from tunewright.run.preparing.groundwork import Notice
         from tunewright.run.training import Started
         from tunewright.training.events import Evaluation, Finished, Spike, Step
 

@@ -1,6 +1,7 @@
 """Reads labelled data from anywhere into rows, checks it, and divides it. It knows no task."""
 
-from tunewright.data.audit import Audit, AuditConfig
+from tunewright.data.auditing.audit import Audit, AuditConfig
+from tunewright.data.cells.spans import read_spans
 from tunewright.data.checks import (
     CheckedRows,
     Dropped,
@@ -19,10 +20,9 @@ from tunewright.data.columns import (
     resolve_columns,
 )
 from tunewright.data.config import DataConfig
+from tunewright.data.formats.starter import bbc_news
 from tunewright.data.readers import ReadSettings, is_source, read_splits, read_table, stream_tables
-from tunewright.data.spans import read_spans
 from tunewright.data.splits import Split, SplitConfig, split
-from tunewright.data.starter import bbc_news
 from tunewright.data.table import Table, TableRows
 from tunewright.data.writers import check_output, escape_formula, write_rows
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tunewright.data.encoding import check_encoding
+from tunewright.data.formats.encoding import check_encoding
+from tunewright.data.formats.sources import MIB
 from tunewright.data.readers import ReadSettings
-from tunewright.data.sources import MIB
 from tunewright.data.splits import SplitConfig
 
 Streaming = Literal["auto", "on", "off"]

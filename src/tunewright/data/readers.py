@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tunewright.data.columnar import read_arrow, read_parquet
-from tunewright.data.conll import read_conll, read_conllu
-from tunewright.data.delimited import FLUSH_ROWS, read_delimited
-from tunewright.data.encoding import (
+from tunewright.data.formats.columnar import read_arrow, read_parquet
+from tunewright.data.formats.conll import read_conll, read_conllu
+from tunewright.data.formats.delimited import FLUSH_ROWS, read_delimited
+from tunewright.data.formats.encoding import (
     Lines,
     check_encoding,
     find_encoding,
     holds_windows,
     too_long_error,
 )
-from tunewright.data.folders import (
+from tunewright.data.formats.folders import (
     NEEDED,
     class_folders,
     is_saved_dataset,
@@ -33,11 +33,11 @@ from tunewright.data.folders import (
     split_entries,
     visible,
 )
-from tunewright.data.frames import memory_splits
-from tunewright.data.hub import fetch_hub_splits, is_hub_id, read_saved
-from tunewright.data.jsonfiles import read_json, read_json_lines
-from tunewright.data.parallel import paired, partner_of
-from tunewright.data.sources import (
+from tunewright.data.formats.frames import memory_splits
+from tunewright.data.formats.hub import fetch_hub_splits, is_hub_id, read_saved
+from tunewright.data.formats.jsonfiles import read_json, read_json_lines
+from tunewright.data.formats.parallel import paired, partner_of
+from tunewright.data.formats.sources import (
     MIB,
     FileStamp,
     check_is_file,
@@ -46,7 +46,7 @@ from tunewright.data.sources import (
     os_errors_named,
     text_file,
 )
-from tunewright.data.starter import STARTER_DATA, bbc_news
+from tunewright.data.formats.starter import STARTER_DATA, bbc_news
 from tunewright.data.table import Batch, Table, joined, table_of
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, listed

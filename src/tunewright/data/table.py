@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from tunewright.data.arrays import python_values, stack
-from tunewright.data.sources import FileStamp, sha256_of
+from tunewright.data.formats.sources import FileStamp, sha256_of
 from tunewright.errors import DataError, listed
 from tunewright.types import Row
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from tunewright.data import has_no_text
-from tunewright.data.ledger import Cuts
+from tunewright.data.auditing.ledger import Cuts
 from tunewright.data.wording import counted
 from tunewright.types import Role, Row
 

@@ -21,7 +21,7 @@ from tunewright.data.columns import check_is_column
 from tunewright.data.readers import DEFAULTS
 from tunewright.data.wording import once
 from tunewright.errors import DataError
-from tunewright.tasks.texts import text_of
+from tunewright.tasks.shared.texts import text_of
 from tunewright.types import Role, Row
 
 TEXT = Role(

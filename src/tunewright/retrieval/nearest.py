@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from tunewright.data.sources import sha256_of
+from tunewright.data.formats.sources import sha256_of
 from tunewright.models.files.manifest import flush
 from tunewright.retrieval.store import Floats, Numbers, Store, damaged, faults_named
 from tunewright.retrieval.stored import Bytes, StoredVectors, in_full, stored_vectors

@@ -28,7 +28,7 @@ from tunewright.models.layers.gpu_layers import why_not_fused
 from tunewright.models.layers.graphs import Graphs, record_passes
 from tunewright.models.layers.own_layers import use_own_layers
 from tunewright.native import why_not
-from tunewright.run.groundwork import Groundwork
+from tunewright.run.preparing.groundwork import Groundwork
 from tunewright.training.budget import keep_budget
 from tunewright.training.config import TrainingConfig
 from tunewright.training.course import total_steps

@@ -13,7 +13,7 @@ import numpy as np
 import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from tunewright.data.audit import AuditConfig
+from tunewright.data.auditing.audit import AuditConfig
 from tunewright.data.config import DataConfig
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.models.adapting.adapter_config import LEARNING_RATES, AdapterConfig

@@ -13,8 +13,8 @@ from tunewright.errors import ParityRefused, SettingsError
 from tunewright.models.adapting.adapters import adapters_of
 from tunewright.models.files.architecture import text_part
 from tunewright.models.files.folder import save_model
+from tunewright.run.judging.parity import Parity, compare_outputs, stock_outputs, task_outputs
 from tunewright.run.loaded import READING, load
-from tunewright.run.parity import Parity, compare_outputs, stock_outputs, task_outputs
 from tunewright.tasks.base import Task
 from tunewright.types import Features, TokenStream
 

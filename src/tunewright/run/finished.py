@@ -12,7 +12,7 @@ from typing import Any
 from tunewright.data import ReadSettings
 from tunewright.errors import SettingsError, warned
 from tunewright.run.config import RunConfig, compose, read_config
-from tunewright.run.judge import EvaluationResult, Judge, OwnMetric
+from tunewright.run.judging.judge import EvaluationResult, Judge, OwnMetric
 from tunewright.run.loaded import TrainedModel, load
 from tunewright.run.record import RunFolder, is_run_folder, name_of, new_folder
 from tunewright.tasks import find_task

@@ -20,7 +20,7 @@ from tunewright.data import (
     read_table,
     stream_tables,
 )
-from tunewright.data.pictures import is_picture
+from tunewright.data.cells.pictures import is_picture
 from tunewright.data.readers import DEFAULTS, STANDARD_INPUT
 from tunewright.data.wording import once
 from tunewright.devices import Precision, find_device, settle_allocator
@@ -35,8 +35,8 @@ from tunewright.models.layers.own_layers import use_own_layers
 from tunewright.models.text.tokenizers import load_tokenizer, max_length_of
 from tunewright.prediction.oddities import Oddities, odd_rows
 from tunewright.prediction.predictor import Predictor
-from tunewright.run.judge import EvaluationResult, Judge
-from tunewright.run.prepare import check_column
+from tunewright.run.judging.judge import EvaluationResult, Judge
+from tunewright.run.preparing.prepare import check_column
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, load_task
 from tunewright.types import Row

@@ -24,8 +24,8 @@ from tunewright.models.adapting.bases import PEFT_CONFIG, is_adapter_folder, rea
 from tunewright.reports import content
 from tunewright.reports.card import OURS
 from tunewright.run.config import read_config
-from tunewright.run.gallery import Pictured
-from tunewright.run.judge import EvaluationResult, lines_of
+from tunewright.run.judging.gallery import Pictured
+from tunewright.run.judging.judge import EvaluationResult, lines_of
 from tunewright.run.record import RunFolder
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Statistics, Task, load_task

@@ -14,18 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunewright.data.blocks import BlockRows, sample_places
+from tunewright.data.large.blocks import BlockRows, sample_places
 from tunewright.devices.processes import join_processes
 from tunewright.errors import SettingsError
 from tunewright.models.files.architecture import is_decoder, load_config
 from tunewright.models.files.folder import find_model
 from tunewright.models.new_model import Sizes, is_new, save_new_model, sizes_of
 from tunewright.models.text.new_tokenizer import TokenizerKind, train_tokenizer
-from tunewright.run.beginning import start_folder
 from tunewright.run.config import ModelConfig, RunConfig, TaskChoice
 from tunewright.run.finished import FinishedRun
-from tunewright.run.groundwork import Notice
-from tunewright.run.prepare import prepare
+from tunewright.run.preparing.beginning import start_folder
+from tunewright.run.preparing.groundwork import Notice
+from tunewright.run.preparing.prepare import prepare
 from tunewright.run.train import train
 from tunewright.run.training import Tell
 from tunewright.tasks import find_task

@@ -10,14 +10,14 @@ from typing import Any
 from tunewright.devices.processes import join_processes
 from tunewright.errors import TunewrightError
 from tunewright.models.new_model import is_new
-from tunewright.run.beginning import begin_from_nothing
 from tunewright.run.config import RunConfig
 from tunewright.run.finished import FinishedRun
-from tunewright.run.groundwork import Groundwork
-from tunewright.run.judge import OwnMetric
-from tunewright.run.launched import begun_before
+from tunewright.run.judging.judge import OwnMetric
+from tunewright.run.preparing.beginning import begin_from_nothing
+from tunewright.run.preparing.groundwork import Groundwork
 from tunewright.run.record import RunFolder, check_is_no_run
-from tunewright.run.resume import resume
+from tunewright.run.resuming.launched import begun_before
+from tunewright.run.resuming.resume import resume
 from tunewright.run.training import Tell, Training
 
 

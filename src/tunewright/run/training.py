@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tunewright.data.audit import Audit
+from tunewright.data.auditing.audit import Audit
 from tunewright.data.wording import counted
 from tunewright.devices import Device, measure_roof
 from tunewright.errors import ParityRefused
@@ -18,15 +18,15 @@ from tunewright.models.files.folder import put_generation, save_model
 from tunewright.models.layers.native_products import ready_product
 from tunewright.prediction.predictor import Predictor
 from tunewright.run.assembly import build_loop, load_model
-from tunewright.run.begun import Begun
 from tunewright.run.config import RunConfig, to_toml
 from tunewright.run.finished import FinishedRun
-from tunewright.run.groundwork import Groundwork, Notice
-from tunewright.run.launched import note_launched
+from tunewright.run.judging.parity import PROBE_SEQUENCES, PROBE_WINDOWS, compare_with_stock
 from tunewright.run.loaded import READING, reading_text
 from tunewright.run.pages import write_card, write_report
-from tunewright.run.parity import PROBE_SEQUENCES, PROBE_WINDOWS, compare_with_stock
-from tunewright.run.prepare import Prepared
+from tunewright.run.preparing.groundwork import Groundwork, Notice
+from tunewright.run.preparing.prepare import Prepared
+from tunewright.run.preparing.room import make_room
+from tunewright.run.preparing.streamed import in_memory
 from tunewright.run.record import (
     ABOUT,
     RunFolder,
@@ -34,10 +34,10 @@ from tunewright.run.record import (
     new_run_folder,
     versions,
 )
-from tunewright.run.resumption import Resumption
-from tunewright.run.room import make_room
-from tunewright.run.same_files import SameFiles, files_of
-from tunewright.run.streamed import in_memory
+from tunewright.run.resuming.begun import Begun
+from tunewright.run.resuming.launched import note_launched
+from tunewright.run.resuming.resumption import Resumption
+from tunewright.run.resuming.same_files import SameFiles, files_of
 from tunewright.run.tracking import Journal
 from tunewright.tasks import find_task
 from tunewright.tasks.base import Task, build_task

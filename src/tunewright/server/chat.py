@@ -27,7 +27,7 @@ from tunewright.server.common import Body, note
 from tunewright.server.figures import Figures
 from tunewright.server.refusals import Refused, body_of, refusal_of
 from tunewright.server.served import Encoded, ServedModel, awaited, given_back_after, log
-from tunewright.tasks.conversations import messages_of
+from tunewright.tasks.shared.conversations import messages_of
 from tunewright.types import Message, Row
 
 MAX_TOKENS = 4096  # of one answer

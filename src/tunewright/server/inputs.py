@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright.data import resolve_columns
+from tunewright.data.cells.pictures import MAX_PIXELS, bytes_from_base64, num_pixels
 from tunewright.data.checks import is_blank
-from tunewright.data.pictures import MAX_PIXELS, bytes_from_base64, num_pixels
 from tunewright.errors import DataError
 from tunewright.run.loaded import TrainedModel
 from tunewright.server.refusals import Refused

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from tunewright.answers import Generated
-from tunewright.data.pictures import MAX_PIXELS, picture_of
+from tunewright.data.cells.pictures import MAX_PIXELS, picture_of
 from tunewright.errors import SettingsError
 from tunewright.figures import Bars, Figure
 from tunewright.metrics import MetricSpec
@@ -36,8 +36,13 @@ from tunewright.models.files.architecture import CAPTIONER, Kind, load_config
 from tunewright.models.picture_form import PREPROCESSOR, Change, PictureForm, read_picture_form
 from tunewright.tasks import CAPTION_ROLES
 from tunewright.tasks.base import Statistics
-from tunewright.tasks.pictures import PictureInput, PicturesByContent, remarks_on, row_picture
-from tunewright.tasks.writer import Writer, moved
+from tunewright.tasks.shared.pictures import (
+    PictureInput,
+    PicturesByContent,
+    remarks_on,
+    row_picture,
+)
+from tunewright.tasks.shared.writer import Writer, moved
 from tunewright.types import Features, Role, Row, Rows, TokenStream
 
 CONSTANT = "constant_"

@@ -46,8 +46,8 @@ from tunewright.models.text.masking import (
 from tunewright.models.text.tokens import encode_windows
 from tunewright.tasks import PASSAGE
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window, stack
-from tunewright.tasks.related_texts import number_of
-from tunewright.tasks.texts import text_of
+from tunewright.tasks.shared.related_texts import number_of
+from tunewright.tasks.shared.texts import text_of
 from tunewright.types import Features, Role, Row, Target, TokenStream
 
 DEFAULT_WINDOW = 256

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from tunewright.answers import Labels, LabelValue
 from tunewright.data import check_labels, plain_label
-from tunewright.data.lists import find_separator, read_flag, read_list
+from tunewright.data.cells.lists import find_separator, read_flag, read_list
 from tunewright.data.wording import counted
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Table
@@ -32,9 +32,10 @@ from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import classify
 from tunewright.models.text.tokens import Long
-from tunewright.tasks import LABELS, TEXT, TEXT_PAIR, stock_limits
+from tunewright.tasks import LABELS, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
-from tunewright.tasks.labels import (
+from tunewright.tasks.shared import stock_limits
+from tunewright.tasks.shared.labels import (
     LabelKind,
     Names,
     Weights,
@@ -48,8 +49,8 @@ from tunewright.tasks.labels import (
     value_of,
     weights_of,
 )
-from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.tasks.windows import (
+from tunewright.tasks.shared.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.shared.windows import (
     Pooling,
     WindowedTask,
     as_features,

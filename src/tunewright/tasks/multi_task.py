@@ -29,9 +29,10 @@ from tunewright.models.adapting.sharing import Models, share_backbone
 from tunewright.models.batch import Batch
 from tunewright.models.files.architecture import Kind
 from tunewright.models.generating.generation import Generation
-from tunewright.tasks import MULTI_TASK_ROLES, part_usage
+from tunewright.tasks import MULTI_TASK_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
-from tunewright.tasks.parts import (
+from tunewright.tasks.shared import part_usage
+from tunewright.tasks.shared.parts import (
     AuditedRows,
     PlainRows,
     bare,
@@ -51,7 +52,7 @@ from tunewright.tasks.parts import (
     prefixed,
     split_key,
 )
-from tunewright.tasks.turns import Sampling, turns, update_size
+from tunewright.tasks.shared.turns import Sampling, turns, update_size
 from tunewright.types import Features, ReadsLong, Role, Row, Rows
 
 MEAN = MetricSpec("mean", help="mean of the first metric of every part that has rows")

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from tunewright.answers import Choice, LabelValue
-from tunewright.data.choices import FORMS, Choices, Form, filled, find_choice_columns
+from tunewright.data.cells.choices import FORMS, Choices, Form, filled, find_choice_columns
 from tunewright.errors import DataError, SettingsError, listed
 from tunewright.figures import Figure, Table
 from tunewright.metrics import MetricSpec, fit_temperature, softmax
@@ -30,10 +30,11 @@ from tunewright.models.files.architecture import CHOOSER, Kind
 from tunewright.models.files.loading import load_library_model
 from tunewright.models.heads import choice_logits
 from tunewright.models.text.tokens import Long
-from tunewright.tasks import CHOICE_ROLES, stock_limits
+from tunewright.tasks import CHOICE_ROLES
 from tunewright.tasks.base import Loss, Outputs, Scope, Statistics, Task
-from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.tasks.windows import (
+from tunewright.tasks.shared import stock_limits
+from tunewright.tasks.shared.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.shared.windows import (
     Pooling,
     Window,
     WindowedTask,

@@ -35,9 +35,9 @@ from tunewright.models.heads import token_outputs
 from tunewright.models.text.tokens import Long, encode_windows
 from tunewright.tasks import ANSWERS, CONTEXT, QUESTION
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
-from tunewright.tasks.found_spans import best_spans, learnt_answers, true_answers
-from tunewright.tasks.texts import each_read, fitting_length, text_of
-from tunewright.tasks.windows import length_field, long_field, stride_field
+from tunewright.tasks.shared.found_spans import best_spans, learnt_answers, true_answers
+from tunewright.tasks.shared.texts import each_read, fitting_length, text_of
+from tunewright.tasks.shared.windows import length_field, long_field, stride_field
 from tunewright.types import Features, Role, Row, TokenStream
 
 # Long enough for most paragraphs beside a question.

@@ -36,8 +36,8 @@ from tunewright.models.heads import classify
 from tunewright.models.text.tokens import Long
 from tunewright.tasks import SCORE, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics
-from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.tasks.windows import (
+from tunewright.tasks.shared.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.shared.windows import (
     WindowedTask,
     as_features,
     length_field,

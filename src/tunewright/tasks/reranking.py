@@ -34,7 +34,7 @@ from tunewright.models.heads import classify
 from tunewright.models.text.tokens import Long
 from tunewright.tasks import RERANKING_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics
-from tunewright.tasks.candidates import (
+from tunewright.tasks.shared.candidates import (
     Candidate,
     all_hold_lists,
     candidates,
@@ -42,9 +42,9 @@ from tunewright.tasks.candidates import (
     query_and_texts,
     ranked_figures,
 )
-from tunewright.tasks.rankings import place_bars, worst_queries
-from tunewright.tasks.texts import fitting_length, text_of
-from tunewright.tasks.windows import (
+from tunewright.tasks.shared.rankings import place_bars, worst_queries
+from tunewright.tasks.shared.texts import fitting_length, text_of
+from tunewright.tasks.shared.windows import (
     Pooling,
     Window,
     WindowedTask,

@@ -35,10 +35,10 @@ from tunewright.models.pooling import Pooling, normalised, pool, truncated
 from tunewright.models.text.tokens import Long
 from tunewright.tasks import EMBEDDING_ROLES
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, stack
-from tunewright.tasks.contrastive import contrastive_loss, cosent_loss, cosine_loss
-from tunewright.tasks.distinct import distinct_updates
-from tunewright.tasks.rankings import place_bars, worst_queries
-from tunewright.tasks.related_texts import (
+from tunewright.tasks.shared.contrastive import contrastive_loss, cosent_loss, cosine_loss
+from tunewright.tasks.shared.distinct import distinct_updates
+from tunewright.tasks.shared.rankings import place_bars, worst_queries
+from tunewright.tasks.shared.related_texts import (
     ANCHOR,
     POSITIVE,
     SCORED,
@@ -50,9 +50,9 @@ from tunewright.tasks.related_texts import (
     check_unscored,
     related_texts,
 )
-from tunewright.tasks.retrieved import retrieval_figures
-from tunewright.tasks.texts import fitting_length
-from tunewright.tasks.windows import (
+from tunewright.tasks.shared.retrieved import retrieval_figures
+from tunewright.tasks.shared.texts import fitting_length
+from tunewright.tasks.shared.windows import (
     Window,
     WindowedTask,
     as_features,

@@ -22,7 +22,7 @@ from tunewright.metrics import MetricSpec
 from tunewright.metrics.summaries import ROUGE_METRICS, rouge_metrics, rouge_scores
 from tunewright.tasks import SUMMARIZATION_ROLES
 from tunewright.tasks.base import Statistics
-from tunewright.tasks.sequence_to_sequence import SequenceToSequence
+from tunewright.tasks.shared.sequence_to_sequence import SequenceToSequence
 from tunewright.types import Role, Row
 
 # The end of a sentence: a mark and a space, a Chinese mark, or a line's end.

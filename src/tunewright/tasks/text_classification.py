@@ -38,9 +38,10 @@ from tunewright.models.files.architecture import SEQUENCE_CLASSIFIER, Kind
 from tunewright.models.files.loading import load_classifier
 from tunewright.models.heads import classify
 from tunewright.models.text.tokens import Long
-from tunewright.tasks import LABEL, TEXT, TEXT_PAIR, stock_limits
+from tunewright.tasks import LABEL, TEXT, TEXT_PAIR
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task
-from tunewright.tasks.labels import (
+from tunewright.tasks.shared import stock_limits
+from tunewright.tasks.shared.labels import (
     LabelKind,
     Names,
     Weights,
@@ -56,8 +57,8 @@ from tunewright.tasks.labels import (
     value_of,
     weights_of,
 )
-from tunewright.tasks.texts import fitting_length, optional_text_of, text_of
-from tunewright.tasks.windows import (
+from tunewright.tasks.shared.texts import fitting_length, optional_text_of, text_of
+from tunewright.tasks.shared.windows import (
     Pooling,
     WindowedTask,
     as_features,

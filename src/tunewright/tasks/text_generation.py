@@ -47,8 +47,8 @@ from tunewright.models.text.chat_tokens import (
 from tunewright.models.text.tokens import bare_ids, too_long_error
 from tunewright.tasks import CHAT_ROLES
 from tunewright.tasks.base import Loss, Outputs, Statistics, Task, each_window
-from tunewright.tasks.conversations import check_prompt_template, is_plain_text, messages_of
-from tunewright.tasks.texts import fitting_length, text_of
+from tunewright.tasks.shared.conversations import check_prompt_template, is_plain_text, messages_of
+from tunewright.tasks.shared.texts import fitting_length, text_of
 from tunewright.types import Features, ReadsLong, Role, Row, TokenStream
 
 DEFAULT_LENGTH = 1024

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunewright.answers import Entities, Entity, LabelValue
-from tunewright.data.tags import (
+from tunewright.data.cells.tags import (
     OUTSIDE,
     Scheme,
     check_prefixes,
@@ -57,11 +57,11 @@ from tunewright.models.heads import token_outputs
 from tunewright.models.text.tokens import Long, encode_windows
 from tunewright.tasks import ENTITIES, PLAIN_TEXT, TAGS, TOKENS
 from tunewright.tasks.base import Loss, Outputs, Reducer, Scope, Statistics, Task, each_window
-from tunewright.tasks.labels import Weights, weights_of
-from tunewright.tasks.tagging import Odd, limits, sentences, tables
-from tunewright.tasks.texts import each_read, fitting_length
-from tunewright.tasks.windows import length_field, long_field, stride_field
-from tunewright.tasks.words import (
+from tunewright.tasks.shared.labels import Weights, weights_of
+from tunewright.tasks.shared.tagging import Odd, limits, sentences, tables
+from tunewright.tasks.shared.texts import each_read, fitting_length
+from tunewright.tasks.shared.windows import length_field, long_field, stride_field
+from tunewright.tasks.shared.words import (
     IGNORED,
     UNKNOWN,
     Mark,

@@ -30,7 +30,7 @@ from tunewright.metrics.translation import (
 )
 from tunewright.tasks import TRANSLATION_ROLES
 from tunewright.tasks.base import Reducer, Statistics
-from tunewright.tasks.sequence_to_sequence import SequenceToSequence
+from tunewright.tasks.shared.sequence_to_sequence import SequenceToSequence
 from tunewright.types import Role, Row
 
 # So many rows tell whether a language is written in Chinese characters.

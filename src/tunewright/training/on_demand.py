@@ -11,7 +11,7 @@ from typing import overload
 
 import numpy as np
 
-from tunewright.data.blocks import BlockRows
+from tunewright.data.large.blocks import BlockRows
 from tunewright.errors import DataError
 from tunewright.training.order import Blocks, EncodedRow, OnDemandRows
 from tunewright.types import Row, Rows

@@ -1,0 +1,1 @@
+"""What one cell may hold: lists, marked texts, tags, choices, conversations, pictures."""

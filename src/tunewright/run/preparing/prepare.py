@@ -1,0 +1,226 @@
+"""From a source of labelled data to the rows of training, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tunewright.data import (
+    ColumnChoice,
+    DataConfig,
+    SplitConfig,
+    Table,
+    TableRows,
+    check_rows,
+    read_splits,
+    read_table,
+    resolve_columns,
+    split,
+)
+from tunewright.data.large.blocks import BlockRows, BlockTable
+from tunewright.errors import SettingsError, listed, nearest
+from tunewright.run.preparing.streamed import check_settings, divide_blocks, find_blocks
+from tunewright.types import Role, Rows
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Prepared:
+    """The rows of each split, where they came from, and what was decided on the way.
+
+    `files` is what `data.json` holds; `notices` are sentences to be shown; `columns` says which
+    column each role was read from.
+    """
+
+    name: str
+    splits: dict[str, Rows]
+    columns: Mapping[str, str]
+    files: list[dict[str, Any]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def prepare(
+    sources: Mapping[str, Any], roles: Sequence[Role], label_role: str | None, config: DataConfig
+) -> Prepared:
+    """Reads every source and divides the training data where validation or test is not given.
+
+    `sources` maps split names to paths, frames or lists; a source that itself holds several
+    splits gives them all. Raises DataError or SettingsError for whatever cannot be read whole.
+    """
+    blocks, notices = find_blocks(sources["train"], config)
+    tables = _tables(sources, config, blocks)
+    prepared = Prepared(tables["train"].name, {}, {}, [], notices)
+    unread = [name for name in tables if name not in SPLITS]
+    if unread:
+        prepared.notices.append(
+            f"{prepared.name}: the splits {listed(unread)} are not read; {listed(SPLITS)} are."
+        )
+    for name, table in tables.items():
+        if name not in SPLITS:
+            continue
+        choice = resolve_columns(
+            roles,
+            table.column_names,
+            config.columns if name == "train" else {},  # others may have them under usual names
+            training=True,
+            source=table.name,
+            before=prepared.columns,
+        )
+        instead = _instead(table.name, config.columns, choice.mapping)
+        prepared.notices += instead.values()
+        choice = replace(choice, guessed=tuple(r for r in choice.guessed if r not in instead))
+        if isinstance(table, BlockTable):
+            check_settings(table, config, tables)
+            prepared.notices += choice.notices(table.name)
+            rows: Rows = table.rows(choice.mapping)
+        else:
+            rows = _checked(table, choice, roles, config, prepared)
+        prepared.splits[name] = rows
+        prepared.columns = prepared.columns or choice.mapping
+        prepared.files.append({"split": name, **table.fingerprint(), "columns": choice.mapping})
+    train = prepared.splits["train"]
+    if isinstance(train, BlockRows):
+        missing = [name for name in SPLITS[1:] if name not in prepared.splits]
+        parts = divide_blocks(train, roles, label_role, config, missing)
+        for name in missing:
+            if name in parts:
+                prepared.notices.append(
+                    _set_aside(name, parts[name], train, prepared, config.split, label_role)
+                )
+        splits = {**prepared.splits, **parts}
+        prepared.splits = {name: splits[name] for name in SPLITS if name in splits}
+    else:
+        _divide(prepared, label_role, config.split)
+    return prepared
+
+
+def _instead(source: str, named: Mapping[str, str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Returns sentences, by role, on columns that the user has named and a further file lacks."""
+    return {
+        role: f'{source}: there is no column "{named[role]}"; '
+        + (f'"{mapping[role]}" is taken as {role}.' if role in mapping else f"{role} is not read.")
+        for role in named
+        if mapping.get(role, "").casefold() != named[role].casefold()
+    }
+
+
+def _tables(
+    sources: Mapping[str, Any], config: DataConfig, blocks: BlockTable | None
+) -> dict[str, Table | BlockTable]:
+    settings = config.reading()
+    without = () if blocks is None else ("train",)
+    tables: dict[str, Table | BlockTable] = {**read_splits(sources["train"], settings, without)}
+    if blocks is not None:
+        tables["train"] = blocks
+    if "train" not in tables:
+        raise SettingsError(
+            "data.train", f"the source holds only {', '.join(tables)}", "Training needs train."
+        )
+    for name in SPLITS[1:]:
+        if sources.get(name) is not None:
+            tables[name] = read_table(sources[name], settings)
+    order = [*SPLITS, *(name for name in tables if name not in SPLITS)]
+    return {name: tables[name] for name in order if name in tables}
+
+
+def _checked(
+    table: Table,
+    choice: ColumnChoice,
+    roles: Sequence[Role],
+    config: DataConfig,
+    prepared: Prepared,
+) -> Rows:
+    checked = check_rows(
+        table.rows(choice.mapping),
+        roles,
+        drop_unlabelled=config.drop_unlabelled,
+        drop_blank=config.drop_blank,
+    )
+    for sentence in (*table.notes, *choice.notices(table.name), *checked.notices(table.name)):
+        if sentence not in prepared.notices:
+            prepared.notices.append(sentence)
+    return checked.rows
+
+
+def _divide(prepared: Prepared, label_role: str | None, config: SplitConfig) -> None:
+    """Cuts missing splits out of the training rows."""
+    rows, splits = prepared.splits["train"], prepared.splits
+    wanted = config.model_copy(
+        update={name: 0.0 for name in ("validation", "test") if name in splits}
+    )
+    if wanted.validation == 0 and wanted.test == 0:
+        return
+    config.check_columns()
+    labels = [row.values[label_role] for row in rows] if label_role else None
+    parts = split(
+        labels,
+        len(rows),
+        wanted,
+        groups=_optional(rows, config.group_column),
+        times=_optional(rows, config.time_column),
+    )
+    whole: Any = rows
+    for name in ("validation", "test"):
+        indices = getattr(parts, name)
+        if name not in splits and len(indices):
+            splits[name] = whole.select(indices)
+            prepared.notices.append(
+                _set_aside(name, splits[name], rows, prepared, config, label_role)
+            )
+    splits["train"] = whole.select(parts.train)
+    prepared.splits = {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _set_aside(
+    name: str,
+    part: Rows,
+    rows: Rows,
+    prepared: Prepared,
+    config: SplitConfig,
+    label_role: str | None,
+) -> str:
+    has_classes = label_role is not None
+    method = "random" if config.chosen == "stratified" and not has_classes else config.chosen
+    return (
+        f"{name}: {len(part):,} of the {len(rows):,} rows of {prepared.name} were set "
+        f"aside ({method}, seed {config.seed})."
+    )
+
+
+def _optional(rows: Rows, name: str | None) -> list[Any] | None:
+    return None if name is None else column_of(rows, name)
+
+
+def column_of(rows: Rows, name: str) -> list[Any]:
+    """Returns the values of a column, whether a role reads it or not.
+
+    Raises SettingsError when the rows have no such column.
+    """
+    check_column(rows, name)
+    if name in rows[0].extras:
+        return [row.extras[name] for row in rows]
+    role = _roles(rows).get(name, name)
+    return [row.values[role] for row in rows]
+
+
+def _roles(rows: Rows) -> dict[str, str]:
+    """Returns the role of each column that has one."""
+    columns = rows.columns if isinstance(rows, TableRows | BlockRows) else {}
+    return {column: role for role, column in columns.items()}
+
+
+def check_column(rows: Rows, name: str) -> None:
+    """Raises SettingsError, with the nearest name, when rows have no column of this name."""
+    role, first = _roles(rows), rows[0]
+    if name in first.extras or role.get(name, name) in first.values:
+        return
+    names = [*(role or first.values), *first.extras]
+    hint = nearest(name, names)
+    raise SettingsError(
+        first.source,
+        f'there is no column "{name}"',
+        f"It has {listed(names)}.",
+        f'Did you mean "{hint}"?' if hint else "",
+    )
