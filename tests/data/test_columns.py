@@ -111,7 +111,22 @@ def test_the_columns_of_training_come_before_usual_names(name):
 
 def test_a_column_of_training_that_is_missing_is_found_by_usual_names():
     found = after_training(["sentence"], {"text": "body", "label": "stars"})
-    assert (found.mapping, found.guessed) == ({"text": "sentence"}, ("text",))
+    assert found.mapping == {"text": "sentence"}
+    assert found.notices("a.csv") == (
+        'a.csv: there is no column "body"; "sentence" is taken as text.',
+    )
+
+
+def test_a_column_of_training_that_further_rows_lack_is_said():
+    before = {"text": "body", "title": "head"}
+    found = resolve_columns(
+        (*ROLES, Role("title", "the title", required=False)), ["text", "label"], {},
+        training=True, source="a.csv", before=before,
+    )  # fmt: skip
+    assert found.notices("a.csv") == (
+        'a.csv: there is no column "body"; "text" is taken as text.',
+        'a.csv: there is no column "head"; title is not read.',
+    )
 
 
 def test_a_column_of_training_that_is_given_another_role_leaves_its_own():

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
+from typing import Protocol, TypeVar
 
-from tunewright.data.table import Table, TableRows
 from tunewright.errors import DataError, SettingsError, listed, nearest
 from tunewright.types import Role
 
@@ -17,9 +17,10 @@ class ColumnChoice:
     """Which column plays which role.
 
     `mapping` is role to column. `guessed` are the roles whose column the user did not name and
-    that goes by another name than its role's, or that other columns could have played too.
-    `passed_over` are those other columns, by role. `unused` are the columns without a role; of them
-    `unread` are those of roles, by role, that training had not.
+    that goes by another name than its role's or training's, or that other columns could have played
+    too. `passed_over` are those other columns, by role. `unused` are the columns without a role; of
+    them `unread` are those of roles, by role, that training had not. `missed` are columns that
+    training read for a role and that are not there.
     """
 
     mapping: Mapping[str, str]
@@ -27,6 +28,7 @@ class ColumnChoice:
     passed_over: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...]
     unread: Mapping[str, str]
+    missed: Mapping[str, str]
 
     def notices(self, source: str) -> tuple[str, ...]:
         """Returns whole sentences on what was guessed in `source`, to be shown to the user."""
@@ -36,10 +38,17 @@ class ColumnChoice:
             f"data.columns.{role} names one."
             for role, column in self.unread.items()
         )
-        return tuple(f"{source}: {sentence}" for sentence in (*guessed, *unread))
+        lacking = (
+            f'there is no column "{column}"; {role} is not read.'
+            for role, column in self.missed.items()
+            if role not in self.mapping
+        )
+        return tuple(f"{source}: {sentence}" for sentence in (*guessed, *unread, *lacking))
 
     def _notice(self, role: str) -> str:
-        taken = f'the column "{self.mapping[role]}" is taken as {role}.'
+        taken = f'"{self.mapping[role]}" is taken as {role}.'
+        missed = self.missed.get(role)
+        taken = f'there is no column "{missed}"; {taken}' if missed else f"the column {taken}"
         others = listed(self.passed_over[role])
         return f"{taken} Others: {others}; data.columns.{role} names one." if others else taken
 
@@ -72,6 +81,11 @@ def resolve_columns(
     given = {role: _named_as(column, column_names) for role, column in given.items()}
     _check_given(roles, column_names, given, source)
     given |= _remembered(roles, column_names, before, given)
+    missed = {
+        role.name: before[role.name]
+        for role in roles
+        if role.name in before and role.name not in given and (training or not role.only_training)
+    }
     mapping: dict[str, str] = {}
     guessed: list[str] = []
     passed_over: dict[str, tuple[str, ...]] = {}
@@ -86,7 +100,7 @@ def resolve_columns(
             unread[role.name] = candidates[0]
         elif candidates:
             mapping[role.name] = candidates[0]
-            if candidates[0] != role.name or len(candidates) > 1:
+            if candidates[0] != role.name or len(candidates) > 1 or role.name in missed:
                 guessed.append(role.name)
                 passed_over[role.name] = tuple(candidates[1:])
         elif role.required and (training or not role.only_training):
@@ -94,18 +108,35 @@ def resolve_columns(
     if not bare_texts:
         _check_beside(roles, before, mapping, source)
     unused = tuple(name for name in column_names if name not in mapping.values())
-    return ColumnChoice(mapping, tuple(guessed), passed_over, unused, unread)
+    return ColumnChoice(mapping, tuple(guessed), passed_over, unused, unread, missed)
+
+
+R = TypeVar("R", covariant=True)
+
+
+class Tabular(Protocol[R]):
+    """A table that becomes rows: one in memory, or one whose files stay on the disk."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def column_names(self) -> Sequence[str]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def has_bare_texts(self) -> bool: ...
+    def rows(self, columns: Mapping[str, str], /) -> R: ...
 
 
 def as_rows(
-    table: Table,
+    table: Tabular[R],
     roles: Sequence[Role],
     given: Mapping[str, str],
     *,
     training: bool,
     before: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None],
-) -> TableRows:
+) -> R:
     """Returns a table as the rows of these roles, whose columns `resolve_columns` chooses.
 
     `say` hears how the table was read and which columns were guessed.

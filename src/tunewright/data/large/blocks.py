@@ -51,6 +51,8 @@ class BlockTable:
     files: tuple[BlockFile, ...] = field(repr=False)
     settings: ReadSettings
     column_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    has_bare_texts: bool = False
 
     @cached_property
     def starts_B1(self) -> Numbers:

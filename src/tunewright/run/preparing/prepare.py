@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tunewright.data import (
-    ColumnChoice,
     DataConfig,
     SplitConfig,
     Table,
     TableRows,
+    as_rows,
     check_rows,
     read_splits,
     read_table,
-    resolve_columns,
     split,
 )
 from tunewright.data.large.blocks import BlockRows, BlockTable
+from tunewright.data.wording import once
 from tunewright.errors import SettingsError, listed, nearest
 from tunewright.run.preparing.streamed import check_settings, divide_blocks, find_blocks
 from tunewright.types import Role, Rows
@@ -52,6 +52,7 @@ def prepare(
     blocks, notices = find_blocks(sources["train"], config)
     tables = _tables(sources, config, blocks)
     prepared = Prepared(tables["train"].name, {}, {}, [], notices)
+    say = once(prepared.notices.append)
     unread = [name for name in tables if name not in SPLITS]
     if unread:
         prepared.notices.append(
@@ -60,26 +61,17 @@ def prepare(
     for name, table in tables.items():
         if name not in SPLITS:
             continue
-        choice = resolve_columns(
-            roles,
-            table.column_names,
-            config.columns if name == "train" else {},  # others may have them under usual names
-            training=True,
-            source=table.name,
-            before=prepared.columns,
-        )
-        instead = _instead(table.name, config.columns, choice.mapping)
-        prepared.notices += instead.values()
-        choice = replace(choice, guessed=tuple(r for r in choice.guessed if r not in instead))
+        given = config.columns if name == "train" else {}  # others may have them by usual names
+        rows = as_rows(table, roles, given, training=True, before=prepared.columns, say=say)
+        assert isinstance(rows, TableRows | BlockRows)
+        columns = rows.columns
         if isinstance(table, BlockTable):
             check_settings(table, config, tables)
-            prepared.notices += choice.notices(table.name)
-            rows: Rows = table.rows(choice.mapping)
-        else:
-            rows = _checked(table, choice, roles, config, prepared)
+        if isinstance(rows, TableRows):
+            rows = _checked(rows, roles, config, say)
         prepared.splits[name] = rows
-        prepared.columns = prepared.columns or choice.mapping
-        prepared.files.append({"split": name, **table.fingerprint(), "columns": choice.mapping})
+        prepared.columns = prepared.columns or columns
+        prepared.files.append({"split": name, **table.fingerprint(), "columns": columns})
     train = prepared.splits["train"]
     if isinstance(train, BlockRows):
         missing = [name for name in SPLITS[1:] if name not in prepared.splits]
@@ -94,16 +86,6 @@ def prepare(
     else:
         _divide(prepared, label_role, config.split)
     return prepared
-
-
-def _instead(source: str, named: Mapping[str, str], mapping: Mapping[str, str]) -> dict[str, str]:
-    """Returns sentences, by role, on columns that the user has named and a further file lacks."""
-    return {
-        role: f'{source}: there is no column "{named[role]}"; '
-        + (f'"{mapping[role]}" is taken as {role}.' if role in mapping else f"{role} is not read.")
-        for role in named
-        if mapping.get(role, "").casefold() != named[role].casefold()
-    }
 
 
 def _tables(
@@ -126,21 +108,13 @@ def _tables(
 
 
 def _checked(
-    table: Table,
-    choice: ColumnChoice,
-    roles: Sequence[Role],
-    config: DataConfig,
-    prepared: Prepared,
-) -> Rows:
+    rows: TableRows, roles: Sequence[Role], config: DataConfig, say: Callable[[str], None]
+) -> TableRows:
     checked = check_rows(
-        table.rows(choice.mapping),
-        roles,
-        drop_unlabelled=config.drop_unlabelled,
-        drop_blank=config.drop_blank,
+        rows, roles, drop_unlabelled=config.drop_unlabelled, drop_blank=config.drop_blank
     )
-    for sentence in (*table.notes, *choice.notices(table.name), *checked.notices(table.name)):
-        if sentence not in prepared.notices:
-            prepared.notices.append(sentence)
+    for sentence in checked.notices(rows.table.name):
+        say(sentence)
     return checked.rows
 
 
