@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_parts_import_only_from_floors_below():
             num_imports += 1
             assert FLOORS[other] < FLOORS[here], f"{file} imports {other}"
     assert num_imports > 150
+
+
+def test_the_page_shows_the_floors():
+    page = (PACKAGE.parents[1] / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([`\w ]+) \|", page, re.MULTILINE)
+    shown = {part: int(floor) for floor, parts in rows for part in re.findall(r"\w+", parts)}
+    assert shown == {part: floor for part, floor in FLOORS.items() if part != "__main__"}
 
 
 def test_every_part_has_a_floor():

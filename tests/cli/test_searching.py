@@ -347,7 +347,9 @@ def test_queries_are_read_in_their_encoding(command, indexed, tmp_path):
         (["bank", "encoding=latin-1"],
          'search: "encoding=latin-1" is given beside a query. '
          "How queries are read is said of a file of them, --queries."),
-        (["bank", "--queries", "asked.csv"], "search: it needs one of a query, --queries and"),
+        (["what", "is", "x=1"], 'tunewright search my-index "what is x=1"'),
+        (["bank", "--queries", "asked.csv"],
+         "search: a query and --queries are given. One of them can be answered."),
         (["--queries", "asked.csv", "task=x"],
          "Write, for example: encoding=latin-1 data.columns.query=COLUMN"),
     ],

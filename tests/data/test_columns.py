@@ -117,16 +117,25 @@ def test_a_column_of_training_that_is_missing_is_found_by_usual_names():
     )
 
 
-def test_a_column_of_training_that_further_rows_lack_is_said():
-    before = {"text": "body", "title": "head"}
+def test_lines_of_text_miss_no_column():
+    before = {"text": "body", "text_pair": "more"}
     found = resolve_columns(
-        (*ROLES, Role("title", "the title", required=False)), ["text", "label"], {},
-        training=True, source="a.csv", before=before,
-    )  # fmt: skip
-    assert found.notices("a.csv") == (
-        'a.csv: there is no column "body"; "text" is taken as text.',
-        'a.csv: there is no column "head"; title is not read.',
+        ROLES, ["text"], {}, training=False, source="lines.txt", before=before, bare_texts=True
     )
+    assert (found.mapping, found.notices("lines.txt")) == ({"text": "text"}, ())
+
+
+def test_a_column_that_played_two_roles_plays_them_again():
+    roles = (Role("anchor", "a text"), Role("positive", "a text that means the same"))
+    before = {"anchor": "sentence", "positive": "sentence"}
+    found = resolve_columns(roles, ["sentence"], {}, training=True, source="a", before=before)
+    assert found.mapping == before
+
+
+def test_where_no_column_can_be_named_the_name_of_training_is_told():
+    with pytest.raises(DataError, match='Call it "body"'):
+        resolve_columns(ROLES, ["x"], {}, training=False, source="a", before={"text": "body"},
+                        can_name=False)  # fmt: skip
 
 
 def test_a_column_of_training_that_is_given_another_role_leaves_its_own():

@@ -47,3 +47,15 @@ def test_other_rows_of_memory_are_other_rows(tiny_folder, tmp_path):
     assert tw.compare(runs[0], runs[0]).num_different == 0
     with pytest.raises(SettingsError, match="they were judged on different rows"):
         tw.compare(*runs)
+
+
+def test_runs_that_read_other_columns_are_told_apart(tiny_folder, tmp_path):
+    rows = [{"review": f"film {place}", "text": "no", "label": "ab"[place % 2]}
+            for place in range(12)]  # fmt: skip
+    runs = [
+        tw.train(rows, text=column, model=tiny_folder("bert"), folder=str(tmp_path), max_steps=1,
+                 track=(), num_resamples=20)
+        for column in ("review", "text")
+    ]  # fmt: skip
+    found = tw.compare(*runs, rows)
+    assert found.notices == ("A and B have read different texts as text on 12 rows.",)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tunewright.errors import DataError
 from tunewright.server.inputs import rows_of
 from tunewright.server.refusals import Refused
 
@@ -35,7 +36,11 @@ def test_columns_of_training_and_usual_names_are_read(model, inputs):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"question": "a"}, "inputs: there is no text_pair, and training read it"),
+        (
+            {"question": "a"},
+            'inputs: there is no text_pair, and training read it (from "answer"). '
+            'A model reads what it has learned from. Call it "answer".',
+        ),
         ({"text": "a"}, "inputs: there is no text_pair, and training read it"),
         ({"answer": "b"}, 'inputs: there is no column "text"'),
         (
@@ -45,9 +50,9 @@ def test_columns_of_training_and_usual_names_are_read(model, inputs):
     ],
 )
 def test_half_a_pair_and_other_columns_are_refused(model, inputs, message):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises((Refused, DataError)) as caught:
         rows_of(model, inputs)
-    assert (caught.value.status, str(caught.value).startswith(message)) == (422, True), caught.value
+    assert str(caught.value).startswith(message)
     assert "data.columns" not in str(caught.value)
 
 

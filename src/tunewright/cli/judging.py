@@ -67,6 +67,8 @@ def compare_and_show(
 
     data, asked = rows_asked(words, columns)
     comparison = compare_runs(a, b, data, asked.columns, asked.reading)
+    for notice in comparison.notices:
+        show.say(f"  {notice}")
     if as_json:
         show.print_json(comparison.to_json())
         return

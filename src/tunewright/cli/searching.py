@@ -226,7 +226,13 @@ def search_and_show(
 ) -> None:  # fmt: skip
     """Answers one query, or many as they come, or measures the search on judged ones."""
     texts, settings = (words, ()) if queries is None else divided(words)
-    if sum(map(bool, (texts, queries, judge))) != 1:
+    asked_by = {"a query": texts, "--queries": queries, "--judge": judge}
+    both = [name for name, value in asked_by.items() if value]
+    if len(both) > 1:
+        raise SettingsError(
+            "search", f"{' and '.join(both)} are given", "One of them can be answered."
+        )
+    if not both:
         raise SettingsError(
             "search", "it needs one of a query, --queries and --judge", "",
             'Write, for example: tunewright search index "a question"',
@@ -253,7 +259,8 @@ def search_and_show(
 
 
 def _several_words(folder: str, words: Sequence[str]) -> SettingsError:
-    if settings := divided(words)[1]:
+    plain, settings = divided(words)
+    if len(plain) == 1 and settings:
         return SettingsError(
             "search", f'"{settings[0]}" is given beside a query',
             "How queries are read is said of a file of them, --queries.",

@@ -20,7 +20,8 @@ class ColumnChoice:
     that goes by another name than its role's or training's, or that other columns could have played
     too. `passed_over` are those other columns, by role. `unused` are the columns without a role; of
     them `unread` are those of roles, by role, that training had not. `missed` are columns that
-    training read for a role and that are not there.
+    training read for a role and that are not there. `can_name` is whether data.columns names
+    columns of these data.
     """
 
     mapping: Mapping[str, str]
@@ -29,28 +30,26 @@ class ColumnChoice:
     unused: tuple[str, ...]
     unread: Mapping[str, str]
     missed: Mapping[str, str]
+    can_name: bool = True
 
     def notices(self, source: str) -> tuple[str, ...]:
         """Returns whole sentences on what was guessed in `source`, to be shown to the user."""
         guessed = (self._notice(role) for role in self.guessed)
         unread = (
-            f'the column "{column}" is not read: training had no {role}. '
-            f"data.columns.{role} names one."
+            f'the column "{column}" is not read: training had no {role}{self._naming(role, ". ")}.'
             for role, column in self.unread.items()
         )
-        lacking = (
-            f'there is no column "{column}"; {role} is not read.'
-            for role, column in self.missed.items()
-            if role not in self.mapping
-        )
-        return tuple(f"{source}: {sentence}" for sentence in (*guessed, *unread, *lacking))
+        return tuple(f"{source}: {sentence}" for sentence in (*guessed, *unread))
 
     def _notice(self, role: str) -> str:
         taken = f'"{self.mapping[role]}" is taken as {role}.'
         missed = self.missed.get(role)
         taken = f'there is no column "{missed}"; {taken}' if missed else f"the column {taken}"
         others = listed(self.passed_over[role])
-        return f"{taken} Others: {others}; data.columns.{role} names one." if others else taken
+        return f"{taken} Others: {others}{self._naming(role, '; ')}." if others else taken
+
+    def _naming(self, role: str, before: str) -> str:
+        return f"{before}data.columns.{role} names one" if self.can_name else ""
 
 
 def resolve_columns(
@@ -62,6 +61,7 @@ def resolve_columns(
     source: str,
     before: Mapping[str, str] = MappingProxyType({}),
     bare_texts: bool = False,
+    can_name: bool = True,
 ) -> ColumnChoice:
     """Chooses a column for each role.
 
@@ -73,7 +73,8 @@ def resolve_columns(
     names. A model that has learned from one text would read another beside it, and one that has
     learned from two the one alone, and both would answer all the same: a column for a text that
     training had not is left unread, unless it is given, and one that is missing is an error, but
-    for `bare_texts`, which have no columns.
+    for `bare_texts`, which have no columns. Where data.columns names no column of these data, which
+    is what `can_name` says, no message tells the user to.
 
     Raises: DataError when a named or needed column is missing, SettingsError when `given` names
     a role that the task has not.
@@ -84,7 +85,7 @@ def resolve_columns(
     missed = {
         role.name: before[role.name]
         for role in roles
-        if role.name in before and role.name not in given and (training or not role.only_training)
+        if role.name in before and role.name not in given and not bare_texts
     }
     mapping: dict[str, str] = {}
     guessed: list[str] = []
@@ -104,11 +105,12 @@ def resolve_columns(
                 guessed.append(role.name)
                 passed_over[role.name] = tuple(candidates[1:])
         elif role.required and (training or not role.only_training):
-            raise _missing_role(role, column_names, taken, source)
+            remedy = _how_to_name(role.name, before, can_name)
+            raise _missing_role(role, column_names, taken, source, remedy)
     if not bare_texts:
-        _check_beside(roles, before, mapping, source)
+        _check_beside(roles, before, mapping, source, can_name)
     unused = tuple(name for name in column_names if name not in mapping.values())
-    return ColumnChoice(mapping, tuple(guessed), passed_over, unused, unread, missed)
+    return ColumnChoice(mapping, tuple(guessed), passed_over, unused, unread, missed, can_name)
 
 
 R = TypeVar("R", covariant=True)
@@ -135,6 +137,7 @@ def as_rows(
     *,
     training: bool,
     before: Mapping[str, str] = MappingProxyType({}),
+    can_name: bool = True,
     say: Callable[[str], None],
 ) -> R:
     """Returns a table as the rows of these roles, whose columns `resolve_columns` chooses.
@@ -149,6 +152,7 @@ def as_rows(
         source=table.name,
         before=before,
         bare_texts=table.has_bare_texts,
+        can_name=can_name,
     )
     for sentence in (*table.notes, *choice.notices(table.name)):
         say(sentence)
@@ -161,12 +165,16 @@ def _remembered(
     before: Mapping[str, str],
     given: Mapping[str, str],
 ) -> dict[str, str]:
-    """Returns the columns of training that are there and free, those of another case last."""
+    """Returns the columns of training that are there, those of another case where they are free.
+
+    Training may have read one column for two roles, and only then does it play both.
+    """
     found: dict[str, str] = {}
     wanted = {r.name: before[r.name] for r in roles if r.name in before and r.name not in given}
     for in_any_case in (False, True):
         for role, column in wanted.items():
-            free = [name for name in column_names if name not in (*given.values(), *found.values())]
+            taken = {*given.values(), *(found.values() if in_any_case else ())}
+            free = [name for name in column_names if name not in taken]
             name = _named_as(column, free) if in_any_case else column
             if role not in found and name in free:
                 found[role] = name
@@ -182,7 +190,11 @@ def _named_as(column: str, column_names: Sequence[str]) -> str:
 
 
 def _check_beside(
-    roles: Sequence[Role], before: Mapping[str, str], mapping: Mapping[str, str], source: str
+    roles: Sequence[Role],
+    before: Mapping[str, str],
+    mapping: Mapping[str, str],
+    source: str,
+    can_name: bool,
 ) -> None:
     for role in roles:
         if role.beside and role.name in before and role.name not in mapping:
@@ -190,8 +202,14 @@ def _check_beside(
                 source,
                 f'there is no {role.name}, and training read it (from "{before[role.name]}")',
                 "A model reads what it has learned from.",
-                f"Name the column with data.columns.{role.name}=COLUMN.",
+                _how_to_name(role.name, before, can_name),
             )
+
+
+def _how_to_name(role: str, before: Mapping[str, str], can_name: bool) -> str:
+    if can_name:
+        return f"Name the column with data.columns.{role}=COLUMN."
+    return f'Call it "{before.get(role, role)}".'
 
 
 def _check_given(
@@ -232,13 +250,12 @@ def _candidates(role: Role, column_names: Sequence[str]) -> list[str]:
 
 
 def _missing_role(
-    role: Role, column_names: Sequence[str], taken: set[str], source: str
+    role: Role, column_names: Sequence[str], taken: set[str], source: str, remedy: str
 ) -> DataError:
     free = [name for name in column_names if name not in taken]
     matches = (nearest(name, free) for name in (role.name, *role.accepted))
     near = next(filter(None, matches), None)
-    hint = f'Did you mean "{near}"? ' if near else ""
-    remedy = f"{hint}Name the column with data.columns.{role.name}=COLUMN."
+    remedy = f'Did you mean "{near}"? {remedy}' if near else remedy
     if not near and PurePath(source.lower()).suffix in (".csv", ".tsv"):
         remedy += " If the first line is a row, pass data.header=false."
     return DataError(

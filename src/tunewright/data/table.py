@@ -193,6 +193,7 @@ def joined(name: str, tables: Sequence[Table]) -> Table:
         ", ".join(dict.fromkeys(table.encoding for table in tables if table.encoding)),
         tuple(note for table in tables for note in table.notes),
         tuple(stamp for table in tables for stamp in table.files),
+        has_bare_texts=all(table.has_bare_texts for table in tables),
     )
 
 

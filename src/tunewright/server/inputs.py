@@ -19,7 +19,6 @@ from typing import Any
 from tunewright.data import resolve_columns
 from tunewright.data.cells.pictures import MAX_PIXELS, bytes_from_base64, num_pixels
 from tunewright.data.checks import is_blank
-from tunewright.errors import DataError
 from tunewright.run.loaded import TrainedModel
 from tunewright.server.refusals import Refused
 from tunewright.tasks.base import Task
@@ -32,8 +31,8 @@ NEEDED = "A text, a pair of texts, an object with columns, or a list of these is
 def rows_of(model: TrainedModel, inputs: Any) -> tuple[list[Row], bool]:
     """Returns the rows that a request asks, and whether it asks for a batch.
 
-    Raises: Refused for what is empty (400), too much (413), or of another kind or lacking a column
-    (422); DataError for what is no picture in base64.
+    Raises: Refused for what is empty (400), too much (413), or of another kind (422); DataError for
+    columns that are missing, and for what is no picture in base64.
     """
     roles = model.bare_roles
     is_batch = _is_batch(inputs, roles)
@@ -93,12 +92,9 @@ def _row(model: TrainedModel, roles: Sequence[str], place: int, item: Any, name:
 def _by_columns(model: TrainedModel, item: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns the values of a task's roles: by the columns of training, or by the usual names."""
     roles = model.predictor.task.roles
-    try:
-        choice = resolve_columns(
-            roles, list(item), {}, training=False, source=name, before=model.columns
-        )
-    except DataError as error:  # whose remedy is for files
-        raise Refused(422, f"{name}: {error.found}. {error.needed}") from None
+    choice = resolve_columns(
+        roles, list(item), {}, training=False, source=name, before=model.columns, can_name=False
+    )
     if choice.unused:
         known = ", ".join(
             model.columns.get(role.name, role.name)

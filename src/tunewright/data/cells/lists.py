@@ -67,6 +67,7 @@ def read_list(value: Any, separator: str | None, where: str) -> list[Item]:
         found = _loaded(value.strip())
         if found is None and not is_written(value):
             found = value  # a text in brackets and quotes
+        found = sorted(found, key=repr) if isinstance(found, set) else found
     if isinstance(found, str):
         parts = found.split(separator) if separator else [found]
         return [part.strip() for part in parts if not is_blank(part)]
@@ -179,7 +180,7 @@ def _is_delimited(source: str) -> bool:
 
 
 def _loaded(plain: str, max_characters: int = MAX_CHARACTERS, max_depth: int = MAX_DEPTH) -> Any:
-    """Returns what is written as JSON, Python or NumPy writes it; a set is a list.
+    """Returns what is written as JSON, Python or NumPy writes it.
 
     None for what is no list, tuple, set or object, or too deep a one. Only JSON is read beyond
     `MAX_CHARACTERS`.
@@ -195,8 +196,7 @@ def _loaded(plain: str, max_characters: int = MAX_CHARACTERS, max_depth: int = M
             found = (_BESIDE.search(plain) and _array(plain)) or ast.literal_eval(plain)
         except _UNREADABLE:
             return None
-    found = sorted(found, key=repr) if isinstance(found, set) else found
-    return _plain(found, max_depth)
+    return found if isinstance(found, set) else _plain(found, max_depth)
 
 
 def _plain(found: Any, max_depth: int) -> Any:

@@ -44,4 +44,5 @@ def paired(source: Table, target: Table) -> Table:
             f"{source.name}: its translations are those of {target.name}, line by line.",
         ),
         files=(*source.files, *target.files),
+        has_bare_texts=False,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from tunewright.data.wording import counted
 from tunewright.errors import SettingsError
 from tunewright.metrics import mcnemar, paired_bootstrap
 from tunewright.metrics.compare import Difference, McNemar
@@ -25,7 +26,8 @@ class Comparison:
 
     `differences` are b - a by metric, with 95 % interval and p-value from a paired bootstrap.
     `mcnemar` tests whether the two are right equally often. `rows` are the rows whose
-    answers differ, with their texts; `num_different` counts them.
+    answers differ, with their texts; `num_different` counts them. `notices` are sentences on how
+    the rows were read, and on texts that the runs have read in different ways.
     """
 
     a: str
@@ -35,6 +37,7 @@ class Comparison:
     mcnemar: McNemar | None
     num_different: int
     rows: list[dict[str, Any]]
+    notices: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,7 +58,8 @@ def compare_runs(
     """
     first, second = (x if isinstance(x, FinishedRun) else FinishedRun(x) for x in (a, b))
     a, b = str(first.path), str(second.path)
-    folders = [_judged(run, data, columns, reading or {}) for run in (first, second)]
+    found = [_judged(run, data, columns, reading or {}) for run in (first, second)]
+    folders = [folder for folder, _ in found]
     task, other = first.task, second.task
     if getattr(task, "labels", ()) != getattr(other, "labels", ()):
         raise SettingsError(
@@ -82,18 +86,33 @@ def compare_runs(
         _mcnemar(statistics[0], statistics[1]),
         len(different),
         different,
-    )
+        (*dict.fromkeys(each for _, notices in found for each in notices),
+         *_read_otherwise(lines[0], lines[1], task.text_roles)),
+    )  # fmt: skip
 
 
 def _judged(
     run: FinishedRun, data: Any, columns: Mapping[str, str], reading: Mapping[str, Any]
-) -> Path:
-    """Returns the folder with the run's figures on the data, judging it there if need be."""
+) -> tuple[Path, Sequence[str]]:
+    """Returns the folder with the run's figures on the data, judging it there if need be.
+
+    Beside it stands what was told of the rows then.
+    """
     if data is None:
         run.folder.read_json("evaluation/metrics.json")
-        return run.folder.evaluation
+        return run.folder.evaluation, ()
     settings = replace(run.config.data.reading().of_others(), **reading)
-    return run.evaluate(data, columns, settings=settings).folder
+    result = run.evaluate(data, columns, settings=settings)
+    return result.folder, result.notices
+
+
+def _read_otherwise(
+    a: list[dict[str, Any]], b: list[dict[str, Any]], roles: Sequence[str]
+) -> Iterator[str]:
+    for role in roles:
+        pairs = [(x[role], y[role]) for x, y in zip(a, b, strict=True) if role in x and role in y]
+        if num := sum(one != other for one, other in pairs):
+            yield f"A and B have read different texts as {role} on {counted(num, 'row')}."
 
 
 def _check_same_rows(a: list[dict[str, Any]], b: list[dict[str, Any]], where: str) -> None:

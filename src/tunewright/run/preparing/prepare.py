@@ -61,10 +61,21 @@ def prepare(
     for name, table in tables.items():
         if name not in SPLITS:
             continue
-        given = config.columns if name == "train" else {}  # others may have them by usual names
-        rows = as_rows(table, roles, given, training=True, before=prepared.columns, say=say)
+        is_first = name == "train"  # others have its columns, or those by usual names
+        rows = as_rows(
+            table,
+            roles,
+            config.columns if is_first else {},
+            training=True,
+            before=prepared.columns,
+            can_name=is_first,
+            say=say,
+        )
         assert isinstance(rows, TableRows | BlockRows)
         columns = rows.columns
+        for role, column in config.columns.items():
+            if role not in columns:
+                say(f'{table.name}: there is no column "{column}"; {role} is not read.')
         if isinstance(table, BlockTable):
             check_settings(table, config, tables)
         if isinstance(rows, TableRows):

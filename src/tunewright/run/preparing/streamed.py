@@ -107,6 +107,7 @@ def _fits(path: Path, config: DataConfig) -> bool:
 
 def _notes(table: BlockTable) -> list[str]:
     window = table.window_blocks * table.num_rows // (len(table.starts_B1) - 1)
+    window = min(window, table.num_rows)
     notes = [
         f"{table.name}: its {table.num_rows:,} rows stay on the disk and are read as they are "
         f"needed (data.streaming). They are mixed in windows of about {window:,} rows, which "
