@@ -227,12 +227,12 @@ def search_and_show(
     """Answers one query, or many as they come, or measures the search on judged ones."""
     texts, settings = (words, ()) if queries is None else divided(words)
     asked_by = {"a query": texts, "--queries": queries, "--judge": judge}
-    both = [name for name, value in asked_by.items() if value]
-    if len(both) > 1:
+    given = [name for name, value in asked_by.items() if value]
+    if len(given) > 1:
         raise SettingsError(
-            "search", f"{' and '.join(both)} are given", "One of them can be answered."
+            "search", f"{' and '.join(given)} are given", "One of them can be answered."
         )
-    if not both:
+    if not given:
         raise SettingsError(
             "search", "it needs one of a query, --queries and --judge", "",
             'Write, for example: tunewright search index "a question"',
